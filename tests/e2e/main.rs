@@ -1,0 +1,8 @@
+//! The real binary, the real `kubectl`, real guests, a real registry: what a user does, and what goes wrong for them.
+
+mod agents;
+mod crash;
+mod failures;
+mod images;
+mod kubectl;
+mod up;

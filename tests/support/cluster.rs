@@ -1,0 +1,224 @@
+//! The real binary as a child process, with a data directory of its own and everything it printed.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::{Kubectl, checkout, free_port, wait_for};
+
+/// The `coracle` binary under test: `CORACLE_BIN`, or what `cargo build` made of this checkout.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "a test reads its environment")]
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CORACLE_BIN") {
+        return path.into();
+    }
+    // The test itself lies in <target>/<profile>/deps.
+    let test = std::env::current_exe().expect("a running test knows its own path");
+    let profile = test.parent().and_then(Path::parent).expect("a test lies in <target>/<profile>/deps");
+    let path = profile.join("coracle");
+    assert!(path.exists(), "{} is missing: run `cargo build -p coracle` first", path.display());
+    path
+}
+
+/// A child process in a process group of its own; what is left of it is killed on drop.
+pub struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    pub fn start(command: &mut Command) -> Process {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
+            let lines = Arc::clone(&lines);
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    lines.lock().expect("no reader panics").push(line);
+                }
+            });
+        }
+        Process { child, lines }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything printed so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.lines.lock().expect("no reader panics").join("\n")
+    }
+
+    /// Waits for a printed line with `needle`, and gives it.
+    pub fn wait_for_line(&mut self, needle: &str) -> String {
+        wait_for(&format!("a line with {needle:?} in:\n{}", self.output()), || {
+            if let Some(line) = self.lines.lock().expect("no reader panics").iter().find(|l| l.contains(needle)) {
+                return Some(line.clone());
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the process ended ({status}) before it printed {needle:?}:\n{}", self.output());
+            }
+            None
+        })
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the process to end", || self.child.try_wait().expect("our own child can be waited for"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- output of process {} ---\n{}", self.id(), self.output());
+        }
+        for id in descendants(self.id()) {
+            signal(id, "KILL");
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(id: u32, name: &str) {
+    // A process that is gone already is no failure: the caller wanted it gone or sees it missing.
+    let _ = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).stderr(Stdio::null()).status();
+}
+
+/// A process's children and theirs, as the kernel lists them.
+fn descendants(id: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    let Ok(tasks) = fs::read_dir(format!("/proc/{id}/task")) else { return all };
+    for task in tasks.flatten() {
+        let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in text.split_whitespace().filter_map(|w| w.parse().ok()) {
+            all.extend(descendants(child));
+            all.push(child);
+        }
+    }
+    all
+}
+
+/// Processes whose command line names `dir`, and what they started: also those that outlived their parent.
+fn processes_on(dir: &Path) -> Vec<u32> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc").expect("this is Linux").flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        if id != std::process::id() && command_line(id).contains(&*dir.to_string_lossy()) {
+            all.extend(descendants(id));
+            all.push(id);
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn command_line(id: u32) -> String {
+    let bytes = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// `coracle up` (or `server`) on a data directory of its own.
+pub struct Cluster {
+    pub process: Process,
+    pub port: u16,
+    dir: PathBuf,
+    owned: Option<tempfile::TempDir>,
+    leave: bool,
+}
+
+impl Cluster {
+    /// `coracle up ARGS` in a new directory, once its node is Ready.
+    #[must_use]
+    pub fn up(args: &[&str]) -> Cluster {
+        let owned = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster = Cluster::start("up", owned.path(), args);
+        cluster.owned = Some(owned);
+        cluster
+    }
+
+    /// `coracle COMMAND` on `dir`, once its node is Ready.
+    #[must_use]
+    pub fn start(command: &str, dir: &Path, args: &[&str]) -> Cluster {
+        let port = free_port();
+        let mut line = Command::new(binary());
+        line.arg(command).args(args).arg("--data-dir").arg(dir).args(["--https-listen-port", &port.to_string()]);
+        line.args(["--bind-address", "127.0.0.1"]).current_dir(checkout());
+        let cluster =
+            Cluster { process: Process::start(&mut line), port, dir: dir.to_path_buf(), owned: None, leave: false };
+        let kubectl = cluster.kubectl();
+        wait_for(&format!("the node to be Ready; printed so far:\n{}", cluster.process.output()), || {
+            let nodes = cluster.kubeconfig().exists().then(|| kubectl.run(&["get", "nodes", "--no-headers"]))?;
+            nodes.stdout.split_whitespace().any(|w| w == "Ready").then_some(())
+        });
+        cluster
+    }
+
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig.yaml")
+    }
+
+    #[must_use]
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(self.kubeconfig())
+    }
+
+    /// Ids of the processes of this cluster whose command line holds `needle`.
+    #[must_use]
+    pub fn processes(&self, needle: &str) -> Vec<u32> {
+        processes_on(&self.dir).into_iter().filter(|id| command_line(*id).contains(needle)).collect()
+    }
+
+    pub fn kill(&self, id: u32) {
+        signal(id, "KILL");
+    }
+
+    /// Ctrl-C, and everything is gone.
+    pub fn stop(&mut self) -> ExitStatus {
+        let children = descendants(self.process.id());
+        self.process.signal("INT");
+        let status = self.process.wait();
+        for id in children {
+            wait_for(&format!("process {id} to end after its parent"), || {
+                (!Path::new(&format!("/proc/{id}")).exists()).then_some(())
+            });
+        }
+        status
+    }
+
+    /// Waits for a killed server, and leaves alone what outlives it.
+    pub fn forget(mut self) {
+        self.process.wait();
+        self.leave = true;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !self.leave {
+            for id in processes_on(&self.dir) {
+                signal(id, "KILL");
+            }
+        }
+    }
+}
