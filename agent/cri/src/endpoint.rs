@@ -46,7 +46,8 @@ impl Endpoint {
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         });
         // The authority only fills HTTP/2's `:authority`; the connector ignores it.
-        let channel = tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        let channel =
+            tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
         Self { name, transport: Transport::Socket(channel) }
     }
 
@@ -93,7 +94,6 @@ pub enum Transport {
     Socket(Channel),
     InProcess(Routes),
 }
-
 
 impl Service<http::Request<Body>> for Transport {
     type Response = http::Response<Body>;
