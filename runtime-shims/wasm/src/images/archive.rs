@@ -1,0 +1,291 @@
+//! Takes images in from files: a bare `.wasm`, an OCI layout in a tar, or what `docker save` writes.
+//!
+//! Archives are hostile input. Files get the names of their digests, never their own; documents and content are
+//! bounded; links and devices are passed over.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Descriptor, Document, Manifest, OCI_CONFIG, OCI_MANIFEST, WASM_CONFIG, WASM_LAYER};
+use super::manifest::{self, MAX_DOCUMENT_BYTES, MAX_LAYER_BYTES, MAX_WASM_BYTES, Magic, Shape};
+use super::{Digest, Image, ImageError, ImageName, ImageStore, rootfs};
+
+pub(super) fn import(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Vec<Image>, ImageError> {
+    let mut open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
+    let mut head = [0; 4];
+    let got = open.read(&mut head).map_err(|source| ImageError::io("read", file, source))?;
+    if head[..got] == *b"\0asm" || file.extension().is_some_and(|extension| extension == "wasm") {
+        return bare(store, file, name).map(|image| vec![image]);
+    }
+    let contents = Contents::read(store, file)?;
+    let images = match (contents.documents.get("index.json"), contents.documents.get("manifest.json")) {
+        (Some(index), _) => oci_layout(store, file, index, name)?,
+        (None, Some(list)) => docker_archive(store, file, list, &contents, name)?,
+        (None, None) => {
+            return Err(ImageError::corrupt(
+                file.display().to_string(),
+                "neither WebAssembly, nor a tar with an index.json (OCI layout) or a manifest.json (docker save)",
+            ));
+        }
+    };
+    Ok(images)
+}
+
+/// What was taken in, so that an archive is not read again at each start.
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+struct Seen {
+    path: PathBuf,
+    bytes: u64,
+    modified_ns: i128,
+    names: Vec<String>,
+}
+
+pub(super) fn import_dir(
+    store: &ImageStore,
+    dir: &Path,
+) -> Result<Vec<(PathBuf, Result<Vec<Image>, ImageError>)>, ImageError> {
+    use std::os::unix::fs::MetadataExt;
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(ImageError::io("read", dir, source)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|source| ImageError::io("read", dir, source))?.path();
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if meta.is_file() && !hidden {
+            let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+            files.push(Seen { path, bytes: meta.len(), modified_ns, names: Vec::new() });
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut outcomes = Vec::new();
+    for file in files {
+        let record = store.root.join("archives").join(format!(
+            "{}.json",
+            Digest::of(file.path.as_os_str().as_encoded_bytes()).hex()
+        ));
+        let known: Option<Seen> = fs::read(&record).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let unchanged = known.is_some_and(|known| {
+            known.bytes == file.bytes
+                && known.modified_ns == file.modified_ns
+                && known.names.iter().all(|name| store.get(name).is_ok_and(|image| image.is_some()))
+        });
+        if unchanged {
+            continue;
+        }
+        let outcome = store.import(&file.path, None);
+        // A bad archive is remembered too: it is tried again when it changes, not at every look.
+        let names = outcome.iter().flatten().map(|image| image.name.clone()).collect();
+        let seen = serde_json::to_vec(&Seen { names, path: file.path.clone(), ..file })
+            .map_err(|error| ImageError::corrupt(record.display().to_string(), error))?;
+        store.blobs.replace(&record, &seen)?;
+        outcomes.push((file.path, outcome));
+    }
+    Ok(outcomes)
+}
+
+/// A `.wasm` file becomes the CNCF artifact that `oras` or `wkg` would make of it, so that it can be pushed.
+fn bare(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Image, ImageError> {
+    let what = file.display().to_string();
+    let name = match name {
+        Some(name) => name.clone(),
+        None => ImageName::parse(&stem(file))?,
+    };
+    let meta = fs::metadata(file).map_err(|source| ImageError::io("read", file, source))?;
+    if meta.len() > MAX_WASM_BYTES {
+        return Err(ImageError::TooLarge { what, limit_bytes: MAX_WASM_BYTES });
+    }
+    let content = fs::read(file).map_err(|source| ImageError::io("read", file, source))?;
+    let os = match manifest::magic(&what, &content)? {
+        Magic::Module => "wasip1",
+        Magic::Component => "wasip2",
+    };
+    let layer = store.blobs.put(&what, &content)?;
+    let config = WasmConfig { architecture: "wasm", os, layer_digests: vec![layer.clone()] };
+    let config = to_json(&config)?;
+    let config_digest = store.blobs.put("configuration", &config)?;
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(OCI_MANIFEST.to_owned()),
+        config: descriptor(WASM_CONFIG, config_digest, config.len() as u64),
+        layers: vec![descriptor(WASM_LAYER, layer, content.len() as u64)],
+    };
+    admit(store, &name.to_string(), &to_json(&manifest)?)
+}
+
+/// `application/vnd.wasm.config.v0+json` without the optional `component`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WasmConfig {
+    architecture: &'static str,
+    os: &'static str,
+    layer_digests: Vec<Digest>,
+}
+
+fn oci_layout(
+    store: &ImageStore,
+    file: &Path,
+    index: &[u8],
+    name: Option<&ImageName>,
+) -> Result<Vec<Image>, ImageError> {
+    let what = file.display().to_string();
+    let Ok(Document::Index(index)) = Document::parse(index) else {
+        return Err(ImageError::corrupt(what, "its index.json is not an OCI index"));
+    };
+    let mut images = Vec::new();
+    for entry in &index.manifests {
+        let said = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
+            .iter()
+            .find_map(|key| entry.annotations.get(*key));
+        let name = match (name, said) {
+            (Some(name), _) => name.to_string(),
+            (None, Some(said)) => ImageName::parse(said)?.to_string(),
+            (None, None) => ImageName::parse(&stem(file))?.to_string(),
+        };
+        let mut text = store.blobs.read(&entry.digest, MAX_DOCUMENT_BYTES)?;
+        if let Ok(Document::Index(platforms)) = Document::parse(&text) {
+            text = store.blobs.read(&manifest::choose(&name, &platforms)?, MAX_DOCUMENT_BYTES)?;
+        }
+        images.push(admit(store, &name, &text)?);
+    }
+    if images.is_empty() {
+        return Err(ImageError::corrupt(what, "its index.json names no image"));
+    }
+    Ok(images)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+fn docker_archive(
+    store: &ImageStore,
+    file: &Path,
+    list: &[u8],
+    contents: &Contents,
+    name: Option<&ImageName>,
+) -> Result<Vec<Image>, ImageError> {
+    let what = file.display().to_string();
+    let list: Vec<DockerImage> = serde_json::from_slice(list).map_err(|error| ImageError::corrupt(&what, error))?;
+    let find = |path: &str| {
+        contents.files.get(path).cloned().ok_or_else(|| ImageError::corrupt(&what, format!("it has no file {path:?}")))
+    };
+    let mut images = Vec::new();
+    for image in list {
+        let (config, config_bytes) = find(&image.config)?;
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let (digest, bytes) = find(layer)?;
+            layers.push(descriptor("application/vnd.oci.image.layer.v1.tar", digest, bytes));
+        }
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(OCI_MANIFEST.to_owned()),
+            config: descriptor(OCI_CONFIG, config, config_bytes),
+            layers,
+        };
+        let text = to_json(&manifest)?;
+        let mut names = match name {
+            Some(name) => vec![name.to_string()],
+            None => image.repo_tags.unwrap_or_default(),
+        };
+        if names.is_empty() {
+            names.push(stem(file));
+        }
+        for name in names {
+            images.push(admit(store, &ImageName::parse(&name)?.to_string(), &text)?);
+        }
+    }
+    Ok(images)
+}
+
+/// The blobs are in the store; what the manifest says must be true of them.
+fn admit(store: &ImageStore, name: &str, text: &[u8]) -> Result<Image, ImageError> {
+    let manifest = manifest::single(name, text)?;
+    let config = if manifest::has_image_config(&manifest) {
+        Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
+    } else {
+        None
+    };
+    let anatomy = manifest::anatomy(name, &manifest, config.as_deref())?;
+    let layers = match &anatomy.shape {
+        Shape::Artifact { layer } => std::slice::from_ref(layer),
+        Shape::Rootfs { layers, entry: _ } => layers.as_slice(),
+    };
+    for Descriptor { digest, .. } in layers.iter().chain([&manifest.config]) {
+        if !store.blobs.has(digest) {
+            return Err(ImageError::corrupt(name, format!("blob {digest} is missing from the archive")));
+        }
+    }
+    store.admit(name, text, &manifest, &anatomy)
+}
+
+/// What a tar held: small documents in memory, every file of some size as a blob.
+struct Contents {
+    documents: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, (Digest, u64)>,
+}
+
+impl Contents {
+    fn read(store: &ImageStore, file: &Path) -> Result<Contents, ImageError> {
+        let what = file.display().to_string();
+        let open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
+        let reader = rootfs::decompressed(open).map_err(|error| ImageError::corrupt(&what, error))?;
+        let mut archive = tar::Archive::new(reader);
+        let mut contents = Contents { documents: BTreeMap::new(), files: BTreeMap::new() };
+        for entry in archive.entries().map_err(|error| ImageError::corrupt(&what, error))? {
+            let mut entry = entry.map_err(|error| ImageError::corrupt(&what, error))?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
+            if ["index.json", "manifest.json"].contains(&path.as_str()) {
+                let mut text = Vec::new();
+                let limit = (&mut entry).take(MAX_DOCUMENT_BYTES);
+                { limit }.read_to_end(&mut text).map_err(|error| ImageError::corrupt(&what, error))?;
+                contents.documents.insert(path, text);
+                continue;
+            }
+            let expected = path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
+            let mut writer = store.blobs.writer(format!("{path} in {what}"), MAX_LAYER_BYTES)?;
+            match io::copy(&mut entry, &mut writer) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {}
+                Err(error) => return Err(ImageError::corrupt(&what, error)),
+            }
+            let blob = store.blobs.finish(writer, expected.as_ref())?;
+            contents.files.insert(path, blob);
+        }
+        Ok(contents)
+    }
+}
+
+fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+    Descriptor { media_type: media_type.to_owned(), digest, size, platform: None, annotations: BTreeMap::new() }
+}
+
+fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ImageError> {
+    serde_json::to_vec(value).map_err(|error| ImageError::corrupt("a new manifest", error))
+}
+
+/// `hello.wasm` is called `hello`, `hello-1.2.tar.gz` is called `hello-1.2`.
+fn stem(file: &Path) -> String {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    [".tar.gz", ".tgz", ".tar", ".wasm"]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .unwrap_or(&name)
+        .to_lowercase()
+}

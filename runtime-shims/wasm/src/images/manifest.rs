@@ -1,0 +1,151 @@
+//! Decides what an image is from its manifest and configuration, before anything large is fetched. No I/O.
+
+use super::layout::{DOCKER_CONFIG, Descriptor, Document, ImageConfig, Index, Manifest, OCI_CONFIG, WASM_LAYERS};
+use super::{Digest, ImageError};
+
+/// The largest WebAssembly file accepted.
+pub(super) const MAX_WASM_BYTES: u64 = 256 << 20;
+/// The largest layer that may hold one.
+pub(super) const MAX_LAYER_BYTES: u64 = 1 << 30;
+/// Manifests and configurations.
+pub(super) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// Where the WebAssembly file is.
+#[derive(Debug)]
+pub(super) enum Shape {
+    /// A layer is the file.
+    Artifact { layer: Descriptor },
+    /// A file in the root filesystem that the layers make up. Without `entry`, the only `.wasm` there is.
+    Rootfs { layers: Vec<Descriptor>, entry: Option<String> },
+}
+
+/// What an image is, and how it wants to be run.
+#[derive(Debug)]
+pub(super) struct Anatomy {
+    pub(super) shape: Shape,
+    pub(super) config: ImageConfig,
+}
+
+/// Does the configuration have to be read to decide?
+pub(super) fn has_image_config(manifest: &Manifest) -> bool {
+    [OCI_CONFIG, DOCKER_CONFIG].contains(&manifest.config.media_type.as_str())
+}
+
+/// `config` is the configuration's text where [`has_image_config`].
+pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) -> Result<Anatomy, ImageError> {
+    let config: ImageConfig = match config {
+        Some(text) => serde_json::from_slice(text)
+            .map_err(|error| ImageError::corrupt(format!("the configuration of {name}"), error))?,
+        None => ImageConfig::default(),
+    };
+    let mut wasm = manifest.layers.iter().filter(|layer| WASM_LAYERS.contains(&layer.media_type.as_str()));
+    if let Some(layer) = wasm.next() {
+        if wasm.next().is_some() {
+            return Err(not_wasm(name, manifest, &config, "it has more than one Wasm layer, and which to run is not said"));
+        }
+        within(layer, MAX_WASM_BYTES)?;
+        return Ok(Anatomy { shape: Shape::Artifact { layer: layer.clone() }, config });
+    }
+    if !has_image_config(manifest) {
+        return Err(not_wasm(name, manifest, &config, "no layer is a Wasm file"));
+    }
+    let entry = entry(&config);
+    if entry.is_none() && !config.platform.is_wasm() {
+        return Err(not_wasm(name, manifest, &config, "its entrypoint is no .wasm file and its platform not wasi/wasm"));
+    }
+    for layer in &manifest.layers {
+        within(layer, MAX_LAYER_BYTES)?;
+    }
+    Ok(Anatomy { shape: Shape::Rootfs { layers: manifest.layers.clone(), entry }, config })
+}
+
+/// Chooses from a list of platforms.
+pub(super) fn choose(name: &str, index: &Index) -> Result<Digest, ImageError> {
+    let wasm = index.manifests.iter().find(|entry| entry.platform.as_ref().is_some_and(|platform| platform.is_wasm()));
+    // A list of one without a platform is how some tools wrap an artifact.
+    let only = match index.manifests.as_slice() {
+        [one] if one.platform.as_ref().is_none_or(|platform| platform.os.is_empty() || platform.os == "unknown") => {
+            Some(one)
+        }
+        _ => None,
+    };
+    wasm.or(only).map(|entry| entry.digest.clone()).ok_or_else(|| {
+        let offered: Vec<String> = index
+            .manifests
+            .iter()
+            .map(|entry| entry.platform.as_ref().map_or_else(|| entry.media_type.clone(), |platform| platform.to_string()))
+            .collect();
+        ImageError::NotWasm {
+            name: name.to_owned(),
+            why: format!("it is offered for {}, not for wasi/wasm", offered.join(", ")),
+        }
+    })
+}
+
+/// Parses `text` as the manifest of a single image.
+pub(super) fn single(name: &str, text: &[u8]) -> Result<Manifest, ImageError> {
+    match Document::parse(text) {
+        Ok(Document::Manifest(manifest)) => Ok(manifest),
+        Ok(Document::Index(_)) => {
+            Err(ImageError::corrupt(format!("the manifest of {name}"), "a list of platforms names another list"))
+        }
+        Err(why) => Err(ImageError::corrupt(format!("the manifest of {name}"), why)),
+    }
+}
+
+/// Checks the magic number and tells a component from a module.
+pub(super) fn magic(what: &str, head: &[u8]) -> Result<Magic, ImageError> {
+    match head {
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(Magic::Module),
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(Magic::Component),
+        [0, b'a', b's', b'm', version @ ..] => Err(ImageError::corrupt(
+            what,
+            format!("WebAssembly of an unknown version {:02x?}", &version[..version.len().min(4)]),
+        )),
+        [0x7f, b'E', b'L', b'F', ..] => {
+            Err(ImageError::corrupt(what, "it is machine code, not WebAssembly (precompiled files are not accepted)"))
+        }
+        [] => Err(ImageError::corrupt(what, "it is empty")),
+        other => Err(ImageError::corrupt(
+            what,
+            format!("not WebAssembly: it begins with {:02x?} instead of \"\\0asm\"", &other[..other.len().min(4)]),
+        )),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Magic {
+    Module,
+    Component,
+}
+
+/// The `.wasm` file that the configuration wants to run.
+fn entry(config: &ImageConfig) -> Option<String> {
+    let run = config.config.as_ref()?;
+    let first = |words: &Option<Vec<String>>| words.as_ref().and_then(|words| words.first().cloned());
+    let word = first(&run.entrypoint).or_else(|| first(&run.cmd))?;
+    word.ends_with(".wasm").then_some(word)
+}
+
+fn within(layer: &Descriptor, limit_bytes: u64) -> Result<(), ImageError> {
+    if layer.size > limit_bytes {
+        return Err(ImageError::TooLarge { what: format!("layer {}", layer.digest), limit_bytes });
+    }
+    Ok(())
+}
+
+fn not_wasm(name: &str, manifest: &Manifest, config: &ImageConfig, reason: &str) -> ImageError {
+    let mut layers: Vec<&str> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
+    layers.dedup();
+    let platform = if config.platform.os.is_empty() { String::new() } else { format!(" for {}", config.platform) };
+    ImageError::NotWasm {
+        name: name.to_owned(),
+        why: format!(
+            "{reason} (configuration {}{platform}; layers {}). Accepted are a layer of type {}, a platform of wasi/wasm, \
+             or an entrypoint that is a .wasm file",
+            manifest.config.media_type,
+            if layers.is_empty() { "none".to_owned() } else { layers.join(", ") },
+            WASM_LAYERS.join(" or "),
+        ),
+    }
+}

@@ -1,0 +1,270 @@
+//! Images: what they are called, where they lie, how they come and go.
+//!
+//! The store is a directory that several processes use at once (the front serves from it, `coracle image …` changes
+//! it), so all its state is on disk and is read on demand:
+//!
+//! ```text
+//! blobs/sha256/<hex>    content, verified before it got its name; never changes
+//! refs/<hex>.json       one image name; <hex> is the SHA-256 of the name
+//! archives/<hex>.json   an archive that was taken in already, by its path, size and time
+//! tmp/                  what is being written; emptied when nobody writes
+//! lock                  shared while content is added, exclusive while content without a name is collected
+//! ```
+//!
+//! Every file appears by rename, so a crash leaves either the old state or the new one. This module knows nothing of
+//! CRI, of compilation or of containers.
+
+mod archive;
+mod blobs;
+mod error;
+mod layout;
+mod manifest;
+mod name;
+mod pull;
+mod push;
+mod rootfs;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use error::ImageError;
+pub use name::{Digest, ImageName};
+pub use pull::{Credentials, Registries};
+
+use crate::clock::{Clock, UnixNanos};
+use blobs::Blobs;
+
+/// An image as it lies in the store, under one of its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Full name, for example `docker.io/library/hello:dev`.
+    pub name: String,
+    /// The manifest's digest. Two names with the same digest are one image to CRI.
+    pub id: Digest,
+    /// The WebAssembly file itself.
+    pub wasm: Digest,
+    pub wasm_bytes: u64,
+    /// Everything the image consists of, in bytes.
+    pub size_bytes: u64,
+    /// All blobs the image needs, the manifest and the Wasm file among them.
+    pub blobs: Vec<Digest>,
+    /// From the image's configuration; empty for a plain artifact.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    #[serde(default)]
+    pub cmd: Vec<String>,
+    #[serde(default)]
+    pub env: Vec<String>,
+    #[serde(default)]
+    pub working_dir: String,
+    pub imported_at: UnixNanos,
+}
+
+impl Image {
+    /// Repository and digest, for example `docker.io/library/hello@sha256:…`.
+    pub fn repo_digest(&self) -> String {
+        let repository = ImageName::parse(&self.name).map(|name| name.repository()).unwrap_or_else(|_| self.name.clone());
+        format!("{repository}@{}", self.id)
+    }
+}
+
+/// Space the store takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+/// The store of images in one directory. Cheap to clone; several processes may use the same directory.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    root: PathBuf,
+    blobs: Blobs,
+    clock: Clock,
+}
+
+impl ImageStore {
+    /// Opens the store in `dir`, making it if it is not there.
+    pub fn open(dir: impl Into<PathBuf>) -> Result<ImageStore, ImageError> {
+        ImageStore::open_with_clock(dir, Clock::system())
+    }
+
+    pub fn open_with_clock(dir: impl Into<PathBuf>, clock: Clock) -> Result<ImageStore, ImageError> {
+        let root = dir.into();
+        for sub in ["refs", "archives"] {
+            let path = root.join(sub);
+            std::fs::create_dir_all(&path).map_err(|source| ImageError::io("make", path, source))?;
+        }
+        let blobs = Blobs::open(&root)?;
+        let store = ImageStore { root, blobs, clock };
+        store.blobs.empty_tmp_if_unused()?;
+        Ok(store)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes in `file`: a bare `.wasm`, an OCI layout or `docker save` archive (tar, gzip allowed). `name` is needed
+    /// where the file does not say what it is called; for a bare module without one, the file's stem is used.
+    pub fn import(&self, file: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
+        let name = name.map(ImageName::parse).transpose()?;
+        let _adding = self.blobs.adding()?;
+        archive::import(self, file, name.as_ref())
+    }
+
+    /// Imports every archive in `dir` that is new or changed since it was last taken in. One bad file does not keep
+    /// the others out: it is returned with what is wrong with it.
+    pub fn import_dir(&self, dir: &Path) -> Result<Vec<(PathBuf, Result<Vec<Image>, ImageError>)>, ImageError> {
+        archive::import_dir(self, dir)
+    }
+
+    /// All names, sorted.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        let dir = self.root.join("refs");
+        let entries = std::fs::read_dir(&dir).map_err(|source| ImageError::io("read", &dir, source))?;
+        let mut images = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|source| ImageError::io("read", &dir, source))?.path();
+            if path.extension().is_some_and(|extension| extension == "json")
+                && let Some(image) = self.read_ref(&path)?
+            {
+                images.push(image);
+            }
+        }
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(images)
+    }
+
+    /// Finds an image by its name in any spelling (`hello:dev`, `docker.io/library/hello:dev`, `hello@sha256:…`) or by
+    /// its id (`sha256:…`, or the digits alone, or at least 12 first ones of them).
+    pub fn get(&self, name_or_id: &str) -> Result<Option<Image>, ImageError> {
+        if let Some(id) = name::id_prefix(name_or_id) {
+            return Ok(self.list()?.into_iter().find(|image| image.id.hex().starts_with(&id)));
+        }
+        let name = ImageName::parse(name_or_id)?;
+        if let Some(image) = self.read_ref(&self.ref_path(&name.to_string()))? {
+            return Ok(Some(image));
+        }
+        // `repository@digest` names whatever tag of that repository has the digest.
+        let Some(digest) = name.digest() else { return Ok(None) };
+        let repository = name.repository();
+        Ok(self.list()?.into_iter().find(|image| {
+            image.id == digest && ImageName::parse(&image.name).is_ok_and(|other| other.repository() == repository)
+        }))
+    }
+
+    /// Removes a name; by id, every name of that image. Content that no name needs any more goes too. Returns the
+    /// names removed.
+    pub fn remove(&self, name_or_id: &str) -> Result<Vec<String>, ImageError> {
+        let doomed: Vec<String> = match (name::id_prefix(name_or_id), self.get(name_or_id)?) {
+            (_, None) => return Ok(Vec::new()),
+            (None, Some(image)) => vec![image.name],
+            (Some(_), Some(image)) => {
+                self.list()?.into_iter().filter(|other| other.id == image.id).map(|other| other.name).collect()
+            }
+        };
+        for name in &doomed {
+            let path = self.ref_path(name);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(ImageError::io("remove", path, source)),
+            }
+        }
+        self.collect()?;
+        Ok(doomed)
+    }
+
+    /// Pulls `name` from its registry, verifying every digest, and gives it its name in the store.
+    pub async fn pull(
+        &self,
+        name: &str,
+        credentials: &Credentials,
+        registries: &Registries,
+    ) -> Result<Image, ImageError> {
+        let name = ImageName::parse(name)?;
+        let image = {
+            let _adding = self.blobs.adding()?;
+            pull::pull(self, &name, credentials, registries).await?
+        };
+        // A tag that moved leaves its old content without a name.
+        self.collect()?;
+        Ok(image)
+    }
+
+    /// Pushes `name` to the registry it names, or as `target` if one is given. Returns the manifest's digest.
+    pub async fn push(
+        &self,
+        name: &str,
+        target: Option<&str>,
+        credentials: &Credentials,
+        registries: &Registries,
+    ) -> Result<Digest, ImageError> {
+        let image = self.get(name)?.ok_or_else(|| ImageError::Unknown { name: name.to_owned() })?;
+        let target = ImageName::parse(target.unwrap_or(&image.name))?;
+        push::push(self, &image, &target, credentials, registries).await
+    }
+
+    /// Gives an image that is there another name.
+    pub fn tag(&self, name: &str, new_name: &str) -> Result<Image, ImageError> {
+        let image = self.get(name)?.ok_or_else(|| ImageError::Unknown { name: name.to_owned() })?;
+        let image = Image { name: ImageName::parse(new_name)?.to_string(), ..image };
+        self.write_ref(&image)?;
+        Ok(image)
+    }
+
+    /// The WebAssembly file, open for reading.
+    pub fn open_wasm(&self, image: &Image) -> Result<File, ImageError> {
+        let path = self.blobs.path(&image.wasm);
+        File::open(&path).map_err(|source| ImageError::io("open", path, source))
+    }
+
+    pub fn usage(&self) -> Result<Usage, ImageError> {
+        self.blobs.usage()
+    }
+
+    /// Removes blobs no name needs. Skipped while some process adds content, because that content has no name yet;
+    /// whoever changes the store next collects.
+    fn collect(&self) -> Result<(), ImageError> {
+        self.blobs.collect(|| {
+            Ok(self.list()?.into_iter().flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())
+        })
+    }
+
+    fn ref_path(&self, name: &str) -> PathBuf {
+        self.root.join("refs").join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
+    }
+
+    /// A record that cannot be read as one (cut short by a power loss) counts as absent: the image is pulled again.
+    fn read_ref(&self, path: &Path) -> Result<Option<Image>, ImageError> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ImageError::io("read", path, source)),
+        };
+        match serde_json::from_slice::<Image>(&text) {
+            Ok(image) if image.blobs.iter().all(|digest| self.blobs.has(digest)) => Ok(Some(image)),
+            Ok(image) => {
+                tracing::warn!(image = image.name, "content of the image is missing; the name is ignored");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "unreadable image record is ignored");
+                Ok(None)
+            }
+        }
+    }
+
+    fn write_ref(&self, image: &Image) -> Result<(), ImageError> {
+        let text = serde_json::to_vec_pretty(image).map_err(|error| ImageError::Corrupt {
+            what: image.name.clone(),
+            why: error.to_string(),
+        })?;
+        self.blobs.replace(&self.ref_path(&image.name), &text)
+    }
+}
