@@ -189,6 +189,12 @@ impl Cluster {
         processes_on(&self.dir).into_iter().filter(|id| command_line(*id).contains(needle)).collect()
     }
 
+    /// Ids of all processes of this cluster.
+    #[must_use]
+    pub fn all_processes(&self) -> Vec<u32> {
+        processes_on(&self.dir)
+    }
+
     pub fn kill(&self, id: u32) {
         signal(id, "KILL");
     }
