@@ -1,0 +1,197 @@
+//! The past: snapshots at earlier revisions, how long they last, compaction, restarts and the volatile tier.
+
+use std::time::Duration;
+
+use expect_test::expect;
+
+use super::script::{check, draft};
+use crate::{Key, Mode, Op, Prefix, Store, StoreConfig};
+
+#[test]
+fn pages_are_consistent_at_an_earlier_revision() {
+    check(
+        "create pods default/a v=1
+         create pods default/b v=1
+         delete pods default/a expect=1
+         update pods default/b expect=2 v=2
+         create pods default/c v=1
+         list pods at=2
+         list pods at=2 after=default/a
+         list pods at=3
+         list pods at=5
+         list pods at=0
+         list pods at=6",
+        expect![[r#"
+            ok 1
+            ok 2
+            ok 3
+            ok 4
+            ok 5
+            at 2 of 2: [default/a@1 v=1, default/b@2 v=1]
+            at 2 of 2: [default/b@2 v=1]
+            at 3 of 1: [default/b@2 v=1]
+            at 5 of 2: [default/b@4 v=2, default/c@5 v=1]
+            at 0 of 0: []
+            revision 6 is in the future, the current one is 5
+        "#]],
+    );
+}
+
+#[test]
+fn the_past_is_forgotten_after_five_minutes_and_its_rows_deleted() {
+    check(
+        "create pods default/a v=1
+         update pods default/a expect=1 v=2
+         create pods default/b
+         delete pods default/b expect=3
+         rows
+         pass 301
+         create nodes /n1
+         list pods at=2
+         watch w pods from=3
+         watch w pods from=4
+         rows
+         pass 301
+         create nodes /n2
+         rows
+         get pods default/a
+         crash
+         get pods default/a
+         get pods default/b
+         list nodes",
+        expect![[r#"
+            ok 1
+            ok 2
+            ok 3
+            ok 4
+            4 rows
+            ok 5
+            the state at revision 2 is no longer kept, the oldest is 4
+            the events after revision 3 are no longer kept, the oldest start is 4
+            4 rows
+            ok 6
+            3 rows
+            default/a@2 v=2
+            opened at 4097
+            default/a@2 v=2
+            none
+            at 4097 of 2: [/n1@5 v=0, /n2@6 v=0]
+        "#]],
+    );
+}
+
+#[test]
+fn a_watch_of_a_quiet_resource_outlives_the_history_of_others() {
+    check(
+        "create pods default/a
+         watch w pods from=1
+         churn 5000 nodes
+         drain w
+         create pods default/b
+         drain w
+         watch again pods from=1
+         drain again",
+        expect![[r#"
+            ok 1
+            nothing
+            ok 5002
+            +default/b@5002 v=0
+            +default/b@5002 v=0
+        "#]],
+    );
+}
+
+#[test]
+fn a_slow_watcher_loses_its_place_and_holds_up_nobody() {
+    check(
+        "watch slow nodes
+         churn 2500 nodes
+         drain slow
+         drain slow
+         list nodes at=400
+         list nodes at=1000",
+        expect![[r#"
+            the watch fell behind the events that are kept
+            nothing
+            the state at revision 400 is no longer kept, the oldest is 500
+            at 1000 of 1: [default/churned@1000 v=999]
+        "#]],
+    );
+}
+
+#[test]
+fn watches_resume_over_a_restart_but_not_of_volatile_objects() {
+    check(
+        "create pods default/a v=1
+         update pods default/a expect=1 v=2
+         create leases.coordination.k8s.io default/l
+         close
+         reopen
+         watch w pods from=1
+         drain w
+         watch v leases.coordination.k8s.io from=1
+         watch v leases.coordination.k8s.io from=3
+         list pods at=2
+         list pods at=3",
+        expect![[r#"
+            ok 1
+            ok 2
+            ok 3
+            ~default/a@2 v=2 was 1
+            the events after revision 1 are no longer kept, the oldest start is 3
+            the state at revision 2 is no longer kept, the oldest is 3
+            at 3 of 1: [default/a@2 v=2]
+        "#]],
+    );
+}
+
+#[test]
+fn a_crash_loses_recent_volatile_objects_and_no_revision_is_given_twice() {
+    check(
+        "create pods default/a
+         create leases.coordination.k8s.io default/l v=1
+         pass 301
+         update leases.coordination.k8s.io default/l expect=2 v=2
+         crash
+         get leases.coordination.k8s.io default/l
+         update leases.coordination.k8s.io default/l expect=3 v=3
+         crash
+         get leases.coordination.k8s.io default/l
+         create pods default/b
+         list pods",
+        expect![[r#"
+            ok 1
+            ok 2
+            ok 3
+            opened at 4097
+            default/l@3 v=2
+            ok 4098
+            opened at 8194
+            default/l@3 v=2
+            ok 8195
+            at 8195 of 2: [default/a@1 v=0, default/b@8195 v=0]
+        "#]],
+    );
+}
+
+#[test]
+fn volatile_writes_alone_touch_the_disk_once_for_a_block_of_revisions() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = StoreConfig { mode: Mode::Inline, ..StoreConfig::new(directory.path().join("state.db")) };
+    runtime.block_on(async {
+        let store = Store::open(config).unwrap();
+        for number in 0..1000 {
+            let key = Key::new("events", "default", format!("e{number}"));
+            store.commit(vec![(key.clone(), Op::Create(draft(&key, "x")))]).await.unwrap();
+        }
+        assert_eq!((store.stats().requests, store.stats().transactions), (1000, 1));
+        // The flush is due once, and brings them all.
+        tokio::time::advance(Duration::from_secs(301)).await;
+        store.commit(vec![]).await.unwrap();
+        while store.with_writer(|writer| {
+            writer.tend(tokio::time::Instant::now()).is_some_and(|at| at.elapsed() > Duration::ZERO)
+        }) {}
+        assert_eq!(store.snapshot().count(&Prefix::resource("events")), 1000);
+    });
+}

@@ -1,0 +1,6 @@
+//! The store driven by scripts, on paused time and without a thread: text in, text out.
+
+mod history;
+mod opening;
+mod script;
+mod semantics;
