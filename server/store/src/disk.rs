@@ -123,7 +123,8 @@ impl Disk {
         if size <= CHECK_BYTES_MOST {
             let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(at)?;
             if verdict != "ok" {
-                return Err(OpenError::Damaged { path: path.to_owned(), what: verdict });
+                let what = verdict.trim_start_matches("*** in database main ***").trim().replace("\n", "; ");
+                return Err(OpenError::Damaged { path: path.to_owned(), what });
             }
         }
         let loaded = load(&db, path, texts)?;

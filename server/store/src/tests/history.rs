@@ -68,7 +68,7 @@ fn the_past_is_forgotten_after_five_minutes_and_its_rows_deleted() {
             ok 5
             the state at revision 2 is no longer kept, the oldest is 4
             the events after revision 3 are no longer kept, the oldest start is 4
-            4 rows
+            5 rows
             ok 6
             3 rows
             default/a@2 v=2

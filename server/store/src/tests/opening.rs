@@ -93,7 +93,9 @@ fn damage_inside_is_found_at_opening() {
             bytes[middle..middle + 4096].fill(0xa5);
             fs::write(path, bytes).unwrap();
         },
-        expect![],
+        expect![
+            "the state store STORE is damaged (Tree 2 page 6: btreeInitPage() returns error code 11): restore it from a backup, or move it and the files beside it away to start empty"
+        ],
     );
     check_refusal(
         |path| {
@@ -108,7 +110,12 @@ fn damage_inside_is_found_at_opening() {
 
 #[test]
 fn a_path_that_cannot_be_a_file_is_an_io_error() {
-    check_refusal(|path| fs::create_dir(path).unwrap(), expect![]);
+    check_refusal(
+        |path| fs::create_dir(path).unwrap(),
+        expect![
+            "cannot open the state store STORE (Is a directory (os error 21)): check that its disk is mounted, works and has free space"
+        ],
+    );
 }
 
 #[test]
