@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use coracle_api::meta::ObjectKey;
+use coracle_api::meta::{ObjectKey, Revision};
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -54,6 +54,8 @@ struct Inner<T> {
     indexes: BTreeMap<&'static str, IndexState<T>>,
     subscribers: Vec<Arc<Subscription<T>>>,
     closed: bool,
+    /// Everything up to this revision is in `objects`.
+    seen: Revision,
 }
 
 type IndexBy<T> = Box<dyn Fn(&T) -> Vec<String> + Send + Sync>;
@@ -84,8 +86,13 @@ impl<T> IndexState<T> {
 
 impl<T: Cached> Cache<T> {
     pub(crate) fn new() -> Self {
-        let inner =
-            Inner { objects: BTreeMap::new(), indexes: BTreeMap::new(), subscribers: Vec::new(), closed: false };
+        let inner = Inner {
+            objects: BTreeMap::new(),
+            indexes: BTreeMap::new(),
+            subscribers: Vec::new(),
+            closed: false,
+            seen: Revision::UNSET,
+        };
         Self { inner: RwLock::new(inner), synced: watch::Sender::new(false) }
     }
 
@@ -131,15 +138,27 @@ impl<T: Cached> Cache<T> {
         found.map(|found| found.values().cloned().collect()).unwrap_or_default()
     }
 
+    pub(crate) fn revision(&self) -> Revision {
+        self.inner.read().seen
+    }
+
+    /// Nothing that would have to be here happened up to this revision.
+    pub(crate) fn saw(&self, revision: &str) {
+        self.inner.write().saw(Some(revision));
+    }
+
     /// Takes in the new state of an object. A state it has already changes nothing.
     pub(crate) fn apply(&self, object: Arc<T>) {
-        self.inner.write().apply(object.key(), object);
+        let mut inner = self.inner.write();
+        inner.saw(object.meta().resource_version.as_deref());
+        inner.apply(object.key(), object);
     }
 
     /// Takes an object out; `last` is its final state.
     pub(crate) fn delete(&self, last: Arc<T>) {
         let key = last.key();
         let mut inner = self.inner.write();
+        inner.saw(last.meta().resource_version.as_deref());
         if inner.take(&key).is_some() {
             inner.publish(|| Change::Deleted(last.clone()));
         }
@@ -200,6 +219,12 @@ impl<T: Cached> Cache<T> {
 }
 
 impl<T: Cached> Inner<T> {
+    fn saw(&mut self, revision: Option<&str>) {
+        if let Some(revision) = revision.and_then(|r| r.parse().ok()) {
+            self.seen = self.seen.max(revision);
+        }
+    }
+
     fn apply(&mut self, key: ObjectKey, object: Arc<T>) {
         let mut old = self.take(&key);
         if let Some(same) = old.as_ref().filter(|old| {

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::meta::ObjectKey;
+use coracle_api::meta::{ObjectKey, Revision};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,7 @@ impl Informers {
         self.informer(Source::objects(self.client.clone(), ResourceRef::of::<K>(), params))
     }
 
-    /// Only the metadata of all objects of a resource.
+    /// Only the metadata of all objects of a resource, without annotations.
     pub fn metadata(&self, resource: &ResourceRef) -> Informer<PartialObjectMetadata> {
         self.informer(Source::metadata(self.client.clone(), resource.clone()))
     }
@@ -159,6 +159,12 @@ impl<T: Cached> Informer<T> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Everything that happened up to this revision is in the view. To tell what is not there yet from what is not
+    /// there any more: ask for the revision first, then for the object.
+    pub fn revision(&self) -> Revision {
+        self.cache.revision()
     }
 
     /// Everything that changes from now on, after a first `Resync` once the view is complete.

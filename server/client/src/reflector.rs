@@ -155,6 +155,7 @@ impl<T: Cached> Reflector<T> {
                         self.cache.replace(listing);
                     }
                     if listing.is_none() {
+                        self.cache.saw(&resource_version);
                         self.advance(Some(resource_version));
                     }
                 }
@@ -181,8 +182,7 @@ impl<T: Cached> Reflector<T> {
     }
 }
 
-/// Who manages which field is nobody's business here, and often half of an object's size.
 fn trim<T: Cached>(mut object: T) -> T {
-    object.meta_mut().managed_fields = None;
+    object.trim();
     object
 }

@@ -102,6 +102,11 @@ pub trait Cached: DeserializeOwned + Send + Sync + 'static {
     fn key(&self) -> ObjectKey {
         key_of(self.meta())
     }
+
+    /// Drops what no reader of a cache needs. Who manages which field is often half of an object's size.
+    fn trim(&mut self) {
+        self.meta_mut().managed_fields = None;
+    }
 }
 
 impl<K: Kind> Cached for K {
@@ -121,6 +126,12 @@ impl Cached for PartialObjectMetadata {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+
+    /// Held for every object there is: annotations may carry a whole manifest.
+    fn trim(&mut self) {
+        self.metadata.managed_fields = None;
+        self.metadata.annotations = None;
     }
 }
 
