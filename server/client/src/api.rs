@@ -196,3 +196,6 @@ impl<K: Kind> Api<K> {
         self.client.request(request(Method::GET, &uri, None)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,8 @@ mod reflector;
 mod remote;
 mod resource;
 mod scope;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 pub use api::{Api, List};

@@ -82,7 +82,7 @@ pub(super) fn cure(error: &rustls::Error, host: &str, now: Timestamp) -> String 
     match error {
         E::InvalidCertificate(certificate) => certificate_cure(certificate, host, now),
         E::AlertReceived(AlertDescription::CertificateExpired) => format!(
-            "the server finds this client's certificate expired: renew it, and see that both clocks are right (here it is {now})"
+            "the server finds this client's certificate expired: renew it, and see that both clocks are right (here it is {now:.0})"
         ),
         E::AlertReceived(
             AlertDescription::UnknownCA
@@ -123,10 +123,10 @@ fn certificate_cure(error: &CertificateError, host: &str, now: Timestamp) -> Str
              address that it has"
         ),
         C::NotValidYet | C::NotValidYetContext { .. } => {
-            format!("the server's certificate is not valid yet: here it is {now}; set this host's clock")
+            format!("the server's certificate is not valid yet: here it is {now:.0}; set this host's clock")
         }
         C::Expired | C::ExpiredContext { .. } => format!(
-            "the server's certificate has expired: here it is {now}; if that is right restart the server, which renews \
+            "the server's certificate has expired: here it is {now:.0}; if that is right restart the server, which renews \
              it, else set this host's clock"
         ),
         // rustls' enum is open; the error itself is shown before this text.
