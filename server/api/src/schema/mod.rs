@@ -146,6 +146,8 @@ pub struct TypeDef {
     pub fields: Box<[FieldDef]>,
     /// Server-side apply replaces the object as a whole.
     pub atomic: bool,
+    /// Nulls and empty lists and maps stay as they are: custom resources are JSON, not Go structs.
+    pub exact: bool,
     /// Fields that the type does not name are kept (a CRD's x-kubernetes-preserve-unknown-fields).
     pub preserves_unknown: bool,
 }

@@ -62,7 +62,13 @@ fn finish_type(schema: &mut Schema, ty: Option<(&'static str, bool, Vec<FieldDef
     if let Some((name, atomic, mut fields)) = ty {
         fields.sort_by(|a, b| a.name.cmp(&b.name));
         let fields = fields.into_boxed_slice();
-        schema.types.push(TypeDef { name: Cow::Borrowed(name), fields, atomic, preserves_unknown: false });
+        schema.types.push(TypeDef {
+            name: Cow::Borrowed(name),
+            fields,
+            atomic,
+            exact: false,
+            preserves_unknown: false,
+        });
     }
 }
 
