@@ -203,3 +203,6 @@ impl std::error::Error for FieldError {}
 fn shown(value: impl Serialize) -> String {
     serde_json::to_value(value).unwrap_or(Value::Null).to_string()
 }
+
+#[cfg(test)]
+mod tests;

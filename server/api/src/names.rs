@@ -300,3 +300,6 @@ fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
     out.push_str(&format!("regex used for validation is '{regex}')"));
     out
 }
+
+#[cfg(test)]
+mod tests;

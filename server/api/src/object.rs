@@ -378,3 +378,6 @@ fn short_type_name<T>() -> &'static str {
     let full = std::any::type_name::<T>();
     full.rsplit("::").next().unwrap_or(full)
 }
+
+#[cfg(test)]
+mod tests;

@@ -366,3 +366,6 @@ impl From<Quantity> for k8s_openapi::apimachinery::pkg::api::resource::Quantity 
         Self(quantity.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -382,3 +382,6 @@ impl<'de> Deserialize<'de> for Status {
 fn is_zero(n: &i32) -> bool {
     *n == 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,3 +73,6 @@ fn has_rfc3339_shape(text: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
