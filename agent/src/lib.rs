@@ -1,1 +1,6 @@
-//! coracle-agent
+//! coracle-agent: the node agent.
+
+pub mod join;
+pub mod logs;
+pub mod pod;
+pub mod server;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::Context;
 use coracle_client::{OnExit, TaskScope};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use crate::paths::Paths;
@@ -87,8 +87,8 @@ async fn wait_for_end(pid: Pid) -> anyhow::Result<()> {
         Err(rustix::io::Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error).context("the Wasm runtime's process cannot be watched"),
     };
-    let _ended = AsyncFd::new(fd)?.readable().await?;
-    Ok(())
+    // A pidfd becomes readable when its process ends; tokio waits for it as for a pipe.
+    Ok(pipe::Receiver::from_owned_fd_unchecked(fd)?.readable().await?)
 }
 
 /// Ends the shim and with it every pod it runs.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_apiserver::{ApiServer, UserInfo};
 use coracle_client::{Body, BoxError, Client};
 use http::{Request, Response};
 use http_body::Frame;
@@ -80,9 +81,9 @@ impl Faults {
         }
     }
 
-    /// `client` as `who` reaches it through this layer.
-    pub(crate) fn wrap(&self, who: &str, client: Client) -> Client {
-        Client::new(Faulty { who: Arc::from(who), client, faults: self.clone() })
+    /// A client of `who` that reaches whichever server `switch` holds at the moment, through this layer.
+    pub(crate) fn client(&self, who: &str, user: UserInfo, switch: &Switch) -> Client {
+        Client::new(Faulty { who: Arc::from(who), user, switch: switch.clone(), faults: self.clone() })
     }
 
     /// One line per request, in the order they were made: two runs of one seed give the same lines.
@@ -139,10 +140,28 @@ impl Faults {
     }
 }
 
+/// The server that runs at the moment, if one does. A killed server's watches are cut by their owner's scope.
+#[derive(Clone, Default)]
+pub(crate) struct Switch {
+    server: Arc<Mutex<Option<ApiServer>>>,
+}
+
+impl Switch {
+    pub(crate) fn set(&self, server: Option<ApiServer>) {
+        *self.server.lock() = server;
+    }
+
+    fn client(&self, user: &UserInfo) -> Result<Client, BoxError> {
+        let server = self.server.lock();
+        Ok(server.as_ref().ok_or("connection refused: no server runs")?.client(user.clone()))
+    }
+}
+
 #[derive(Clone)]
 struct Faulty {
     who: Arc<str>,
-    client: Client,
+    user: UserInfo,
+    switch: Switch,
     faults: Faults,
 }
 
@@ -165,12 +184,12 @@ impl Service<Request<Body>> for Faulty {
             match fate {
                 Fate::LostBefore => Err("the request was lost".into()),
                 Fate::LostAfter => {
-                    this.client.request(request).await?;
+                    this.switch.client(&this.user)?.request(request).await?;
                     Err("the answer was lost".into())
                 }
                 Fate::Expired => Ok(expired()),
                 Fate::Passes => {
-                    let response = this.client.request(request).await?;
+                    let response = this.switch.client(&this.user)?.request(request).await?;
                     Ok(response.map(|body| Cut { body, who: this.who, faults: this.faults }.boxed_unsync()))
                 }
             }
