@@ -1,0 +1,28 @@
+//! What an answer of the API means for the one who asked for an effect.
+
+use coracle_client::Error;
+
+/// The effect may or may not have come about.
+pub(crate) fn is_ambiguous(error: &Error) -> bool {
+    match error {
+        Error::Transport { .. } | Error::Timeout { .. } | Error::Decode { .. } => true,
+        // 500 and above: something went wrong on the way, perhaps after the commit.
+        Error::Api(status) => status.code >= 500,
+        Error::Request(_) | Error::Config(_) => false,
+    }
+}
+
+/// Nothing can be made in a namespace that is going: no reason to try again.
+pub(crate) fn is_namespace_terminating(error: &Error) -> bool {
+    let details = error.status().and_then(|status| status.details.as_deref());
+    details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+}
+
+/// Success also when the object is gone.
+pub(crate) fn unless_gone<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
