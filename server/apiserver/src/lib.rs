@@ -1,1 +1,22 @@
-//! coracle-apiserver
+//! coracle-apiserver: the Kubernetes API over the store.
+//!
+//! ```text
+//!  http (parse, authenticate, authorise, negotiate) ─► registry (one for all kinds) ─► store
+//!        │                                               ├─ strategy (per kind: defaults, validation)
+//!        └─ hooks: auth, table, discovery, openapi,      └─ admission (other objects, who asks)
+//!           node_proxy
+//! ```
+//!
+//! It knows no scheduler, controller or agent: they are its clients, in this process or elsewhere.
+
+mod admission;
+pub mod auth;
+pub mod hooks;
+pub mod http;
+pub mod registry;
+mod server;
+pub mod strategy;
+pub mod table;
+
+pub use hooks::{Hooks, UserInfo};
+pub use server::{ApiServer, ApiServerConfig, BuildError};

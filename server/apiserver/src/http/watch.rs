@@ -1,0 +1,293 @@
+//! The stream of a watch: JSON lines, encoded once for all watchers that see an event alike, bookmarks, deadline, end.
+//!
+//! ```text
+//!  initial objects ─► bookmark "initial-events-end" ─► events and a bookmark a minute ─► deadline, shutdown or 410
+//! ```
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use coracle_api::meta::Revision;
+use coracle_api::status::Status;
+use coracle_client::Clock;
+use coracle_store::{Event, Lagged};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Server;
+use super::metrics::Metrics;
+use super::negotiate::{Accepted, Form};
+use super::respond::{self, Response};
+use super::tables::{Include, TableWriter};
+use crate::hooks::Tables;
+use crate::registry::catalog::Resource;
+use crate::registry::watch::{Seen, Sight, Watching, expired, sight};
+
+/// Without `timeoutSeconds` a watch lasts between this and twice this.
+const LIFE: Duration = Duration::from_secs(30 * 60);
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// Bookmarks of many watches are spread over this time.
+const BOOKMARK_SPREAD_MS: u64 = 10_000;
+/// Frames are sent together up to about this much, so that a burst costs few writes.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// One of the watches that the server allows at a time.
+struct Slot(Arc<Metrics>);
+
+impl Slot {
+    fn take(server: &Server) -> Result<Self, Status> {
+        let limit = i64::try_from(server.limits.watches).unwrap_or(i64::MAX);
+        let slot = Slot(server.metrics.clone());
+        if server.metrics.watches.fetch_add(1, Ordering::Relaxed) >= limit {
+            let text = format!(
+                "too many watches: this server serves at most {limit} at a time; close some, or raise its limit of watches"
+            );
+            return Err(Status::too_many_requests(text, 5));
+        }
+        Ok(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Options of one watch beyond what it selects.
+pub(super) struct WatchStyle {
+    pub(super) accepted: Accepted,
+    pub(super) include: Include,
+    pub(super) bookmarks: bool,
+    pub(super) timeout_seconds: Option<u64>,
+}
+
+/// Answers with the stream. A start that is too old is told in the stream, as upstream does.
+pub(super) fn respond(
+    server: &Server,
+    resource: Arc<Resource>,
+    start: impl FnOnce() -> Result<Watching, Status>,
+    style: WatchStyle,
+) -> Result<Response, Status> {
+    let slot = Slot::take(server)?;
+    let watching = match start() {
+        Ok(watching) => watching,
+        Err(status) if status.code == 410 => {
+            return Ok(respond::plain(200, "application/json", Body::from(error_frame(&status))));
+        }
+        Err(status) => return Err(status),
+    };
+    let ids = &server.registry.ids;
+    let life = match style.timeout_seconds {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        Some(_) | None => ids.jitter(LIFE),
+    };
+    let now = Instant::now();
+    let period = BOOKMARK_PERIOD + Duration::from_millis(ids.below(BOOKMARK_SPREAD_MS));
+    let stream = Stream {
+        encoder: Encoder {
+            resource,
+            tables: server.hooks.tables.clone(),
+            clock: server.registry.clock.clone(),
+            accepted: style.accepted,
+            include: style.include,
+            headers_sent: false,
+        },
+        initial: 0,
+        watching,
+        bookmarks: style.bookmarks,
+        bookmarked: Revision::UNSET,
+        next_bookmark: now + period,
+        period,
+        deadline: now + life,
+        stopping: server.stopping.clone(),
+        over: false,
+        _slot: slot,
+    };
+    let frames = futures::stream::unfold(stream, |mut stream| async {
+        let chunk = stream.next().await?;
+        Some((Ok::<Bytes, Infallible>(chunk), stream))
+    });
+    Ok(respond::plain(200, "application/json", Body::from_stream(frames)))
+}
+
+struct Stream {
+    encoder: Encoder,
+    watching: Watching,
+    /// How many of the initial objects have been sent.
+    initial: usize,
+    bookmarks: bool,
+    /// The revision of the last bookmark.
+    bookmarked: Revision,
+    next_bookmark: Instant,
+    period: Duration,
+    deadline: Instant,
+    stopping: CancellationToken,
+    over: bool,
+    _slot: Slot,
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        if self.initial < self.watching.initial.len() {
+            return Some(self.initial_chunk());
+        }
+        if let Some(revision) = self.watching.initial_end.take() {
+            self.watching.initial = Vec::new();
+            self.initial = 0;
+            self.bookmarked = revision;
+            return Some(self.encoder.bookmark(revision, true));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return None,
+                () = sleep_until(self.deadline) => {
+                    self.over = true;
+                    return self.bookmark_chunk();
+                }
+                event = self.watching.events.next() => match event {
+                    None => return None,
+                    Some(first) => if let Some(chunk) = self.chunk(first) {
+                        return Some(chunk);
+                    }
+                },
+                () = sleep_until(self.next_bookmark), if self.bookmarks => {
+                    self.next_bookmark = Instant::now() + self.period;
+                    if let Some(chunk) = self.bookmark_chunk() {
+                        return Some(chunk);
+                    }
+                }
+            }
+        }
+    }
+
+    fn initial_chunk(&mut self) -> Bytes {
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        while let Some(entry) = self.watching.initial.get(self.initial) {
+            chunk.extend_from_slice(&self.encoder.frame(Seen::Added, &entry.json));
+            self.initial += 1;
+            if chunk.len() >= CHUNK_BYTES {
+                break;
+            }
+        }
+        chunk.freeze()
+    }
+
+    /// A bookmark, unless the client knows the revision already.
+    fn bookmark_chunk(&mut self) -> Option<Bytes> {
+        let revision = self.watching.events.progress();
+        if !self.bookmarks || revision <= self.bookmarked {
+            return None;
+        }
+        self.bookmarked = revision;
+        Some(self.encoder.bookmark(revision, false))
+    }
+
+    /// The frames of an event and of those that wait behind it; None if this watcher sees none of them.
+    fn chunk(&mut self, first: Result<Arc<Event>, Lagged>) -> Option<Bytes> {
+        let single = self.frame(first);
+        let mut frames = BytesMut::new();
+        while !self.over && frames.len() < CHUNK_BYTES {
+            let Some(event) = self.watching.events.try_next() else { break };
+            if let Some(frame) = self.frame(event) {
+                if frames.is_empty() {
+                    frames.extend_from_slice(single.as_deref().unwrap_or_default());
+                }
+                frames.extend_from_slice(&frame);
+            }
+        }
+        if frames.is_empty() { single } else { Some(frames.freeze()) }
+    }
+
+    fn frame(&mut self, event: Result<Arc<Event>, Lagged>) -> Option<Bytes> {
+        let Ok(event) = event else {
+            self.over = true;
+            let revision = self.watching.events.progress();
+            return Some(error_frame(&expired(revision, revision)));
+        };
+        match sight(&self.encoder.resource, &self.watching.selection, &event)? {
+            Sight::Whole(seen) if self.encoder.is_plain() => {
+                Some(event.encoded(|event| frame(seen.as_str(), &event.entry.json)))
+            }
+            Sight::Whole(seen) => Some(self.encoder.frame(seen, &event.entry.json)),
+            Sight::Own(seen, json) => Some(self.encoder.frame(seen, &json)),
+        }
+    }
+}
+
+/// Makes frames in the form that one watcher asked for.
+struct Encoder {
+    resource: Arc<Resource>,
+    tables: Arc<dyn Tables>,
+    clock: Arc<dyn Clock>,
+    accepted: Accepted,
+    include: Include,
+    headers_sent: bool,
+}
+
+impl Encoder {
+    /// Frames of this form are the stored bytes, which all such watchers share.
+    fn is_plain(&self) -> bool {
+        self.accepted.form == Form::Object && self.resource.header.bytes() == self.resource.served_header.bytes()
+    }
+
+    fn frame(&mut self, seen: Seen, stored: &Bytes) -> Bytes {
+        let served = self.resource.conversion.served_json(&self.resource, stored);
+        match served.and_then(|json| self.form(json)) {
+            Ok(json) => frame(seen.as_str(), &json),
+            Err(status) => error_frame(&status),
+        }
+    }
+
+    fn bookmark(&mut self, revision: Revision, ends_initial: bool) -> Bytes {
+        let annotations = if ends_initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
+        let metadata = format!("\"metadata\":{{\"resourceVersion\":\"{revision}\"{annotations}}}}}");
+        let object = Bytes::from([self.resource.served_header.bytes(), metadata.as_bytes()].concat());
+        match self.form(object) {
+            Ok(json) => frame("BOOKMARK", &json),
+            Err(status) => error_frame(&status),
+        }
+    }
+
+    fn form(&mut self, json: Bytes) -> Result<Bytes, Status> {
+        match self.accepted.form {
+            Form::Object => Ok(json),
+            Form::Partial | Form::PartialList => respond::partial(&json, self.accepted.meta_version()),
+            Form::Table => {
+                let writer = TableWriter {
+                    tables: &*self.tables,
+                    resource: &self.resource,
+                    include: self.include,
+                    meta_version: self.accepted.meta_version(),
+                    now: self.clock.now(),
+                };
+                let table = writer.one(&json, !self.headers_sent)?;
+                self.headers_sent = true;
+                Ok(table)
+            }
+        }
+    }
+}
+
+fn frame(kind: &str, json: &[u8]) -> Bytes {
+    let json = json.strip_suffix(b"\n").unwrap_or(json);
+    let mut out = Vec::with_capacity(json.len() + 40);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(json);
+    out.extend_from_slice(b"}\n");
+    out.into()
+}
+
+fn error_frame(status: &Status) -> Bytes {
+    frame("ERROR", &respond::status_json(status))
+}

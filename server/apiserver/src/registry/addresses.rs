@@ -1,0 +1,337 @@
+//! Cluster addresses and node ports of Services. What is taken is read from the Services that are stored, so nothing can
+//! leak or go stale; one lock is held from the choice until the commit, so no two Services get the same.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use coracle_api::fields::{FieldError, FieldPath};
+use coracle_api::object::Object;
+use coracle_api::status::Status;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::ServicePort;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::context::Context;
+use super::{Registry, codec};
+
+pub struct ServiceAddresses {
+    network: Ipv4Net,
+    ports: RangeInclusive<u16>,
+    lock: Arc<Mutex<()>>,
+}
+
+/// Held until the Service is committed.
+pub struct Allocation(#[expect(dead_code, reason = "only held")] Option<OwnedMutexGuard<()>>);
+
+/// What other Services have.
+struct Taken {
+    addresses: HashSet<Ipv4Addr>,
+    ports: HashSet<u16>,
+}
+
+const SPEC: FieldPath<'static> = FieldPath::new("spec");
+
+impl ServiceAddresses {
+    pub fn new(network: Ipv4Net, ports: RangeInclusive<u16>) -> Self {
+        Self { network, ports, lock: Arc::new(Mutex::new(())) }
+    }
+
+    /// The address of the `kubernetes` Service.
+    pub(super) fn first(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network.network()).saturating_add(1))
+    }
+
+    pub(super) async fn for_create(
+        &self,
+        registry: &Registry,
+        context: &Context,
+        service: &mut Object,
+    ) -> Result<Allocation, Status> {
+        if !is_service(context) {
+            return Ok(Allocation(None));
+        }
+        let guard = self.lock.clone().lock_owned().await;
+        self.fill(registry, context, service)?;
+        Ok(Allocation(Some(guard)))
+    }
+
+    pub(super) async fn for_update(
+        &self,
+        registry: &Registry,
+        context: &Context,
+        service: &mut Object,
+        old: &Object,
+    ) -> Result<Allocation, Status> {
+        if !is_service(context) {
+            return Ok(Allocation(None));
+        }
+        drop_what_the_type_had(service, old);
+        carry_over(service, old);
+        let was = old.field(&["spec", "clusterIP"]).unwrap_or_default();
+        let wants = service.field(&["spec", "clusterIP"]).unwrap_or_default();
+        if has_address(old) && has_address(service) && !was.is_empty() && wants != was {
+            let list = json!([wants]);
+            let error = FieldError::invalid(&SPEC.child("clusterIPs").index(0), list, "may not change once set");
+            return Err(invalid(service, error));
+        }
+        let guard = self.lock.clone().lock_owned().await;
+        self.fill(registry, context, service)?;
+        Ok(Allocation(Some(guard)))
+    }
+
+    /// Gives the Service what its type needs and it lacks; refuses what another has.
+    fn fill(&self, registry: &Registry, context: &Context, service: &mut Object) -> Result<(), Status> {
+        if !has_address(service) {
+            return Ok(());
+        }
+        let taken = taken(registry, context, service.name())?;
+        self.fill_address(registry, service, &taken)?;
+        set_families(service);
+        if has_node_ports(service) {
+            self.fill_ports(registry, service, &taken)?;
+        }
+        Ok(())
+    }
+
+    fn fill_address(&self, registry: &Registry, service: &mut Object, taken: &Taken) -> Result<(), Status> {
+        let asked = service.field(&["spec", "clusterIP"]).unwrap_or_default().to_owned();
+        let asked = if asked.is_empty() {
+            service.list(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default().to_owned()
+        } else {
+            asked
+        };
+        let address = match asked.as_str() {
+            "" => self.free_address(registry, taken)?.to_string(),
+            "None" => asked,
+            text => {
+                self.check_address(text, taken).map_err(|detail| {
+                    let detail = format!("failed to allocate IP {text}: {detail}");
+                    invalid(service, FieldError::invalid(&SPEC.child("clusterIPs"), json!([text]), detail))
+                })?;
+                asked
+            }
+        };
+        service.set(&["spec", "clusterIP"], address.as_str());
+        service.set(&["spec", "clusterIPs"], json!([address]));
+        Ok(())
+    }
+
+    fn check_address(&self, text: &str, taken: &Taken) -> Result<(), String> {
+        let range = self.network;
+        match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) if self.contains(address) && !taken.addresses.contains(&address) => Ok(()),
+            Ok(IpAddr::V4(address)) if self.contains(address) => Err("provided IP is already allocated".to_owned()),
+            Ok(address) => Err(format!(
+                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
+            )),
+            Err(_) => Err("not a valid IP".to_owned()),
+        }
+    }
+
+    /// Neither the network's own address nor its broadcast address may be given out.
+    fn contains(&self, address: Ipv4Addr) -> bool {
+        self.network.contains(&address) && address != self.network.network() && address != self.network.broadcast()
+    }
+
+    /// A random free address. The lower end is left to those who choose their address, until nothing else is left.
+    fn free_address(&self, registry: &Registry, taken: &Taken) -> Result<Ipv4Addr, Status> {
+        let first = u32::from(self.network.network()) + 1;
+        let size = u64::from(u32::from(self.network.broadcast()).saturating_sub(first));
+        let reserved = (size / 16).clamp(16, 256).min(size);
+        let upper = size - reserved;
+        let pick = |offset: u64| u32::try_from(offset).ok().map(|offset| Ipv4Addr::from(first + offset));
+        let start = if upper == 0 { 0 } else { registry.ids.below(upper) };
+        let dynamic = (0..upper).map(|step| reserved + (start + step) % upper);
+        dynamic
+            .chain(0..reserved)
+            .filter_map(pick)
+            .find(|address| !taken.addresses.contains(address))
+            .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+    }
+
+    fn fill_ports(&self, registry: &Registry, service: &mut Object, taken: &Taken) -> Result<(), Status> {
+        let Some(mut ports) = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).map_err(Status::internal)? else {
+            return Ok(());
+        };
+        // One number may serve several protocols of one Service.
+        let mut own: Vec<(u16, String)> = Vec::new();
+        for (at, port) in ports.iter_mut().enumerate() {
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            let number = match port.node_port {
+                None | Some(0) => {
+                    let sibling = |used: &(u16, String)| used.1 != protocol;
+                    let shared = own.iter().find(|used| sibling(used) && shares(service, used.0, port.port)).map(|used| used.0);
+                    match shared {
+                        Some(number) => number,
+                        None => self.free_port(registry, taken, &own)?,
+                    }
+                }
+                Some(asked) => {
+                    self.check_port(asked, &protocol, taken, &own).map_err(|detail| {
+                        let path = SPEC.child("ports");
+                        let path = path.index(at);
+                        invalid(service, FieldError::invalid(&path.child("nodePort"), asked, detail))
+                    })?
+                }
+            };
+            own.push((number, protocol));
+            port.node_port = Some(i32::from(number));
+        }
+        for (at, (number, _)) in own.iter().enumerate() {
+            if let Some(Value::Array(list)) = service.path_mut(&["spec", "ports"])
+                && let Some(Value::Object(port)) = list.get_mut(at)
+            {
+                port.insert("nodePort".to_owned(), Value::from(*number));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_port(&self, asked: i32, protocol: &str, taken: &Taken, own: &[(u16, String)]) -> Result<u16, String> {
+        let (low, high) = (self.ports.start(), self.ports.end());
+        let number = u16::try_from(asked).ok().filter(|number| self.ports.contains(number)).ok_or_else(|| {
+            format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")
+        })?;
+        let twice = own.iter().any(|(used, own)| *used == number && own == protocol);
+        if taken.ports.contains(&number) || twice { Err("provided port is already allocated".to_owned()) } else { Ok(number) }
+    }
+
+    fn free_port(&self, registry: &Registry, taken: &Taken, own: &[(u16, String)]) -> Result<u16, Status> {
+        let size = u64::from(*self.ports.end() - *self.ports.start()) + 1;
+        let start = registry.ids.below(size);
+        let candidates = (0..size).filter_map(|step| u16::try_from((start + step) % size).ok());
+        let mut numbers = candidates.map(|offset| self.ports.start() + offset);
+        numbers
+            .find(|number| !taken.ports.contains(number) && !own.iter().any(|(used, _)| used == number))
+            .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
+    }
+}
+
+fn is_service(context: &Context) -> bool {
+    context.subresource.is_empty() && context.is("", "services")
+}
+
+fn service_type(service: &Object) -> &str {
+    service.field(&["spec", "type"]).unwrap_or("ClusterIP")
+}
+
+fn has_address(service: &Object) -> bool {
+    matches!(service_type(service), "ClusterIP" | "NodePort" | "LoadBalancer")
+}
+
+fn has_node_ports(service: &Object) -> bool {
+    match service_type(service) {
+        "NodePort" => true,
+        "LoadBalancer" => service.flag(&["spec", "allocateLoadBalancerNodePorts"]).unwrap_or(true),
+        _ => false,
+    }
+}
+
+/// Whether an earlier port of this Service with the same number already has this node port.
+fn shares(service: &Object, number: u16, port: i32) -> bool {
+    let ports = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).ok().flatten().unwrap_or_default();
+    ports.iter().any(|other| other.port == port && other.node_port == Some(i32::from(number)))
+}
+
+fn taken(registry: &Registry, context: &Context, name: &str) -> Result<Taken, Status> {
+    let mut taken = Taken { addresses: HashSet::new(), ports: HashSet::new() };
+    let snapshot = registry.store.snapshot();
+    for entry in snapshot.range(&coracle_store::Prefix::resource("services"), None) {
+        if *entry.key.namespace == *context.namespace && *entry.key.name == *name {
+            continue;
+        }
+        let service = codec::object(entry)?;
+        let addresses = service.list(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
+        let single = service.field(&["spec", "clusterIP"]);
+        taken.addresses.extend(addresses.chain(single).filter_map(|text| text.parse::<Ipv4Addr>().ok()));
+        let ports = service.list(&["spec", "ports"]).iter().cloned().filter_map(|port| Object::from_value(port).ok());
+        taken.ports.extend(ports.filter_map(|port| u16::try_from(port.int(&["nodePort"])?).ok()));
+        let health = service.int(&["spec", "healthCheckNodePort"]).and_then(|port| u16::try_from(port).ok());
+        taken.ports.extend(health.filter(|port| *port > 0));
+    }
+    Ok(taken)
+}
+
+/// One family: this cluster has IPv4 addresses only.
+fn set_families(service: &mut Object) {
+    if service.path(&["spec", "ipFamilies"]).is_none() {
+        service.set(&["spec", "ipFamilies"], json!(["IPv4"]));
+    }
+    if service.path(&["spec", "ipFamilyPolicy"]).is_none() {
+        service.set(&["spec", "ipFamilyPolicy"], "SingleStack");
+    }
+}
+
+/// A change of type lets go of what only the old type had, unless the client changed it on purpose.
+fn drop_what_the_type_had(service: &mut Object, old: &Object) {
+    if has_address(old) && !has_address(service) {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            let path = ["spec", field];
+            if service.path(&path) == old.path(&path) {
+                service.remove(&path);
+            }
+        }
+    }
+    if has_node_ports(old) && !has_node_ports(service) {
+        let before: Vec<Option<i64>> = node_ports(old);
+        let now = node_ports(service);
+        if let Some(Value::Array(list)) = service.path_mut(&["spec", "ports"]) {
+            for (port, number) in list.iter_mut().zip(now) {
+                if before.contains(&number)
+                    && let Value::Object(port) = port
+                {
+                    port.remove("nodePort");
+                }
+            }
+        }
+    }
+}
+
+fn node_ports(service: &Object) -> Vec<Option<i64>> {
+    let ports = service.list(&["spec", "ports"]).iter().cloned().map(|port| Object::from_value(port).ok());
+    ports.map(|port| port.and_then(|port| port.int(&["nodePort"]))).collect()
+}
+
+/// A client that sends a manifest again does not know what was allocated: it stays.
+fn carry_over(service: &mut Object, old: &Object) {
+    if has_address(old) && has_address(service) {
+        let named = |object: &Object, field: &str| object.path(&["spec", field]).is_some_and(|value| {
+            value.as_str() != Some("") && value.as_array().is_none_or(|list| !list.is_empty())
+        });
+        for (field, other) in [("clusterIP", "clusterIPs"), ("clusterIPs", "clusterIP")] {
+            if !named(service, field) && !named(service, other) {
+                for field in ["clusterIP", "clusterIPs"] {
+                    crate::strategy::keep_at(service, old, &["spec", field]);
+                }
+            }
+        }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if !named(service, field) {
+                crate::strategy::keep_at(service, old, &["spec", field]);
+            }
+        }
+    }
+    if has_node_ports(old) && has_node_ports(service) {
+        let before = old.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).ok().flatten().unwrap_or_default();
+        let now = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).ok().flatten().unwrap_or_default();
+        let protocol = |port: &ServicePort| port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let used: Vec<i32> = now.iter().filter_map(|port| port.node_port).collect();
+        let Some(Value::Array(list)) = service.path_mut(&["spec", "ports"]) else { return };
+        for (raw, port) in list.iter_mut().zip(&now) {
+            let same = before.iter().find(|other| other.port == port.port && protocol(other) == protocol(port));
+            let kept = same.and_then(|other| other.node_port).filter(|number| !used.contains(number));
+            if port.node_port.unwrap_or(0) == 0
+                && let (Some(number), Value::Object(raw)) = (kept, raw)
+            {
+                raw.insert("nodePort".to_owned(), Value::from(number));
+            }
+        }
+    }
+}
+
+fn invalid(service: &Object, error: FieldError) -> Status {
+    Status::invalid(&coracle_api::meta::GroupKind::new("", "Service"), service.name(), vec![error])
+}
