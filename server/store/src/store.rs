@@ -95,7 +95,7 @@ struct Inner {
 
 enum Engine {
     Threaded { queue: Arc<Queue>, places: Arc<Semaphore>, thread: Mutex<Option<JoinHandle<()>>> },
-    Inline(Mutex<Option<Writer>>),
+    Inline(Mutex<Option<Box<Writer>>>),
 }
 
 impl Store {
@@ -126,7 +126,7 @@ impl Store {
             failed: None,
         };
         let engine = match config.mode {
-            Mode::Inline => Engine::Inline(Mutex::new(Some(writer))),
+            Mode::Inline => Engine::Inline(Mutex::new(Some(Box::new(writer)))),
             Mode::Threaded => start_thread(writer, hub.clone())
                 .map_err(|error| OpenError::Io { path: config.path, what: format!("no thread: {error}") })?,
         };
@@ -211,7 +211,7 @@ impl Store {
         let result = match &self.inner.engine {
             Engine::Inline(writer) => {
                 let writer = writer.lock().take();
-                writer.map_or(Ok(()), Writer::close)
+                writer.map_or(Ok(()), |writer| writer.close())
             }
             Engine::Threaded { queue, places: _, thread: _ } => {
                 let (reply, closed) = oneshot::channel();

@@ -81,7 +81,7 @@ impl Upkeep {
     }
 
     fn is_volatile(&self, key: &Key) -> bool {
-        self.volatile.iter().any(|resource| *resource == key.resource)
+        self.volatile.contains(&key.resource)
     }
 
     fn note_volatile(&mut self, events: &[Arc<Event>], now: Instant) {

@@ -1,5 +1,7 @@
 //! The store as a server runs it, from outside: with its thread, with real processes and at random.
 
+#![allow(clippy::unwrap_used, reason = "all of it is tests")]
+
 mod common;
 mod concurrent;
 mod crash;
