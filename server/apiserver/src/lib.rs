@@ -11,12 +11,19 @@
 
 mod admission;
 pub mod auth;
+pub mod discovery;
+pub mod documents;
 pub mod hooks;
 pub mod http;
+pub mod node_proxy;
+pub mod openapi;
 pub mod registry;
+pub mod serve;
 mod server;
 pub mod strategy;
 pub mod table;
+mod wiring;
 
 pub use hooks::{Hooks, UserInfo};
 pub use server::{ApiServer, ApiServerConfig, BuildError};
+pub use wiring::{KUBERNETES_VERSION, Parts, Unbound, Wiring};

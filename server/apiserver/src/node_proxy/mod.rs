@@ -1,0 +1,66 @@
+//! Owns requests that are answered by a node, a pod or a service and not from the store: container logs, and plain HTTP
+//! through `…/proxy`. Must not know how requests are authorised.
+
+mod connect;
+mod logs;
+mod proxy;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use coracle_api::meta::GroupResource;
+use coracle_api::status::{Reason, Status};
+use coracle_client::Clock;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::auth::objects::Objects;
+use crate::auth::pki::Pki;
+use crate::hooks::{Endpoint, RawRequest};
+use crate::http::respond;
+use connect::Dialer;
+
+/// Reaches nodes, pods and services.
+pub struct NodeProxy {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    objects: Arc<dyn Objects>,
+    dialer: Dialer,
+}
+
+impl NodeProxy {
+    pub fn new(objects: Arc<dyn Objects>, pki: &Pki, clock: Arc<dyn Clock>) -> NodeProxy {
+        NodeProxy { inner: Arc::new(Inner { objects, dialer: Dialer::new(pki, clock) }) }
+    }
+}
+
+impl Endpoint for NodeProxy {
+    fn call(&self, request: RawRequest) -> BoxFuture<'static, http::Response<Body>> {
+        let inner = self.inner.clone();
+        async move { inner.answer(request).await.unwrap_or_else(|status| respond::status(&status)) }.boxed()
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: RawRequest) -> Result<http::Response<Body>, Status> {
+        let info = &request.info;
+        match (info.resource.as_str(), info.subresource.as_str()) {
+            ("pods", "log") => self.log(info).await,
+            ("pods", "exec" | "attach" | "portforward") => Err(Status::new(
+                501,
+                Reason::Unknown,
+                format!("{} is not supported by this server yet", info.subresource),
+            )),
+            ("nodes" | "pods" | "services", "proxy") => self.proxy(request).await,
+            (resource, subresource) => {
+                let resource = GroupResource::new(&*info.group, format!("{resource}/{subresource}"));
+                Err(Status::not_found(&resource, &info.name))
+            }
+        }
+    }
+}
