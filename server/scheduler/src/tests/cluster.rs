@@ -92,27 +92,28 @@ pub(super) fn node(line: &str) -> Node {
     .unwrap()
 }
 
-pub(super) fn pod(line: &str) -> Pod {
-    let words = Words::of(line);
-    let expression = |text: &str| {
-        let parts: Vec<&str> = text.split(',').collect();
-        let values: Vec<&str> = parts.get(2).map(|values| values.split('|').collect()).unwrap_or_default();
-        json!({ "key": parts[0], "operator": parts[1], "values": values })
+/// `zone,In,east|west`
+fn expression(text: &str) -> Value {
+    let parts: Vec<&str> = text.split(',').collect();
+    let values: Vec<&str> = parts.get(2).map(|values| values.split('|').collect()).unwrap_or_default();
+    json!({ "key": parts[0], "operator": parts[1], "values": values })
+}
+
+fn tolerations(words: &Words<'_>) -> Vec<Value> {
+    let toleration = |text: &str| match text.split(':').collect::<Vec<_>>()[..] {
+        [key] => json!({ "key": key, "operator": "Exists" }),
+        [key, value, effect] => json!({ "key": key, "value": value, "effect": effect }),
+        _ => panic!("no such toleration: {text}"),
     };
-    let tolerations: Vec<Value> = words
-        .all("tolerate")
-        .map(|text| match text.split(':').collect::<Vec<_>>()[..] {
-            [key] => json!({ "key": key, "operator": "Exists" }),
-            [key, value, effect] => json!({ "key": key, "value": value, "effect": effect }),
-            _ => panic!("no such toleration: {text}"),
-        })
-        .collect();
+    words.all("tolerate").map(toleration).collect()
+}
+
+fn affinity(words: &Words<'_>) -> Value {
     let needs: Vec<Value> = words.all("need").map(expression).collect();
+    let named = |names: &str| names.split('|').map(str::to_owned).collect::<Vec<_>>();
     let names: Vec<Value> = words
         .all("needname")
-        .map(
-            |names| json!({ "key": "metadata.name", "operator": "In", "values": names.split('|').collect::<Vec<_>>() }),
-        )
+        .map(|names| json!({ "key": "metadata.name", "operator": "In", "values": named(names) }))
         .collect();
     let likes: Vec<Value> = words
         .all("like")
@@ -129,19 +130,29 @@ pub(super) fn pod(line: &str) -> Pod {
     if !likes.is_empty() {
         affinity["preferredDuringSchedulingIgnoredDuringExecution"] = likes.into();
     }
+    affinity
+}
+
+fn init_containers(words: &Words<'_>) -> Vec<Value> {
     let cpu = |key: &str| words.get(key).map(|cpu| json!({ "requests": { "cpu": cpu } }));
-    let mut inits = Vec::new();
-    if let Some(resources) = cpu("sidecar") {
-        inits.push(json!({ "name": "sidecar", "restartPolicy": "Always", "resources": resources }));
-    }
-    if let Some(resources) = cpu("init") {
-        inits.push(json!({ "name": "init", "resources": resources }));
-    }
+    let sidecar =
+        cpu("sidecar").map(|resources| json!({ "name": "sidecar", "restartPolicy": "Always", "resources": resources }));
+    let init = cpu("init").map(|resources| json!({ "name": "init", "resources": resources }));
+    sidecar.into_iter().chain(init).collect()
+}
+
+fn main_container(words: &Words<'_>) -> Value {
     let ports: Vec<Value> = words
         .all("port")
         .map(|port| json!({ "containerPort": 80, "hostPort": port.parse::<i64>().unwrap() }))
         .collect();
     let requests = words.resources(&[("cpu", ""), ("memory", ""), ("ephemeral-storage", "")]);
+    json!({ "name": "main", "image": words.get("image"), "ports": ports, "resources": { "requests": requests } })
+}
+
+pub(super) fn pod(line: &str) -> Pod {
+    let words = Words::of(line);
+    let gates: Vec<Value> = words.all("gate").map(|gate| json!({ "name": gate })).collect();
     serde_json::from_value(json!({
         "metadata": {
             "namespace": "default",
@@ -154,20 +165,15 @@ pub(super) fn pod(line: &str) -> Pod {
         "spec": {
             "nodeName": words.get("on"),
             "schedulerName": words.get("scheduler"),
-            "schedulingGates": words.all("gate").map(|gate| json!({ "name": gate })).collect::<Vec<_>>(),
+            "schedulingGates": gates,
             "priority": words.number("priority"),
             "preemptionPolicy": words.has("never").then_some("Never"),
             "nodeSelector": words.map("select"),
-            "affinity": { "nodeAffinity": affinity },
-            "tolerations": tolerations,
+            "affinity": { "nodeAffinity": affinity(&words) },
+            "tolerations": tolerations(&words),
             "overhead": words.get("overhead").map(|cpu| json!({ "cpu": cpu })),
-            "initContainers": inits,
-            "containers": [{
-                "name": "main",
-                "image": words.get("image"),
-                "ports": ports,
-                "resources": { "requests": requests },
-            }],
+            "initContainers": init_containers(&words),
+            "containers": [main_container(&words)],
         },
         "status": {
             "nominatedNodeName": words.get("nominated"),
