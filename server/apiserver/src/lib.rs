@@ -10,6 +10,7 @@
 //! It knows no scheduler, controller or agent: they are its clients, in this process or elsewhere.
 
 mod admission;
+mod assembly;
 pub mod auth;
 pub mod discovery;
 pub mod documents;
@@ -22,8 +23,7 @@ pub mod serve;
 mod server;
 pub mod strategy;
 pub mod table;
-mod wiring;
 
+pub use assembly::{Assembly, AssemblyConfig, AssemblyError, KUBERNETES_VERSION};
 pub use hooks::{Hooks, UserInfo};
 pub use server::{ApiServer, ApiServerConfig, BuildError};
-pub use wiring::{KUBERNETES_VERSION, Parts, Unbound, Wiring};
