@@ -15,4 +15,10 @@
 //! This crate knows CRI and no Kubernetes object. It must not import anything of ours but `coracle-cri`.
 
 pub mod clock;
+pub mod compile;
+mod confine;
+mod engine;
+pub mod front;
 pub mod images;
+mod wire;
+pub mod worker;

@@ -1,0 +1,93 @@
+//! What a WebAssembly file is, from what it exports. No I/O.
+
+use serde::{Deserialize, Serialize};
+use wasmparser::{Encoding, Parser, Payload};
+
+/// How a guest is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GuestKind {
+    /// A core module with `_start`, on WASI 0.1.
+    Module,
+    /// A component that exports `wasi:cli/run`.
+    Command,
+    /// A component that exports `wasi:http/incoming-handler`: an instance for each request.
+    Http,
+}
+
+impl GuestKind {
+    pub(crate) fn is_component(self) -> bool {
+        match self {
+            GuestKind::Module => false,
+            GuestKind::Command | GuestKind::Http => true,
+        }
+    }
+}
+
+/// Reads the outer structure only; whether the rest is valid is for the compiler to say.
+pub(super) fn detect(wasm: &[u8]) -> Result<GuestKind, String> {
+    let mut exports: Vec<String> = Vec::new();
+    let mut encoding = None;
+    let mut depth = 0_u32;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.map_err(|error| format!("it is not valid WebAssembly: {error}"))? {
+            Payload::Version { encoding: found, .. } => {
+                if depth == 0 {
+                    encoding = Some(found);
+                }
+                depth += 1;
+            }
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ExportSection(section) if depth == 1 => {
+                for export in section {
+                    exports.push(export.map_err(|error| format!("it is not valid WebAssembly: {error}"))?.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    let export = export.map_err(|error| format!("it is not valid WebAssembly: {error}"))?;
+                    exports.push(export.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    match encoding {
+        Some(Encoding::Module) if exports.iter().any(|name| name == "_start") => Ok(GuestKind::Module),
+        Some(Encoding::Module) => Err(format!(
+            "the module has no `_start` to run (it exports {}); build it as a program, not as a library",
+            listed(&exports)
+        )),
+        Some(Encoding::Component) => component(&exports),
+        None => Err("it is empty".to_owned()),
+    }
+}
+
+fn component(exports: &[String]) -> Result<GuestKind, String> {
+    let has = |interface: &str| {
+        exports.iter().any(|name| name.strip_prefix(interface).is_some_and(|version| version.starts_with("@0.2.")))
+    };
+    if has("wasi:http/incoming-handler") {
+        return Ok(GuestKind::Http);
+    }
+    if has("wasi:cli/run") {
+        return Ok(GuestKind::Command);
+    }
+    let newer = exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3"));
+    Err(if newer {
+        format!("the component is for WASI 0.3 (it exports {}), which is not supported yet; build it for 0.2", listed(exports))
+    } else {
+        format!(
+            "the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports {})",
+            listed(exports)
+        )
+    })
+}
+
+fn listed(exports: &[String]) -> String {
+    match exports {
+        [] => "nothing".to_owned(),
+        few if few.len() <= 8 => few.join(", "),
+        many => format!("{} and {} more", many[..8].join(", "), many.len() - 8),
+    }
+}

@@ -1,0 +1,356 @@
+//! Machine code for images: made once, in a process that may be killed, and kept by the digest of the WebAssembly file
+//! and the settings it was made under.
+//!
+//! ```text
+//! code/<settings>/<digest>.cwasm   machine code; mapped by workers
+//! code/<settings>/<digest>.json    what kind of guest it is; written last, so its being there means both are whole
+//! ```
+//!
+//! Loading machine code is running it, so only the compiler process and the front write here. This module knows images
+//! by digest only, and nothing of containers.
+
+mod child;
+mod kind;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::task::TaskTracker;
+
+pub use child::run;
+pub(crate) use kind::GuestKind;
+
+use crate::engine::Profile;
+use crate::images::{Digest, Image, ImageStore};
+
+/// How to start this file again as another kind of process.
+#[derive(Debug, Clone)]
+pub struct Reexec {
+    pub program: PathBuf,
+    pub args: Vec<OsString>,
+}
+
+/// Machine code that is ready to be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Compiled {
+    pub(crate) kind: GuestKind,
+    /// Relative to the code directory.
+    pub(crate) path: PathBuf,
+}
+
+/// Why there is no machine code.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum CompileError {
+    /// The file is at fault; trying again changes nothing.
+    #[error("cannot run image {image:?}: {why}")]
+    Refused { image: String, why: String },
+    /// It took more than it may.
+    #[error("cannot compile image {image:?}: {why}")]
+    Limit { image: String, why: String },
+    /// The compiler process could not do its work.
+    #[error("the compiler failed: {0}")]
+    Failed(String),
+}
+
+impl CompileError {
+    fn io(doing: &str, error: &io::Error) -> CompileError {
+        CompileError::Failed(format!("{doing}: {error}"))
+    }
+
+    /// Would the same file end the same way again?
+    fn is_final(&self) -> bool {
+        match self {
+            CompileError::Refused { .. } | CompileError::Limit { .. } => true,
+            CompileError::Failed(_) => false,
+        }
+    }
+}
+
+/// What the compiler process is told, as its last argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Task {
+    profile: Profile,
+    /// Without it, only the settings' hash is asked for.
+    limits: Option<TaskLimits>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct TaskLimits {
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpu_seconds: u64,
+}
+
+impl Default for TaskLimits {
+    fn default() -> TaskLimits {
+        TaskLimits { memory_bytes: 4 << 30, cpu_seconds: 240 }
+    }
+}
+
+/// What it answers, as its last line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Settings(String),
+    Compiled(GuestKind),
+    Refused(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    kind: GuestKind,
+    bytes: u64,
+}
+
+type Outcome = Result<Compiled, CompileError>;
+
+/// Compiles images, each once, one at a time.
+#[derive(Clone)]
+pub(crate) struct Compiler(Arc<Inner>);
+
+struct Inner {
+    code: PathBuf,
+    reexec: Reexec,
+    profile: Profile,
+    limits: TaskLimits,
+    /// Names the directory below `code`. Asked of the compiler process, because working it out needs the compiler.
+    settings: OnceCell<String>,
+    running: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Outcome>>>>,
+    refused: Mutex<HashMap<Digest, CompileError>>,
+    /// One compiler at a time: it is as large as everything else here together.
+    turn: Semaphore,
+    tasks: TaskTracker,
+}
+
+impl Compiler {
+    pub(crate) fn new(code: PathBuf, reexec: Reexec, profile: Profile, limits: TaskLimits) -> io::Result<Compiler> {
+        fs::create_dir_all(&code)?;
+        Ok(Compiler(Arc::new(Inner {
+            code,
+            reexec,
+            profile,
+            limits,
+            settings: OnceCell::new(),
+            running: Mutex::default(),
+            refused: Mutex::default(),
+            turn: Semaphore::new(1),
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0.code
+    }
+
+    /// The machine code of `image`, from the cache or made now. Whoever asks for an image that is being compiled waits
+    /// for the same outcome; the work goes on if they all leave.
+    pub(crate) async fn compiled(&self, store: &ImageStore, image: &Image) -> Outcome {
+        let settings = self.0.settings().await?;
+        if let Some(compiled) = self.0.cached(settings, &image.wasm) {
+            return Ok(compiled);
+        }
+        if let Some(refusal) = self.0.refused.lock().get(&image.wasm) {
+            return Err(refusal.clone());
+        }
+        let outcome = {
+            let mut running = self.0.running.lock();
+            match running.get(&image.wasm) {
+                Some(outcome) => outcome.clone(),
+                None => {
+                    let task = self.0.clone().work(settings.to_owned(), store.clone(), image.clone());
+                    let task = self.0.tasks.spawn(task);
+                    let outcome = task
+                        .map(|joined| joined.unwrap_or_else(|error| Err(CompileError::Failed(error.to_string()))))
+                        .boxed()
+                        .shared();
+                    running.insert(image.wasm.clone(), outcome.clone());
+                    outcome
+                }
+            }
+        };
+        outcome.await
+    }
+
+    /// Removes the code of files that no image needs.
+    pub(crate) fn retain(&self, needed: &HashSet<Digest>) {
+        self.0.refused.lock().retain(|digest, _| needed.contains(digest));
+        let Some(settings) = self.0.settings.get() else { return };
+        let Ok(entries) = fs::read_dir(self.0.code.join(settings)) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if !needed.iter().any(|digest| digest.hex() == stem)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove machine code");
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn settings(&self) -> Result<&str, CompileError> {
+        self.settings
+            .get_or_try_init(|| async {
+                let task = Task { profile: self.profile, limits: None };
+                let ended = self.child(&task, Stdio::null(), Stdio::null()).await?;
+                let settings = match ended.answer {
+                    Some(Answer::Settings(settings)) => settings,
+                    Some(Answer::Compiled(_) | Answer::Refused(_)) | None => return Err(ended.unexplained()),
+                };
+                self.keep_only(&settings);
+                fs::create_dir_all(self.code.join(&settings))
+                    .map_err(|error| CompileError::io("making the code directory", &error))?;
+                Ok(settings)
+            })
+            .await
+            .map(String::as_str)
+    }
+
+    /// Code of another version or processor is never used again.
+    fn keep_only(&self, settings: &str) {
+        let Ok(entries) = fs::read_dir(&self.code) else { return };
+        for entry in entries.flatten().filter(|entry| entry.file_name() != settings) {
+            let path = entry.path();
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove outdated machine code");
+            }
+        }
+    }
+
+    fn cached(&self, settings: &str, wasm: &Digest) -> Option<Compiled> {
+        let path = Path::new(settings).join(format!("{}.cwasm", wasm.hex()));
+        let record = fs::read(self.code.join(settings).join(format!("{}.json", wasm.hex()))).ok()?;
+        let record: Record = serde_json::from_slice(&record).ok()?;
+        let bytes = fs::metadata(self.code.join(&path)).ok()?.len();
+        // A file cut short by a power loss must not be run.
+        (bytes == record.bytes).then_some(Compiled { kind: record.kind, path })
+    }
+
+    async fn work(self: Arc<Inner>, settings: String, store: ImageStore, image: Image) -> Outcome {
+        let outcome = match self.turn.acquire().await {
+            Ok(_turn) => self.compile(&settings, &store, &image).await,
+            Err(closed) => Err(CompileError::Failed(closed.to_string())),
+        };
+        if let Err(error) = &outcome
+            && error.is_final()
+        {
+            self.refused.lock().insert(image.wasm.clone(), error.clone());
+        }
+        self.running.lock().remove(&image.wasm);
+        outcome
+    }
+
+    async fn compile(&self, settings: &str, store: &ImageStore, image: &Image) -> Outcome {
+        let wasm = store.open_wasm(image).map_err(|error| CompileError::Failed(error.to_string()))?;
+        let dir = self.code.join(settings);
+        let failed = |doing: &'static str| move |error: io::Error| CompileError::io(doing, &error);
+        let output = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempfile_in(&dir)
+            .map_err(failed("making a file for machine code"))?;
+        let handle = output.as_file().try_clone().map_err(failed("making a file for machine code"))?;
+        let task = Task { profile: self.profile, limits: Some(self.limits) };
+        let ended = self.child(&task, Stdio::from(wasm), Stdio::from(handle)).await?;
+        let kind = match ended.answer {
+            Some(Answer::Compiled(kind)) => kind,
+            Some(Answer::Refused(why)) => return Err(CompileError::Refused { image: image.name.clone(), why }),
+            Some(Answer::Settings(_)) => return Err(ended.unexplained()),
+            None => return Err(ended.limit(&image.name, self.limits)),
+        };
+        let path = Path::new(settings).join(format!("{}.cwasm", image.wasm.hex()));
+        publish(output, &self.code.join(&path)).map_err(failed("keeping machine code"))?;
+        let bytes = fs::metadata(self.code.join(&path)).map_err(failed("keeping machine code"))?.len();
+        let record = serde_json::to_vec(&Record { kind, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
+        let record_file = tempfile::Builder::new().prefix(".new-").tempfile_in(&dir).map_err(failed("keeping machine code"))?;
+        fs::write(record_file.path(), record).map_err(failed("keeping machine code"))?;
+        publish(record_file, &dir.join(format!("{}.json", image.wasm.hex()))).map_err(failed("keeping machine code"))?;
+        tracing::info!(image = image.name, ?kind, bytes, "compiled");
+        Ok(Compiled { kind, path })
+    }
+
+    async fn child(&self, task: &Task, stdin: Stdio, stdout: Stdio) -> Result<Ended, CompileError> {
+        let task = serde_json::to_string(task).map_err(|error| CompileError::Failed(error.to_string()))?;
+        let mut child = tokio::process::Command::new(&self.reexec.program)
+            .args(&self.reexec.args)
+            .arg(task)
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .env_clear()
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| CompileError::io(&format!("starting {}", self.reexec.program.display()), &error))?;
+        let mut said = Vec::new();
+        let mut pipe = child.stderr.take();
+        let listening = async {
+            if let Some(pipe) = &mut pipe {
+                // More than this is not an answer.
+                pipe.take(64 << 10).read_to_end(&mut said).await?;
+            }
+            child.wait().await
+        };
+        // The processor time is limited by the kernel; this is for a machine that gives it none.
+        let patience = Duration::from_secs(self.limits.cpu_seconds * 4);
+        let status = match tokio::time::timeout(patience, listening).await {
+            Ok(status) => status.map_err(|error| CompileError::io("waiting for the compiler", &error))?,
+            Err(_) => return Err(CompileError::Failed(format!("it did not end within {} s", patience.as_secs()))),
+        };
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let answer = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        Ok(Ended { status, said, answer })
+    }
+}
+
+/// How a compiler process ended.
+struct Ended {
+    status: std::process::ExitStatus,
+    said: String,
+    answer: Option<Answer>,
+}
+
+impl Ended {
+    fn unexplained(&self) -> CompileError {
+        CompileError::Failed(format!("it ended with {}: {}", self.status, self.said.trim()))
+    }
+
+    /// It ended without an answer: killed by one of its limits, or broken.
+    fn limit(&self, image: &str, limits: TaskLimits) -> CompileError {
+        use std::os::unix::process::ExitStatusExt;
+        let why = match self.status.signal() {
+            Some(libc::SIGXCPU | libc::SIGKILL) => {
+                format!("compiling it takes more than {} s of processor time", limits.cpu_seconds)
+            }
+            Some(libc::SIGABRT) if self.said.contains("memory allocation") => {
+                format!("compiling it takes more than {} MiB of memory", limits.memory_bytes >> 20)
+            }
+            Some(_) | None => return self.unexplained(),
+        };
+        CompileError::Limit { image: image.to_owned(), why }
+    }
+}
+
+fn publish(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    // Workers are another user.
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o444))?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}

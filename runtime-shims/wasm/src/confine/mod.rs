@@ -1,0 +1,99 @@
+//! Takes rights away from this process: limits, user, root directory, system calls. Used by processes that handle what
+//! strangers wrote, before they look at it. Nothing here can be undone.
+
+mod filter;
+mod mounts;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+
+pub(crate) use filter::Calls;
+pub(crate) use mounts::detached;
+
+/// The user `nobody` of every distribution, and of the kernel's overflow id.
+const NOBODY: u32 = 65534;
+
+/// Resource limits; `None` leaves a limit as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    pub(crate) address_space_bytes: Option<u64>,
+    pub(crate) cpu_seconds: Option<u64>,
+    pub(crate) file_bytes: Option<u64>,
+}
+
+/// Sets limits, allows as many open files as may be, and forbids core dumps: a dump would hold what guests know.
+pub(crate) fn limit(limits: Limits) -> io::Result<()> {
+    let set = |resource, value: u64| {
+        rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+    };
+    set(Resource::Core, 0)?;
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
+    if let Some(bytes) = limits.address_space_bytes {
+        set(Resource::As, bytes)?;
+    }
+    if let Some(seconds) = limits.cpu_seconds {
+        set(Resource::Cpu, seconds)?;
+    }
+    if let Some(bytes) = limits.file_bytes {
+        set(Resource::Fsize, bytes)?;
+    }
+    Ok(())
+}
+
+/// Behind everybody else for the processor.
+pub(crate) fn be_nice() -> io::Result<()> {
+    rustix::process::nice(10)?;
+    Ok(())
+}
+
+/// Becomes nobody, in an empty root directory, if this process is root; otherwise it stays who it is. Must run while
+/// there is one thread: threads made later inherit the outcome.
+pub(crate) fn leave_root(empty: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    if let Some(empty) = empty {
+        let back = rustix::fs::open(".", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+        rustix::process::fchdir(empty)?;
+        rustix::process::chroot(".")?;
+        // The working directory is a descriptor that was handed over, like all others.
+        rustix::process::fchdir(back)?;
+    }
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(group, group, group)?;
+    rustix::thread::set_thread_res_uid(user, user, user)?;
+    Ok(())
+}
+
+/// Dies when the thread that started this process does. Changing user clears the setting, so this comes after it.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(())
+}
+
+/// No program started from here can have more rights than this one; also what makes a filter possible without root.
+pub(crate) fn no_new_privileges() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// From now on other system calls than `calls` fail. For this thread and those it starts.
+pub(crate) fn allow_only(calls: Calls) -> io::Result<()> {
+    let program = filter::program(calls).map_err(io::Error::other)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other)
+}
+
+/// Keys and signals of the terminal are for the front, which stops its workers itself.
+#[allow(unsafe_code)]
+pub(crate) fn ignore_terminal_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}

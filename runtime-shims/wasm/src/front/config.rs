@@ -1,0 +1,58 @@
+//! How a front is set up.
+
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+
+use crate::clock::{Clock, Ids};
+use crate::compile::Reexec;
+use crate::images::Registries;
+
+/// Everything a front has to be told.
+#[derive(Debug, Clone)]
+pub struct FrontConfig {
+    /// The unix socket CRI is served on.
+    pub socket: PathBuf,
+    /// The shim's own directory: images, machine code, the record of what exists.
+    pub root: PathBuf,
+    /// Archives found here are imported at start, and when an image is missing.
+    pub archives: Option<PathBuf>,
+    /// How to start this program as a worker, with the control socket as its standard input.
+    pub worker: Reexec,
+    /// How to start this program as a compiler; the task is appended as one more argument.
+    pub compiler: Reexec,
+    pub registries: Registries,
+    /// Known before anybody calls UpdateRuntimeConfig; what was said last is remembered and wins.
+    pub pod_cidr: Option<Ipv4Net>,
+    /// For containers without a memory limit. Half of the machine's memory if it is not given: one guest must not be
+    /// able to take it all.
+    pub default_memory_bytes: Option<u64>,
+    /// Threads that run guests in a worker. As many as there are processors, two at least, if it is not given.
+    pub guest_threads: Option<usize>,
+    pub clock: Clock,
+    pub ids: Ids,
+}
+
+impl FrontConfig {
+    /// The usual places below `data_dir`: `wasm/` for the shim, `images/` for archives, `wasm.sock` for CRI.
+    pub fn under(data_dir: &Path, worker: Reexec, compiler: Reexec) -> FrontConfig {
+        FrontConfig {
+            socket: data_dir.join("wasm.sock"),
+            root: data_dir.join("wasm"),
+            archives: Some(data_dir.join("images")),
+            worker,
+            compiler,
+            registries: Registries::default(),
+            pod_cidr: None,
+            default_memory_bytes: None,
+            guest_threads: None,
+            clock: Clock::system(),
+            ids: Ids::random(),
+        }
+    }
+
+    /// Where the image store of a front set up by [`FrontConfig::under`] lies; for commands that work on images.
+    pub fn image_dir(data_dir: &Path) -> PathBuf {
+        data_dir.join("wasm").join("images")
+    }
+}

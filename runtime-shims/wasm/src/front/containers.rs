@@ -1,0 +1,361 @@
+//! Containers: create, start, stop, remove. Part of [`Pods`].
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use coracle_cri::Status;
+use coracle_cri::v1::{ContainerConfig, ContainerEventType};
+
+use super::link::{Link, News, OrderError, Start};
+use super::mounts::{MountPlan, plan_mounts};
+use super::plan::{GuestPlan, plan_guest, plan_net};
+use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
+use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
+use super::state::Container;
+use super::{convert, logs};
+use crate::compile::{CompileError, Compiled};
+use crate::images::Image;
+use crate::wire::{Command, GuestSpec, HttpSpec};
+
+/// Beyond its grace, a guest gets this long to be seen as ended. After that its worker is stuck.
+const AFTER_GRACE: Duration = Duration::from_secs(10);
+
+/// Exit code and reason of what could not be started, as containerd has them.
+const NOT_STARTED: i32 = 128;
+const START_ERROR: &str = "StartError";
+
+/// A guest with everything opened for it.
+struct Prepared {
+    spec: GuestSpec,
+    fds: Vec<OwnedFd>,
+}
+
+impl Pods {
+    pub(super) async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String, Status> {
+        let metadata = config.metadata.clone().ok_or_else(|| Status::invalid_argument("config.metadata is required"))?;
+        let (sandbox_id, sandbox) = self.sandbox(sandbox_id)?;
+        let image = self.image_of(&config)?;
+        let compiled = self.compiled(&image).await?;
+        let mut state = self.state.lock();
+        let taken = state.ports_of(&sandbox_id);
+        let plan = plan_guest(&sandbox.config, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
+        plan_mounts(&config.mounts, what_is).map_err(Status::invalid_argument)?;
+        let reserved = state.containers_of(&sandbox_id).into_iter().find(|other| other.record.config.metadata == Some(metadata.clone()));
+        if let Some(other) = reserved {
+            let name = format!("{}_{}", metadata.name, metadata.attempt);
+            return Err(Status::already_exists(format!(
+                "failed to reserve container name {name:?}: name {name:?} is reserved for {:?}",
+                other.record.id
+            )));
+        }
+        let record = ContainerRecord {
+            id: self.config.ids.next(),
+            sandbox: sandbox_id.clone(),
+            created_at: self.config.clock.now(),
+            image: ImageRecord { name: image.name.clone(), id: image.id.clone(), repo_digest: image.repo_digest() },
+            http: plan.http.as_ref().map(Into::into),
+            phase: Phase::Created,
+            config,
+        };
+        self.records.save_container(&record).map_err(record_failed)?;
+        let id = record.id.clone();
+        state.containers.insert(id.clone(), Container::new(record));
+        self.announce(&state, &id, &sandbox_id, ContainerEventType::ContainerCreatedEvent);
+        Ok(id)
+    }
+
+    pub(super) async fn start_container(self: &Arc<Pods>, id: &str) -> Result<(), Status> {
+        let (id, turn) = {
+            let state = self.state.lock();
+            let id = state.container_id(id).map_err(lookup_failed)?;
+            let turn = state.containers[&id].turn.clone();
+            (id, turn)
+        };
+        let _turn = turn.lock().await;
+        match self.start_in_turn(&id).await {
+            Ok(()) => Ok(()),
+            Err(StartFailure::Refused(status)) => Err(status),
+            Err(StartFailure::Failed(why)) => {
+                self.ended(&id, NOT_STARTED, START_ERROR, why.clone());
+                Err(Status::unknown(why))
+            }
+        }
+    }
+
+    async fn start_in_turn(self: &Arc<Pods>, id: &str) -> Result<(), StartFailure> {
+        let record = {
+            let state = self.state.lock();
+            let Some(container) = state.containers.get(id) else {
+                return Err(Status::not_found(format!("container {id:?}: not found")).into());
+            };
+            if container.record.phase != Phase::Created {
+                let phase = phase_name(&container.record.phase);
+                return Err(Status::failed_precondition(format!("container is in {phase} state")).into());
+            }
+            container.record.clone()
+        };
+        let (_, sandbox) = self.sandbox(&record.sandbox)?;
+        let image = self.image_of(&record.config)?;
+        let compiled = self.compiled(&image).await?;
+        let prepared = self.prepare(&sandbox, &record, &image, &compiled).map_err(StartFailure::Failed)?;
+        let link = self.worker().await.map_err(|error| StartFailure::Failed(error.to_string()))?;
+        // Before the order: a guest may be over before the answer is here.
+        {
+            let mut state = self.state.lock();
+            if let Some(container) = state.containers.get_mut(id) {
+                container.record.phase = Phase::Running { started_at: self.config.clock.now() };
+                container.generation = Some(link.generation);
+                self.records.save_container(&container.record).map_err(record_failed)?;
+            }
+            self.announce(&state, id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
+        }
+        let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
+        match link.order(Command::Start(Box::new(prepared.spec)), &fds).await {
+            Ok(_) => Ok(()),
+            Err(OrderError::Refused(why)) => Err(StartFailure::Failed(why)),
+            Err(gone @ OrderError::Gone) => Err(StartFailure::Failed(gone.to_string())),
+            Err(stuck @ OrderError::Stuck) => {
+                link.kill();
+                Err(StartFailure::Failed(stuck.to_string()))
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        sandbox: &SandboxRecord,
+        record: &ContainerRecord,
+        image: &Image,
+        compiled: &Compiled,
+    ) -> Result<Prepared, String> {
+        let GuestPlan { args, env, working_dir, memory_bytes, http } =
+            plan_guest(&sandbox.config, &record.config, image, compiled.kind, &[])?;
+        let net = plan_net(&sandbox.config, guest_ip(sandbox))?;
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        let log = match logs::path(&sandbox.config, &record.config) {
+            Some(path) => {
+                let file = logs::open(&path).map_err(|error| format!("cannot open log {}: {error}", path.display()))?;
+                fds.push(file.into());
+                Some(fds.len() - 1)
+            }
+            None => None,
+        };
+        let http = match (http, record.http) {
+            // The port was chosen with the sandbox's other containers in sight.
+            (Some(plan), Some(port)) => {
+                let address = SocketAddr::from((listen_ip(sandbox), port.0));
+                fds.push(listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into());
+                Some(HttpSpec { listener: fds.len() - 1, concurrency: plan.concurrency, timeout_ms: plan.timeout_ms })
+            }
+            (Some(_) | None, _) => None,
+        };
+        let mounts: MountPlan = plan_mounts(&record.config.mounts, what_is)?;
+        let (volumes, dirs) = mounts.open(&self.scratch(&record.id), fds.len())?;
+        fds.extend(dirs);
+        let spec = GuestSpec {
+            id: record.id.clone(),
+            title: convert::title(sandbox, record),
+            kind: compiled.kind,
+            code: compiled.path.clone(),
+            args,
+            env,
+            working_dir,
+            volumes,
+            memory_bytes: Some(memory_bytes.unwrap_or(self.default_memory_bytes)),
+            log,
+            http,
+            net,
+        };
+        Ok(Prepared { spec, fds })
+    }
+
+    /// Ends a container within `grace_ms`; returns when it has ended. One that does not run has been stopped well
+    /// enough, as has one nobody knows.
+    pub(super) async fn stop_container(&self, id: &str, grace_ms: u64) -> Result<(), Status> {
+        let Some((id, turn, ended)) = ({
+            let state = self.state.lock();
+            known(state.container_id(id))?.map(|id| {
+                let container = &state.containers[&id];
+                (id.clone(), container.turn.clone(), container.ended.clone())
+            })
+        }) else {
+            return Ok(());
+        };
+        // A start that is under way comes first; otherwise it would undo this.
+        drop(turn.lock().await);
+        let generation = match self.state.lock().containers.get(&id) {
+            Some(container) if container.is_running() => container.generation,
+            Some(_) | None => return Ok(()),
+        };
+        let link = self.worker.lock().await.clone().filter(|link| Some(link.generation) == generation);
+        if let Some(link) = link {
+            // If the worker is gone, its end is the containers'.
+            let _ = link.order(Command::Stop { id: id.clone(), grace_ms }, &[]).await;
+            let patience = Duration::from_millis(grace_ms) + AFTER_GRACE;
+            if tokio::time::timeout(patience, ended.cancelled()).await.is_err() {
+                tracing::error!(container = id, "the worker did not end a container in time and is killed");
+                link.kill();
+            }
+        }
+        ended.cancelled().await;
+        Ok(())
+    }
+
+    pub(super) async fn remove_container(&self, id: &str) -> Result<(), Status> {
+        let Some(id) = known(self.state.lock().container_id(id))? else { return Ok(()) };
+        self.stop_container(&id, 0).await?;
+        let Some(turn) = self.state.lock().containers.get(&id).map(|container| container.turn.clone()) else {
+            return Ok(());
+        };
+        let _turn = turn.lock().await;
+        match fs::remove_dir_all(self.scratch(&id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(container = id, %error, "cannot remove the container's directory");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.records.remove_container(&id).map_err(record_failed)?;
+        let mut state = self.state.lock();
+        if let Some(container) = state.containers.remove(&id) {
+            self.announce(&state, &id, &container.record.sandbox, ContainerEventType::ContainerDeletedEvent);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn reopen_log(&self, id: &str) -> Result<(), Status> {
+        let (id, path) = {
+            let state = self.state.lock();
+            let id = state.container_id(id).map_err(lookup_failed)?;
+            let record = &state.containers[&id].record;
+            if !matches!(record.phase, Phase::Running { .. }) {
+                return Err(Status::failed_precondition("container is not running"));
+            }
+            let path = state.sandboxes.get(&record.sandbox).and_then(|sandbox| logs::path(&sandbox.config, &record.config));
+            (id, path)
+        };
+        let Some(path) = path else { return Ok(()) };
+        let file = logs::open(&path)
+            .map_err(|error| Status::internal(format!("cannot open log {}: {error}", path.display())))?;
+        let link = self.worker.lock().await.clone();
+        let link = link.ok_or_else(|| Status::failed_precondition("container is not running"))?;
+        link.order(Command::ReopenLog { id }, &[file.as_fd()]).await.map_err(order_failed)?;
+        Ok(())
+    }
+
+    pub(super) async fn set_memory_limit(&self, id: &str, bytes: Option<u64>) -> Result<(), Status> {
+        let (id, running) = {
+            let mut state = self.state.lock();
+            let id = state.container_id(id).map_err(lookup_failed)?;
+            let container = state.containers.get_mut(&id).ok_or_else(|| Status::not_found("container"))?;
+            let resources = container.record.config.linux.get_or_insert_default().resources.get_or_insert_default();
+            resources.memory_limit_in_bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
+            self.records.save_container(&container.record).map_err(record_failed)?;
+            (id, container.is_running())
+        };
+        let link = self.worker.lock().await.clone().filter(|_| running);
+        if let Some(link) = link {
+            let bytes = Some(bytes.unwrap_or(self.default_memory_bytes));
+            link.order(Command::SetMemoryLimit { id, bytes }, &[]).await.map_err(order_failed)?;
+        }
+        Ok(())
+    }
+
+    /// The worker, started if there is none.
+    async fn worker(self: &Arc<Pods>) -> io::Result<Arc<Link>> {
+        let mut slot = self.worker.lock().await;
+        if let Some(link) = &*slot {
+            return Ok(link.clone());
+        }
+        let empty = self.config.root.join("empty");
+        let start = Start {
+            reexec: &self.config.worker,
+            code: self.compiler.dir(),
+            empty: &empty,
+            lock: &self.worker_lock,
+            profile: self.profile,
+            threads: self.threads,
+        };
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let (link, child) = Link::start(start, generation).await?;
+        let link = Arc::new(link);
+        *slot = Some(link.clone());
+        let pods = self.clone();
+        let listening = link.clone();
+        self.tasks.spawn(async move {
+            let told = |news| match news {
+                News::Exited { id, exit } => pods.ended(&id, exit.code, exit.reason.name(), exit.message),
+                News::Gone(how) => pods.worker_gone(generation, &how),
+            };
+            listening.listen(child, told).await;
+            let mut slot = pods.worker.lock().await;
+            if slot.as_ref().is_some_and(|link| link.generation == generation) {
+                *slot = None;
+            }
+        });
+        Ok(link)
+    }
+
+    /// A sandbox that containers can be made and started in.
+    fn sandbox(&self, id: &str) -> Result<(String, SandboxRecord), Status> {
+        let state = self.state.lock();
+        let id = state.sandbox_id(id).map_err(lookup_failed)?;
+        let sandbox = state.sandboxes[&id].clone();
+        if !sandbox.ready {
+            return Err(Status::failed_precondition(format!("sandbox container {id:?} is not running")));
+        }
+        Ok((id, sandbox))
+    }
+
+    fn image_of(&self, config: &ContainerConfig) -> Result<Image, Status> {
+        let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        let image = self.images.get(&name).map_err(convert::image_failed)?;
+        image.ok_or_else(|| Status::not_found(format!("image {name:?}: not found")))
+    }
+
+    pub(super) async fn compiled(&self, image: &Image) -> Result<Compiled, Status> {
+        self.compiler.compiled(&self.images, image).await.map_err(|error| match error {
+            CompileError::Refused { .. } | CompileError::Limit { .. } => Status::invalid_argument(error.to_string()),
+            CompileError::Failed(_) => Status::internal(error.to_string()),
+        })
+    }
+}
+
+/// Why a container does not run.
+enum StartFailure {
+    /// The call was wrong; the container is as it was.
+    Refused(Status),
+    /// The container is over.
+    Failed(String),
+}
+
+impl From<Status> for StartFailure {
+    fn from(status: Status) -> StartFailure {
+        StartFailure::Refused(status)
+    }
+}
+
+pub(super) fn order_failed(error: OrderError) -> Status {
+    match error {
+        OrderError::Refused(why) => Status::unknown(why),
+        OrderError::Gone | OrderError::Stuck => Status::unavailable(error.to_string()),
+    }
+}
+
+fn what_is(path: &std::path::Path) -> Option<bool> {
+    fs::metadata(path).ok().map(|meta| meta.is_dir())
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // Connections of a container before this one may still linger.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}

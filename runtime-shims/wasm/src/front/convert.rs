@@ -1,0 +1,155 @@
+//! From what is kept here to CRI's messages. No I/O.
+
+use std::collections::BTreeMap;
+
+use coracle_cri::Status;
+use coracle_cri::v1::{
+    self, ContainerMetadata, ContainerResources, ContainerState, ContainerStatus, ImageSpec, NamespaceOption,
+    PodSandbox, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+};
+
+use super::records::{ContainerRecord, Phase, SandboxRecord};
+use super::state::Container;
+use crate::images::{Image, ImageError, ImageName};
+
+pub(super) fn sandbox_state(sandbox: &SandboxRecord) -> PodSandboxState {
+    if sandbox.ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
+}
+
+pub(super) fn sandbox_status(sandbox: &SandboxRecord) -> PodSandboxStatus {
+    let options: Option<NamespaceOption> = sandbox
+        .config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|context| context.namespace_options.clone());
+    PodSandboxStatus {
+        id: sandbox.id.clone(),
+        metadata: sandbox.config.metadata.clone(),
+        state: sandbox_state(sandbox).into(),
+        created_at: sandbox.created_at,
+        network: Some(PodSandboxNetworkStatus {
+            ip: sandbox.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            additional_ips: Vec::new(),
+        }),
+        linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options }) }),
+        labels: sandbox.config.labels.clone(),
+        annotations: sandbox.config.annotations.clone(),
+        runtime_handler: sandbox.handler.clone(),
+    }
+}
+
+pub(super) fn sandbox_item(sandbox: &SandboxRecord) -> PodSandbox {
+    PodSandbox {
+        id: sandbox.id.clone(),
+        metadata: sandbox.config.metadata.clone(),
+        state: sandbox_state(sandbox).into(),
+        created_at: sandbox.created_at,
+        labels: sandbox.config.labels.clone(),
+        annotations: sandbox.config.annotations.clone(),
+        runtime_handler: sandbox.handler.clone(),
+    }
+}
+
+pub(super) fn container_state(phase: &Phase) -> ContainerState {
+    match phase {
+        Phase::Created => ContainerState::ContainerCreated,
+        Phase::Running { .. } => ContainerState::ContainerRunning,
+        Phase::Exited(_) => ContainerState::ContainerExited,
+    }
+}
+
+pub(super) fn container_status(container: &Container) -> ContainerStatus {
+    let record = &container.record;
+    let mut status = ContainerStatus {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: container_state(&record.phase).into(),
+        created_at: record.created_at,
+        image: Some(ImageSpec { image: record.image.name.clone(), ..ImageSpec::default() }),
+        image_ref: record.image.repo_digest.clone(),
+        image_id: record.image.id.to_string(),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        mounts: record.config.mounts.clone(),
+        resources: record.config.linux.as_ref().map(|linux| ContainerResources { linux: linux.resources.clone() }),
+        stop_signal: v1::Signal::RuntimeDefault.into(),
+        ..ContainerStatus::default()
+    };
+    match &record.phase {
+        Phase::Created => {}
+        Phase::Running { started_at } => status.started_at = *started_at,
+        Phase::Exited(ended) => {
+            status.started_at = ended.started_at;
+            status.finished_at = ended.finished_at;
+            status.exit_code = ended.code;
+            status.reason.clone_from(&ended.reason);
+            status.message.clone_from(&ended.message);
+        }
+    }
+    status
+}
+
+pub(super) fn container_item(container: &Container) -> v1::Container {
+    let record = &container.record;
+    v1::Container {
+        id: record.id.clone(),
+        pod_sandbox_id: record.sandbox.clone(),
+        metadata: record.config.metadata.clone(),
+        image: Some(ImageSpec { image: record.image.name.clone(), ..ImageSpec::default() }),
+        image_ref: record.image.id.to_string(),
+        state: container_state(&record.phase).into(),
+        created_at: record.created_at,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: record.image.id.to_string(),
+    }
+}
+
+/// For the worker's own messages.
+pub(super) fn title(sandbox: &SandboxRecord, record: &ContainerRecord) -> String {
+    let pod = sandbox.config.metadata.clone().unwrap_or_default();
+    let container: ContainerMetadata = record.config.metadata.clone().unwrap_or_default();
+    format!("{}/{}/{}", pod.namespace, pod.name, container.name)
+}
+
+/// Images of one id are one image with several names.
+pub(super) fn images(all: &[Image]) -> Vec<v1::Image> {
+    let mut by_id: BTreeMap<&str, v1::Image> = BTreeMap::new();
+    for image in all {
+        let entry = by_id.entry(image.id.hex()).or_insert_with(|| v1::Image {
+            id: image.id.to_string(),
+            size: image.size_bytes,
+            spec: Some(ImageSpec { image: image.id.to_string(), ..ImageSpec::default() }),
+            ..v1::Image::default()
+        });
+        // `repository@digest` is no tag.
+        if ImageName::parse(&image.name).is_ok_and(|name| name.digest().is_none()) {
+            entry.repo_tags.push(image.name.clone());
+        }
+        let repo_digest = image.repo_digest();
+        if !entry.repo_digests.contains(&repo_digest) {
+            entry.repo_digests.push(repo_digest);
+        }
+    }
+    by_id.into_values().collect()
+}
+
+/// The one place where an image's error becomes a status.
+pub(super) fn image_failed(error: ImageError) -> Status {
+    let text = error.to_string();
+    match error {
+        ImageError::InvalidName { .. } | ImageError::NotWasm { .. } | ImageError::Corrupt { .. } => {
+            Status::invalid_argument(text)
+        }
+        ImageError::TooLarge { .. } => Status::resource_exhausted(text),
+        ImageError::Unknown { .. } | ImageError::NotFound { .. } => Status::not_found(text),
+        ImageError::Unauthorized { .. } => Status::permission_denied(text),
+        ImageError::Registry { .. } => Status::unavailable(text),
+        ImageError::Io { .. } => Status::internal(text),
+    }
+}
+
+pub(super) fn matches(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

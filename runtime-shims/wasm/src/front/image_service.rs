@@ -1,0 +1,144 @@
+//! CRI's ImageService.
+
+use std::collections::HashSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use coracle_cri::v1::image_service_server::ImageService;
+use coracle_cri::v1::*;
+use coracle_cri::{Request, Response, Status};
+
+use super::convert;
+use super::runtime_service::Front;
+use crate::images::{self, Credentials, ImageError};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl ImageService for Front {
+    async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        let wanted = request.into_inner().filter.and_then(|filter| filter.image).unwrap_or_default().image;
+        let mut all = self.0.images.list().map_err(convert::image_failed)?;
+        if !wanted.is_empty() {
+            let found = self.0.images.get(&wanted).map_err(convert::image_failed)?;
+            all.retain(|image| found.as_ref().is_some_and(|found| found.id == image.id));
+        }
+        Ok(Response::new(ListImagesResponse { images: convert::images(&all) }))
+    }
+
+    async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
+        let name = request.into_inner().image.unwrap_or_default().image;
+        let found = match self.0.images.get(&name).map_err(convert::image_failed)? {
+            Some(found) => Some(found),
+            None => {
+                // It may have been put into the directory of archives a moment ago.
+                self.import_archives().await?;
+                self.0.images.get(&name).map_err(convert::image_failed)?
+            }
+        };
+        let image = match found {
+            Some(found) => self.with_all_names(&found)?,
+            None => None,
+        };
+        Ok(Response::new(ImageStatusResponse { image, info: Default::default() }))
+    }
+
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
+        let PullImageRequest { image, auth, .. } = request.into_inner();
+        let name = image.unwrap_or_default().image;
+        let credentials = credentials(auth)?;
+        let registries = &self.0.config.registries;
+        let image =
+            self.0.images.pull(&name, &credentials, registries).await.map_err(convert::image_failed)?;
+        // Now, not at the first start: and a file that cannot be run is the image's fault.
+        self.0.compiled(&image).await?;
+        self.forget_unused_code()?;
+        Ok(Response::new(PullImageResponse { image_ref: image.id.to_string() }))
+    }
+
+    async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
+        let name = request.into_inner().image.unwrap_or_default().image;
+        // CRI means the image with all its names, however it is named.
+        if let Some(image) = self.0.images.get(&name).map_err(convert::image_failed)? {
+            self.0.images.remove(&image.id.to_string()).map_err(convert::image_failed)?;
+            self.forget_unused_code()?;
+        }
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
+        let used = self.0.images.usage().map_err(convert::image_failed)?;
+        let mountpoint = self.0.images.dir().to_string_lossy().into_owned();
+        let usage = FilesystemUsage {
+            timestamp: self.0.config.clock.now(),
+            fs_id: Some(FilesystemIdentifier { mountpoint }),
+            used_bytes: Some(UInt64Value { value: used.bytes }),
+            inodes_used: Some(UInt64Value { value: used.inodes }),
+        };
+        Ok(Response::new(ImageFsInfoResponse { image_filesystems: vec![usage], container_filesystems: Vec::new() }))
+    }
+}
+
+impl Front {
+    /// Takes in archives that are new. What is wrong with one is logged, and is nobody else's trouble.
+    pub(super) async fn import_archives(&self) -> Result<(), Status> {
+        let Some(dir) = self.0.config.archives.clone() else { return Ok(()) };
+        let images = self.0.images.clone();
+        // Archives may be large, and reading them must not hold up other calls.
+        let outcomes = tokio::task::spawn_blocking(move || images.import_dir(&dir))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(convert::image_failed)?;
+        for (file, outcome) in outcomes {
+            match outcome {
+                Ok(images) => {
+                    let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+                    tracing::info!(file = %file.display(), images = ?names, "archive imported");
+                }
+                Err(error) => tracing::error!(file = %file.display(), %error, "archive cannot be imported"),
+            }
+        }
+        Ok(())
+    }
+
+    fn with_all_names(&self, found: &images::Image) -> Result<Option<Image>, Status> {
+        let mut all = self.0.images.list().map_err(convert::image_failed)?;
+        all.retain(|image| image.id == found.id);
+        Ok(convert::images(&all).pop())
+    }
+
+    fn forget_unused_code(&self) -> Result<(), Status> {
+        let needed: HashSet<images::Digest> = self
+            .0
+            .images
+            .list()
+            .map_err(|error: ImageError| convert::image_failed(error))?
+            .into_iter()
+            .map(|image| image.wasm)
+            .collect();
+        self.0.compiler.retain(&needed);
+        Ok(())
+    }
+}
+
+fn credentials(auth: Option<AuthConfig>) -> Result<Credentials, Status> {
+    let Some(auth) = auth else { return Ok(Credentials::Anonymous) };
+    if !auth.registry_token.is_empty() {
+        return Ok(Credentials::Token(auth.registry_token));
+    }
+    if !auth.username.is_empty() {
+        return Ok(Credentials::Password { user: auth.username, password: auth.password });
+    }
+    if !auth.auth.is_empty() {
+        let decoded = STANDARD.decode(&auth.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let (user, password) = decoded
+            .as_deref()
+            .and_then(|text| text.split_once(':'))
+            .ok_or_else(|| Status::invalid_argument("auth: is not the base64 of USER:PASSWORD"))?;
+        return Ok(Credentials::Password {
+            user: user.to_owned(),
+            password: password.trim_end_matches('\0').to_owned(),
+        });
+    }
+    Ok(Credentials::Anonymous)
+}

@@ -1,0 +1,161 @@
+//! Volumes: which directories a guest sees where.
+//!
+//! WASI opens directories only, so single files (a subPath, `/etc/hosts`, the termination log) get a directory made for
+//! them, with the files linked in.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use coracle_cri::v1::Mount;
+
+use crate::confine;
+use crate::wire::VolumeSpec;
+
+/// Where guests see volumes, decided from the mounts and what lies on the host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct MountPlan {
+    dirs: Vec<DirMount>,
+    /// Directories that have to be made, with the files in them.
+    made: Vec<MadeDir>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct DirMount {
+    guest_path: String,
+    host_path: PathBuf,
+    readonly: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct MadeDir {
+    guest_path: String,
+    files: Vec<FileMount>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct FileMount {
+    name: String,
+    host_path: PathBuf,
+    readonly: bool,
+}
+
+impl MadeDir {
+    fn readonly(&self) -> bool {
+        self.files.iter().all(|file| file.readonly)
+    }
+}
+
+/// `is_dir` says what a host path is: none if nothing is there.
+pub(super) fn plan_mounts(mounts: &[Mount], is_dir: impl Fn(&Path) -> Option<bool>) -> Result<MountPlan, String> {
+    let mut plan = MountPlan::default();
+    for mount in mounts {
+        let guest_path = guest_path(&mount.container_path)?;
+        if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
+            return Err(format!("mount {guest_path}: image volumes are not supported in Wasm containers"));
+        }
+        let host_path = PathBuf::from(&mount.host_path);
+        match is_dir(&host_path) {
+            None => return Err(format!("mount {guest_path}: there is no {} on the host", host_path.display())),
+            Some(true) => {
+                if plan.dirs.iter().any(|dir| dir.guest_path == guest_path) {
+                    return Err(format!("mount {guest_path}: is there twice"));
+                }
+                plan.dirs.push(DirMount { guest_path, host_path, readonly: mount.readonly });
+            }
+            Some(false) => {
+                let Some((dir, name)) = guest_path.rsplit_once('/').filter(|(_, name)| !name.is_empty()) else {
+                    return Err(format!("mount {guest_path}: a file cannot be the root directory"));
+                };
+                let dir = if dir.is_empty() { "/" } else { dir };
+                let file = FileMount { name: name.to_owned(), host_path, readonly: mount.readonly };
+                match plan.made.iter_mut().find(|made| made.guest_path == dir) {
+                    Some(made) => made.files.push(file),
+                    None => plan.made.push(MadeDir { guest_path: dir.to_owned(), files: vec![file] }),
+                }
+            }
+        }
+    }
+    for made in &plan.made {
+        if plan.dirs.iter().any(|dir| dir.guest_path == made.guest_path) {
+            return Err(format!(
+                "mount {}/{}: a single file inside another mount is not supported in Wasm containers; mount the \
+                 directory, or the file elsewhere",
+                made.guest_path,
+                made.files.first().map_or("", |file| file.name.as_str()),
+            ));
+        }
+    }
+    Ok(plan)
+}
+
+/// Absolute, without `.`, `..` and doubled slashes.
+fn guest_path(path: &str) -> Result<String, String> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if !path.starts_with('/') || parts.contains(&"..") {
+        return Err(format!("mount {path:?}: must be an absolute path without \"..\""));
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+impl MountPlan {
+    /// Makes what has to be made below `scratch` and opens everything. The descriptors are numbered from `first`.
+    pub(super) fn open(&self, scratch: &Path, first: usize) -> Result<(Vec<VolumeSpec>, Vec<OwnedFd>), String> {
+        let mut volumes = Vec::new();
+        let mut fds = Vec::new();
+        let mut add = |guest_path: &str, host_path: &Path, readonly: bool| {
+            let fd = confine::detached(host_path, readonly)
+                .map_err(|error| format!("mount {guest_path}: cannot open {}: {error}", host_path.display()))?;
+            volumes.push(VolumeSpec { guest_path: guest_path.to_owned(), readonly, dir: first + fds.len() });
+            fds.push(fd);
+            Ok::<(), String>(())
+        };
+        for dir in &self.dirs {
+            add(&dir.guest_path, &dir.host_path, dir.readonly)?;
+        }
+        for (number, made) in self.made.iter().enumerate() {
+            let host_path = scratch.join(number.to_string());
+            make(&host_path, made).map_err(|error| format!("mount {}: {error}", made.guest_path))?;
+            add(&made.guest_path, &host_path, made.readonly())?;
+        }
+        Ok((volumes, fds))
+    }
+}
+
+fn make(dir: &Path, made: &MadeDir) -> io::Result<()> {
+    // A container that starts again gets its files anew.
+    match fs::remove_dir_all(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    fs::create_dir_all(dir)?;
+    let writable = !made.readonly();
+    // Workers are another user.
+    fs::set_permissions(dir, fs::Permissions::from_mode(if writable { 0o777 } else { 0o755 }))?;
+    for file in &made.files {
+        let path = dir.join(&file.name);
+        let host = fs::canonicalize(&file.host_path)?;
+        // In a directory that can be written to, a link would let a read-only file be written through.
+        let link = file.readonly != writable;
+        let linked = if link { fs::hard_link(&host, &path) } else { Err(io::ErrorKind::CrossesDevices.into()) };
+        match linked {
+            Ok(()) => {}
+            Err(_) if file.readonly => {
+                fs::copy(&host, &path)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
+            }
+            Err(error) => {
+                let why = format!("{} cannot be linked into {}: {error}", host.display(), dir.display());
+                return Err(io::Error::new(error.kind(), why));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "mounts_tests.rs"]
+mod tests;

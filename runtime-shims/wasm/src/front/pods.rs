@@ -1,0 +1,318 @@
+//! Sandboxes and containers: how they come to be, change and go. Every change goes through here: state first, then the
+//! record on disk, then the event.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use coracle_cri::Status;
+use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, NamespaceMode, PodSandboxConfig};
+use ipnet::Ipv4Net;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::FrontConfig;
+use super::addresses::NoAddress;
+use super::convert;
+use super::events::Events;
+use super::link::Link;
+use super::records::{Phase, Records, SandboxRecord};
+use super::state::{Container, Lookup, State};
+use crate::compile::{Compiler, TaskLimits};
+use crate::engine::Profile;
+use crate::images::{ImageError, ImageStore};
+
+/// Exit code of a container whose worker died: it was killed, though not by its own doing.
+const LOST: i32 = 137;
+
+/// All there is. One value, shared by all calls.
+pub(super) struct Pods {
+    pub(super) config: FrontConfig,
+    pub(super) images: ImageStore,
+    pub(super) compiler: Compiler,
+    pub(super) profile: Profile,
+    pub(super) state: Mutex<State>,
+    pub(super) records: Records,
+    pub(super) events: Events,
+    /// The shared worker, once the first container has started.
+    pub(super) worker: AsyncMutex<Option<Arc<Link>>>,
+    pub(super) generations: AtomicU64,
+    pub(super) worker_lock: File,
+    pub(super) default_memory_bytes: u64,
+    pub(super) threads: usize,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+/// What keeps a front from coming up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Images(#[from] ImageError),
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Pods {
+    /// Reads what there was. `worker_lock` says that no worker of an earlier front is left.
+    pub(super) fn open(config: FrontConfig, worker_lock: File) -> Result<Arc<Pods>, OpenError> {
+        let io = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| OpenError::Io { path, source }
+        };
+        let images = ImageStore::open_with_clock(config.root.join("images"), config.clock.clone())?;
+        let profile = Profile::probe();
+        let code = config.root.join("code");
+        let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, TaskLimits::default())
+            .map_err(io(&code))?;
+        let dir = config.root.join("state");
+        let records = Records::open(&dir).map_err(io(&dir))?;
+        let stop = CancellationToken::new();
+        let pods = Pods {
+            default_memory_bytes: config.default_memory_bytes.unwrap_or_else(half_of_memory),
+            threads: config.guest_threads.unwrap_or_else(processors).max(2),
+            images,
+            compiler,
+            profile,
+            state: Mutex::default(),
+            records,
+            events: Events::new(stop.clone()),
+            worker: AsyncMutex::new(None),
+            generations: AtomicU64::new(1),
+            worker_lock,
+            tasks: TaskTracker::new(),
+            stop,
+            config,
+        };
+        pods.adopt().map_err(io(&dir))?;
+        Ok(Arc::new(pods))
+    }
+
+    /// Sandboxes are as they were; containers that ran do not run any more.
+    fn adopt(&self) -> std::io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some(range) = self.records.pod_cidr().or(self.config.pod_cidr) {
+            state.addresses.set_range(range);
+        }
+        for sandbox in self.records.sandboxes()? {
+            if let Some(ip) = sandbox.ip {
+                state.addresses.mark_used(ip);
+            }
+            state.sandboxes.insert(sandbox.id.clone(), sandbox);
+        }
+        for record in self.records.containers()? {
+            if !state.sandboxes.contains_key(&record.sandbox) {
+                self.records.remove_container(&record.id)?;
+                continue;
+            }
+            let mut container = Container::new(record);
+            if container.is_running() {
+                let why = "the Wasm runtime was restarted, and its worker with it".to_owned();
+                container.end(self.config.clock.now(), LOST, "Error", why);
+                self.records.save_container(&container.record)?;
+            }
+            state.containers.insert(container.record.id.clone(), container);
+        }
+        tracing::info!(sandboxes = state.sandboxes.len(), containers = state.containers.len(), "state read");
+        Ok(())
+    }
+
+    pub(super) fn set_pod_cidr(&self, range: Ipv4Net) -> Result<(), Status> {
+        self.state.lock().addresses.set_range(range);
+        self.records.save_pod_cidr(range).map_err(record_failed)
+    }
+
+    pub(super) fn run_sandbox(&self, config: PodSandboxConfig, handler: String) -> Result<String, Status> {
+        let Some(metadata) = &config.metadata else {
+            return Err(Status::invalid_argument("config.metadata is required"));
+        };
+        let in_host_network = config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref())
+            .and_then(|context| context.namespace_options.as_ref())
+            .is_some_and(|options| options.network() == NamespaceMode::Node);
+        super::plan::plan_net(&config, None).map_err(Status::invalid_argument)?;
+        if !config.log_directory.is_empty() {
+            std::fs::create_dir_all(&config.log_directory).map_err(|error| {
+                Status::internal(format!("cannot make the log directory {}: {error}", config.log_directory))
+            })?;
+        }
+        let mut state = self.state.lock();
+        if let Some(other) = state.sandboxes.values().find(|other| other.config.metadata.as_ref() == Some(metadata)) {
+            let name = format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt);
+            return Err(Status::already_exists(format!(
+                "failed to reserve sandbox name {name:?}: name {name:?} is reserved for {:?}",
+                other.id
+            )));
+        }
+        let ip = if in_host_network { None } else { Some(state.addresses.allocate().map_err(no_address)?) };
+        let record = SandboxRecord {
+            id: self.config.ids.next(),
+            created_at: self.config.clock.now(),
+            handler,
+            ready: true,
+            ip,
+            config,
+        };
+        if let Err(error) = self.records.save_sandbox(&record) {
+            ip.inspect(|ip| state.addresses.release(*ip));
+            return Err(record_failed(error));
+        }
+        let id = record.id.clone();
+        state.sandboxes.insert(id.clone(), record);
+        self.announce(&state, &id, &id, ContainerEventType::ContainerCreatedEvent);
+        self.announce(&state, &id, &id, ContainerEventType::ContainerStartedEvent);
+        Ok(id)
+    }
+
+    /// Ends the containers at once and gives the address back. An unknown sandbox has been stopped well enough.
+    pub(super) async fn stop_sandbox(self: &Arc<Pods>, id: &str) -> Result<(), Status> {
+        let (id, containers) = {
+            let state = self.state.lock();
+            let Some(id) = known(state.sandbox_id(id))? else { return Ok(()) };
+            let running = state.containers_of(&id).into_iter().filter(|container| container.is_running());
+            let running: Vec<String> = running.map(|container| container.record.id.clone()).collect();
+            (id, running)
+        };
+        let stopping = containers.iter().map(|container| self.stop_container(container, 0));
+        futures::future::try_join_all(stopping).await?;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(sandbox) = state.sandboxes.get_mut(&id).filter(|sandbox| sandbox.ready) else { return Ok(()) };
+        sandbox.ready = false;
+        if let Some(ip) = sandbox.ip.take() {
+            state.addresses.release(ip);
+        }
+        self.records.save_sandbox(sandbox).map_err(record_failed)?;
+        self.announce(state, &id, &id, ContainerEventType::ContainerStoppedEvent);
+        Ok(())
+    }
+
+    pub(super) async fn remove_sandbox(self: &Arc<Pods>, id: &str) -> Result<(), Status> {
+        let Some(id) = known(self.state.lock().sandbox_id(id))? else { return Ok(()) };
+        self.stop_sandbox(&id).await?;
+        let containers: Vec<String> =
+            self.state.lock().containers_of(&id).iter().map(|container| container.record.id.clone()).collect();
+        for container in containers {
+            self.remove_container(&container).await?;
+        }
+        self.records.remove_sandbox(&id).map_err(record_failed)?;
+        let mut state = self.state.lock();
+        self.announce(&state, &id, &id, ContainerEventType::ContainerDeletedEvent);
+        state.sandboxes.remove(&id);
+        Ok(())
+    }
+
+    /// A container ended, by whatever cause. Only the first cause counts.
+    pub(super) fn ended(&self, id: &str, code: i32, reason: &str, message: String) {
+        let mut state = self.state.lock();
+        let now = self.config.clock.now();
+        let Some(container) = state.containers.get_mut(id) else { return };
+        if !container.end(now, code, reason, message) {
+            return;
+        }
+        if let Err(error) = self.records.save_container(&container.record) {
+            tracing::error!(container = id, %error, "cannot record the end of a container");
+        }
+        let sandbox = container.record.sandbox.clone();
+        self.announce(&state, id, &sandbox, ContainerEventType::ContainerStoppedEvent);
+    }
+
+    /// A worker died: so did what ran in it.
+    pub(super) fn worker_gone(&self, generation: u64, how: &str) {
+        let lost: Vec<String> = {
+            let state = self.state.lock();
+            let of_it = state.containers.values().filter(|container| container.generation == Some(generation));
+            of_it.map(|container| container.record.id.clone()).collect()
+        };
+        tracing::warn!(generation, containers = lost.len(), how, "worker gone");
+        for id in lost {
+            self.ended(&id, LOST, "Error", format!("the Wasm worker process ended: {how}"));
+        }
+    }
+
+    pub(super) fn announce(&self, state: &State, id: &str, sandbox: &str, kind: ContainerEventType) {
+        if !self.events.has_listeners() {
+            return;
+        }
+        let sandbox_status = state.sandboxes.get(sandbox).map(convert::sandbox_status);
+        self.events.send(ContainerEventResponse {
+            container_id: id.to_owned(),
+            container_event_type: kind.into(),
+            created_at: self.config.clock.now(),
+            pod_sandbox_status: sandbox_status,
+            containers_statuses: state.containers_of(sandbox).into_iter().map(convert::container_status).collect(),
+        });
+    }
+
+    /// Where files made for a container lie.
+    pub(super) fn scratch(&self, container: &str) -> PathBuf {
+        self.config.root.join("run").join(container)
+    }
+}
+
+/// The address guests know their pod by.
+pub(super) fn guest_ip(sandbox: &SandboxRecord) -> Option<IpAddr> {
+    sandbox.ip.map(IpAddr::V4)
+}
+
+/// What HTTP containers listen on.
+pub(super) fn listen_ip(sandbox: &SandboxRecord) -> Ipv4Addr {
+    sandbox.ip.unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
+
+/// For calls that are fine with a thing that is not there.
+pub(super) fn known(found: Result<String, Lookup>) -> Result<Option<String>, Status> {
+    match found {
+        Ok(id) => Ok(Some(id)),
+        Err(Lookup::NotFound { .. }) => Ok(None),
+        Err(ambiguous @ Lookup::Ambiguous { .. }) => Err(lookup_failed(ambiguous)),
+    }
+}
+
+pub(super) fn lookup_failed(error: Lookup) -> Status {
+    match error {
+        Lookup::NotFound { .. } => Status::not_found(error.to_string()),
+        Lookup::Ambiguous { .. } => Status::invalid_argument(error.to_string()),
+    }
+}
+
+pub(super) fn record_failed(error: std::io::Error) -> Status {
+    Status::internal(format!("cannot record the change: {error}"))
+}
+
+fn no_address(error: NoAddress) -> Status {
+    match error {
+        NoAddress::NoRange => Status::failed_precondition(error.to_string()),
+        NoAddress::UsedUp(_) => Status::resource_exhausted(error.to_string()),
+    }
+}
+
+/// As CRI spells it.
+pub(super) fn phase_name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Created => "CONTAINER_CREATED",
+        Phase::Running { .. } => "CONTAINER_RUNNING",
+        Phase::Exited(_) => "CONTAINER_EXITED",
+    }
+}
+
+fn half_of_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion, reason = "the fields are smaller on 32-bit machines")]
+    let total = u64::from(info.totalram) * u64::from(info.mem_unit);
+    total / 2
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}

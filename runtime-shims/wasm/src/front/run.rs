@@ -1,0 +1,157 @@
+//! The front as a process: comes up, serves, goes down.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_cri::ServeError;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::FrontConfig;
+use super::pods::{OpenError, Pods};
+use super::runtime_service::Front;
+
+/// What containers get to end, when the runtime itself ends.
+const LAST_GRACE_MS: u64 = 5_000;
+/// A worker of a killed front dies at once; a machine under load may need a moment to do it.
+const OLD_WORKER: Duration = Duration::from_secs(30);
+
+/// Why a front does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    #[error("{} is in use by another process: stop it, or give another directory", path.display())]
+    InUse { path: PathBuf },
+    #[error("an old Wasm worker process does not end; stop it (see {})", path.display())]
+    OldWorker { path: PathBuf },
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("{0}")]
+    Open(String),
+}
+
+impl From<OpenError> for FrontError {
+    fn from(error: OpenError) -> FrontError {
+        FrontError::Open(error.to_string())
+    }
+}
+
+/// Serves until it is told to stop by SIGTERM or SIGINT. To be called on a thread that lives as long as the process:
+/// workers die with it. Makes a tokio runtime of its own.
+pub fn run(config: FrontConfig) -> Result<(), FrontError> {
+    let root = config.root.clone();
+    let io = |source| FrontError::Io { path: root.clone(), source };
+    fs::create_dir_all(&root).map_err(io)?;
+    let _alone = alone(&root)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
+    runtime.block_on(async {
+        let lock = no_old_worker(&root).await?;
+        let front = Arc::new(Front(Pods::open(config, lock)?));
+        front.serve().await
+    })
+}
+
+/// One front for a directory.
+fn alone(root: &Path) -> Result<File, FrontError> {
+    let path = root.join("front.lock");
+    let lock = open_lock(&path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(FrontError::InUse { path: root.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(FrontError::Io { path, source }),
+    }
+}
+
+/// Waits until no worker of an earlier front is left: nothing must run twice.
+async fn no_old_worker(root: &Path) -> Result<File, FrontError> {
+    let path = root.join("worker.lock");
+    let lock = open_lock(&path)?;
+    let waiting = lock.try_clone().map_err(|source| FrontError::Io { path: path.clone(), source })?;
+    let waited = tokio::task::spawn_blocking(move || waiting.lock());
+    match tokio::time::timeout(OLD_WORKER, waited).await {
+        Ok(Ok(Ok(()))) => Ok(lock),
+        Ok(Ok(Err(source))) => Err(FrontError::Io { path, source }),
+        Ok(Err(join)) => Err(FrontError::Io { path, source: io::Error::other(join) }),
+        Err(_elapsed) => Err(FrontError::OldWorker { path }),
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, FrontError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|source| FrontError::Io { path: path.to_owned(), source })
+}
+
+impl Front {
+    async fn serve(self: Arc<Front>) -> Result<(), FrontError> {
+        let socket = self.0.config.socket.clone();
+        let failed = |source| FrontError::Io { path: socket.clone(), source };
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let front = self.clone();
+        self.0.tasks.spawn(async move {
+            if let Err(error) = front.import_archives().await {
+                tracing::error!(%error, "archives cannot be imported");
+            }
+        });
+        let stop = self.0.stop.clone();
+        let serving = coracle_cri::serve_unix(
+            socket.clone(),
+            self.clone(),
+            || tracing::info!(socket = %socket.display(), "serving CRI"),
+            stop.clone().cancelled_owned(),
+        );
+        let told = async {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tokio::pin!(serving);
+        tokio::select! {
+            biased;
+            served = &mut serving => return served.map_err(FrontError::from),
+            () = told => {}
+        }
+        tracing::info!("stopping");
+        // A second signal ends this at once, as impatient people expect.
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = self.stop_all() => {}
+        }
+        stop.cancel();
+        // Calls that are under way get a moment; a pull or an idle client does not hold this up.
+        match tokio::time::timeout(Duration::from_secs(2), serving).await {
+            Ok(served) => served.map_err(FrontError::from),
+            Err(_elapsed) => {
+                let _ = fs::remove_file(&socket);
+                Ok(())
+            }
+        }
+    }
+
+    async fn stop_all(&self) {
+        let running: Vec<String> = {
+            let state = self.0.state.lock();
+            let running = state.containers.values().filter(|container| container.is_running());
+            running.map(|container| container.record.id.clone()).collect()
+        };
+        let stopping = running.iter().map(|id| self.0.stop_container(id, LAST_GRACE_MS));
+        for error in futures::future::join_all(stopping).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "a container did not stop");
+        }
+    }
+}

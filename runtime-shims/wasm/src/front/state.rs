@@ -1,0 +1,113 @@
+//! What exists, in memory, and what may happen to it. No I/O: whoever changes something here writes it to the records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::sync::CancellationToken;
+
+use super::addresses::Addresses;
+use super::records::{ContainerRecord, Ended, Phase, SandboxRecord};
+use crate::clock::UnixNanos;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) sandboxes: BTreeMap<String, SandboxRecord>,
+    pub(super) containers: BTreeMap<String, Container>,
+    pub(super) addresses: Addresses,
+}
+
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) record: ContainerRecord,
+    /// The worker it runs in, while it runs.
+    pub(super) generation: Option<u64>,
+    /// Calls that change one container come one after the other.
+    pub(super) turn: Arc<AsyncMutex<()>>,
+    /// Cancelled when it has exited.
+    pub(super) ended: CancellationToken,
+}
+
+impl Container {
+    pub(super) fn new(record: ContainerRecord) -> Container {
+        let ended = CancellationToken::new();
+        if matches!(record.phase, Phase::Exited(_)) {
+            ended.cancel();
+        }
+        Container { record, generation: None, turn: Arc::default(), ended }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        match self.record.phase {
+            Phase::Running { .. } => true,
+            Phase::Created | Phase::Exited(_) => false,
+        }
+    }
+
+    /// Notes the end. A container ends once: later news of it is old news.
+    pub(super) fn end(&mut self, now: UnixNanos, code: i32, reason: &str, message: String) -> bool {
+        let started_at = match self.record.phase {
+            Phase::Created => 0,
+            Phase::Running { started_at } => started_at,
+            Phase::Exited(_) => return false,
+        };
+        let reason = reason.to_owned();
+        self.record.phase = Phase::Exited(Ended { started_at, finished_at: now.max(started_at), code, reason, message });
+        self.generation = None;
+        self.ended.cancel();
+        true
+    }
+}
+
+/// Why an id names nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Lookup {
+    #[error("{what} {id:?}: not found")]
+    NotFound { what: &'static str, id: String },
+    #[error("{what} {id:?}: several begin so")]
+    Ambiguous { what: &'static str, id: String },
+}
+
+impl State {
+    /// The full id of a sandbox, from it or from its beginning, as crictl allows.
+    pub(super) fn sandbox_id(&self, id: &str) -> Result<String, Lookup> {
+        find(&self.sandboxes, "sandbox", id)
+    }
+
+    pub(super) fn container_id(&self, id: &str) -> Result<String, Lookup> {
+        find(&self.containers, "container", id)
+    }
+
+    /// The containers of a sandbox, oldest first.
+    pub(super) fn containers_of(&self, sandbox: &str) -> Vec<&Container> {
+        let mut containers: Vec<&Container> =
+            self.containers.values().filter(|container| container.record.sandbox == sandbox).collect();
+        containers.sort_by_key(|container| container.record.created_at);
+        containers
+    }
+
+    /// Ports that containers of a sandbox serve HTTP on, or will.
+    pub(super) fn ports_of(&self, sandbox: &str) -> Vec<u16> {
+        self.containers_of(sandbox)
+            .into_iter()
+            .filter(|container| !matches!(container.record.phase, Phase::Exited(_)))
+            .filter_map(|container| container.record.http.map(|port| port.0))
+            .collect()
+    }
+}
+
+fn find<T>(all: &BTreeMap<String, T>, what: &'static str, id: &str) -> Result<String, Lookup> {
+    if all.contains_key(id) {
+        return Ok(id.to_owned());
+    }
+    let not_found = || Lookup::NotFound { what, id: id.to_owned() };
+    if id.is_empty() {
+        return Err(not_found());
+    }
+    let mut matching = all.range(id.to_owned()..).map(|(key, _)| key).take_while(|key| key.starts_with(id));
+    match (matching.next(), matching.next()) {
+        (Some(found), None) => Ok(found.clone()),
+        (None, _) => Err(not_found()),
+        (Some(_), Some(_)) => Err(Lookup::Ambiguous { what, id: id.to_owned() }),
+    }
+}

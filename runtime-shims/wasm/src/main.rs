@@ -1,0 +1,57 @@
+//! The Wasm shim as a program of its own: `coracle-shim-wasm front DATA_DIR`. Its other commands are for itself.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use coracle_shim_wasm::compile::{self, Reexec};
+use coracle_shim_wasm::front::{self, FrontConfig};
+use coracle_shim_wasm::worker;
+
+const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]...
+
+Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
+    match words.as_slice() {
+        ["worker"] => worker::run_on_stdin(),
+        ["compile", task] => compile::run(task),
+        ["front", data_dir, options @ ..] => serve(Path::new(data_dir), options),
+        _ => {
+            tracing::error!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => {
+            tracing::error!(%error, "cannot find this program's own file");
+            return ExitCode::FAILURE;
+        }
+    };
+    let again = |command: &str| Reexec { program: PathBuf::from(&program), args: vec![command.into()] };
+    let mut config = FrontConfig::under(data_dir, again("worker"), again("compile"));
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        match (*option, options.next()) {
+            ("--insecure-registry", Some(host)) => config.registries.insecure.push((*host).to_owned()),
+            (_, _) => {
+                tracing::error!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    match front::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the Wasm runtime ends");
+            ExitCode::FAILURE
+        }
+    }
+}

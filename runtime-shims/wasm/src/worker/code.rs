@@ -1,0 +1,134 @@
+//! Machine code in this process: loaded when the first container of an image starts, shared by all of them, let go with
+//! the last.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+use wasmtime::component::{Component, Linker as ComponentLinker};
+use wasmtime::{Engine, InstancePre, Linker, Module};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use super::guest::Instance;
+use super::sockets;
+use crate::compile::GuestKind;
+use crate::engine::Profile;
+use crate::wire::VolumeSpec;
+
+/// Code with its imports resolved, ready to be instantiated.
+pub(super) enum Code {
+    Module(InstancePre<Instance>),
+    Command(CommandPre<Instance>),
+    Http(ProxyPre<Instance>),
+}
+
+pub(super) struct Loader {
+    pub(super) commands: Engine,
+    pub(super) requests: Engine,
+    modules: OnceLock<Linker<Instance>>,
+    components: OnceLock<ComponentLinker<Instance>>,
+    http: OnceLock<ComponentLinker<Instance>>,
+    loaded: Mutex<HashMap<PathBuf, Weak<Code>>>,
+    /// The directory of machine code, which is this process's working directory.
+    code: OwnedFd,
+    /// The working directory is the whole process's, so whoever changes it for a moment must be alone.
+    working_dir: Mutex<()>,
+}
+
+impl Loader {
+    /// `code` is the directory of machine code; it must be the working directory already.
+    pub(super) fn new(profile: Profile, code: OwnedFd) -> wasmtime::Result<Loader> {
+        Ok(Loader {
+            commands: profile.commands()?,
+            requests: profile.requests()?,
+            modules: OnceLock::new(),
+            components: OnceLock::new(),
+            http: OnceLock::new(),
+            loaded: Mutex::default(),
+            code,
+            working_dir: Mutex::default(),
+        })
+    }
+
+    /// Loads the code at `path`, below the directory of machine code, or shares what is loaded.
+    pub(super) fn load(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Arc<Code>> {
+        let mut loaded = self.loaded.lock();
+        if let Some(code) = loaded.get(path).and_then(Weak::upgrade) {
+            return Ok(code);
+        }
+        let code = Arc::new(self.read(kind, path)?);
+        loaded.retain(|_, code| code.strong_count() > 0);
+        loaded.insert(path.to_owned(), Arc::downgrade(&code));
+        Ok(code)
+    }
+
+    #[allow(unsafe_code)]
+    fn read(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Code> {
+        let _here = self.working_dir.lock();
+        match kind {
+            GuestKind::Module => {
+                // SAFETY: only the compiler process and the front write to this directory; the front checked that the
+                // file is whole, and nobody changes it while it is mapped: it is replaced by rename.
+                let module = unsafe { Module::deserialize_file(&self.commands, path)? };
+                Ok(Code::Module(self.module_linker()?.instantiate_pre(&module)?))
+            }
+            GuestKind::Command => {
+                // SAFETY: as above.
+                let component = unsafe { Component::deserialize_file(&self.commands, path)? };
+                let linker = component_linker(&self.components, &self.commands)?;
+                Ok(Code::Command(CommandPre::new(linker.instantiate_pre(&component)?)?))
+            }
+            GuestKind::Http => {
+                // SAFETY: as above.
+                let component = unsafe { Component::deserialize_file(&self.requests, path)? };
+                let linker = component_linker(&self.http, &self.requests)?;
+                Ok(Code::Http(ProxyPre::new(linker.instantiate_pre(&component)?)?))
+            }
+        }
+    }
+
+    /// Opens volumes as a guest sees them. wasmtime opens directories by path only, and this process has no paths: so
+    /// each is "here" for a moment.
+    pub(super) fn volumes(&self, volumes: &[VolumeSpec], dirs: &[OwnedFd]) -> wasmtime::Result<WasiFilesystemCtx> {
+        let mut builder = WasiCtxBuilder::new();
+        let _here = self.working_dir.lock();
+        let opened = volumes.iter().try_for_each(|volume| {
+            let dir = dirs.get(volume.dir).ok_or_else(|| wasmtime::format_err!("a volume came without its directory"))?;
+            rustix::process::fchdir(dir)?;
+            let perms = if volume.readonly { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            builder.preopened_dir(".", &volume.guest_path, perms)?;
+            wasmtime::error::Ok(())
+        });
+        rustix::process::fchdir(self.code.as_fd())?;
+        opened?;
+        Ok(builder.build().filesystem().clone())
+    }
+
+    fn module_linker(&self) -> wasmtime::Result<&Linker<Instance>> {
+        if let Some(linker) = self.modules.get() {
+            return Ok(linker);
+        }
+        let mut linker = Linker::new(&self.commands);
+        wasmtime_wasi::p1::add_to_linker_async(&mut linker, |instance: &mut Instance| &mut instance.wasi)?;
+        Ok(self.modules.get_or_init(|| linker))
+    }
+}
+
+fn component_linker<'a>(
+    slot: &'a OnceLock<ComponentLinker<Instance>>,
+    engine: &Engine,
+) -> wasmtime::Result<&'a ComponentLinker<Instance>> {
+    if let Some(linker) = slot.get() {
+        return Ok(linker);
+    }
+    let mut linker = ComponentLinker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    sockets::add_to_linker(&mut linker)?;
+    Ok(slot.get_or_init(|| linker))
+}

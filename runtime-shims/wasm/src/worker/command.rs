@@ -1,0 +1,39 @@
+//! Guests that run from start to end: core modules with `_start`, components with `wasi:cli/run`.
+
+use super::Shared;
+use super::code::Code;
+use super::exit;
+use super::guest::Container;
+use crate::wire::Exit;
+
+/// Runs the guest; the future may be dropped to end it.
+pub(super) async fn run(shared: &Shared, container: &Container, code: &Code) -> Exit {
+    match call(shared, container, code).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            let exit = exit::of_error(&error);
+            if !exit.message.is_empty() {
+                container.log.say(&exit.message);
+            }
+            exit
+        }
+    }
+}
+
+async fn call(shared: &Shared, container: &Container, code: &Code) -> wasmtime::Result<Exit> {
+    let mut store = container.store(&shared.loader.commands);
+    match code {
+        Code::Module(pre) => {
+            let instance = pre.instantiate_async(&mut store).await?;
+            let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+            start.call_async(&mut store, ()).await?;
+            Ok(Exit::with_code(0))
+        }
+        Code::Command(pre) => {
+            let command = pre.instantiate_async(&mut store).await?;
+            let outcome = command.wasi_cli_run().call_run(&mut store).await?;
+            Ok(Exit::with_code(if outcome.is_ok() { 0 } else { 1 }))
+        }
+        Code::Http(_) => Err(wasmtime::format_err!("an HTTP component is not run as a command")),
+    }
+}

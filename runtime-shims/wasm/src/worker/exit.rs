@@ -1,0 +1,68 @@
+//! From how a guest ended to what Kubernetes shows.
+
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::memory::OutOfMemory;
+use crate::wire::{Exit, ExitReason};
+
+/// As a process that was aborted (128 + SIGABRT): the guest's fault, but not for lack of memory.
+const TRAPPED: i32 = 134;
+/// As a process that was killed (128 + SIGKILL).
+const KILLED: i32 = 137;
+/// As a process without a handler for SIGTERM.
+const TERMINATED: i32 = 143;
+/// As runc reports what could not be started.
+const NOT_STARTED: i32 = 128;
+
+/// Kubernetes shows 4096 bytes of a termination message.
+const MESSAGE_BYTES: usize = 4096;
+
+/// The outcome of a call into a guest that did not return.
+pub(super) fn of_error(error: &wasmtime::Error) -> Exit {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return Exit::with_code(*code);
+    }
+    if let Some(out_of_memory) = error.downcast_ref::<OutOfMemory>() {
+        return Exit { code: KILLED, reason: ExitReason::OomKilled, message: out_of_memory.to_string() };
+    }
+    let code = if error.is::<Trap>() || error.is::<WasmBacktrace>() { TRAPPED } else { NOT_STARTED };
+    Exit { code, reason: ExitReason::Error, message: text(error) }
+}
+
+/// The guest was ended from outside.
+pub(super) fn stopped(gently: bool) -> Exit {
+    if gently {
+        Exit { code: TERMINATED, reason: ExitReason::Error, message: String::new() }
+    } else {
+        Exit { code: KILLED, reason: ExitReason::Error, message: String::new() }
+    }
+}
+
+pub(super) fn panicked(what: &str) -> Exit {
+    Exit { code: TRAPPED, reason: ExitReason::Error, message: format!("the runtime failed while running the guest: {what}") }
+}
+
+/// The cause first, because a reader may see only one line; then where in the guest it happened.
+pub(super) fn text(error: &wasmtime::Error) -> String {
+    let mut text = error.root_cause().to_string();
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>()
+        && !backtrace.frames().is_empty()
+    {
+        text.push('\n');
+        text.push_str(backtrace.to_string().trim_end());
+    } else {
+        let outer = error.to_string();
+        if !outer.contains(&text) {
+            text = format!("{outer}: {text}");
+        }
+    }
+    if text.len() > MESSAGE_BYTES {
+        let mut end = MESSAGE_BYTES;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    text
+}

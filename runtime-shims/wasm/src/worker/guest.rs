@@ -1,0 +1,101 @@
+//! A container as the worker has it, and the state of one instance of it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::cpu::{Cpu, Used};
+use super::log::{Log, LogStream, Stream};
+use super::memory::{Budget, Limiter};
+use super::outgoing::Outgoing;
+use super::pod::PodNet;
+use crate::wire::GuestSpec;
+
+/// Host objects (streams, sockets, requests) one instance may hold.
+const HOST_OBJECTS: usize = 10_000;
+/// What one call may make the host copy out of the guest.
+const HOSTCALL_BYTES: usize = 16 << 20;
+const RANDOM_BYTES: u64 = 1 << 20;
+
+/// One container. Instances share it.
+pub(super) struct Container {
+    pub(super) spec: GuestSpec,
+    pub(super) budget: Arc<Budget>,
+    pub(super) used: Arc<Used>,
+    pub(super) cpu: Arc<Cpu>,
+    pub(super) log: Arc<Log>,
+    pub(super) net: Arc<PodNet>,
+    /// The volumes, opened once; an instance gets a copy of the handles.
+    pub(super) files: WasiFilesystemCtx,
+    /// Keeps the directories' mounts.
+    pub(super) _volumes: Vec<OwnedFd>,
+}
+
+/// The state of one instance: what is in its wasmtime store.
+pub(super) struct Instance {
+    pub(super) wasi: WasiP1Ctx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    limiter: Limiter,
+    pub(super) net: Arc<PodNet>,
+}
+
+impl Container {
+    /// A store for one instance, with everything the container may have.
+    pub(super) fn store(&self, engine: &Engine) -> Store<Instance> {
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .args(&self.spec.args)
+            .envs(&self.spec.env)
+            .stdout(LogStream::new(self.log.clone(), Stream::Stdout))
+            .stderr(LogStream::new(self.log.clone(), Stream::Stderr))
+            .max_random_size(RANDOM_BYTES)
+            .allow_tcp(true)
+            .allow_udp(true)
+            .allow_ip_name_lookup(true);
+        if let Some(dir) = &self.spec.working_dir {
+            builder.initial_cwd(dir);
+        }
+        let net = self.net.clone();
+        builder.socket_addr_check(move |address, what: SocketAddrUse| {
+            let allowed = net.allows(address, what);
+            Box::pin(std::future::ready(allowed))
+        });
+        let mut wasi = builder.build_p1();
+        let view = wasi.ctx();
+        *view.ctx.filesystem() = self.files.clone();
+        view.table.set_max_capacity(HOST_OBJECTS);
+        let instance = Instance {
+            wasi,
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(self.net.clone()),
+            limiter: Limiter::new(self.budget.clone()),
+            net: self.net.clone(),
+        };
+        let mut store = Store::new(engine, instance);
+        store.limiter(|instance| &mut instance.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_epoch_deadline(1);
+        // To the back of the queue, behind the neighbours and behind what waits for the network.
+        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+        store
+    }
+}
+
+impl WasiView for Instance {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+impl WasiHttpView for Instance {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: self.wasi.ctx().table, hooks: &mut self.outgoing }
+    }
+}

@@ -1,0 +1,357 @@
+//! HTTP guests: connections of the pod's listening socket, an instance for each request.
+//!
+//! ```text
+//! connection ──▶ request ──▶ place (bounded; waits, then 503) ──▶ instance ──▶ response, streamed
+//!                   └────────────── the client leaves: the instance is dropped ──────┘
+//! ```
+//!
+//! Nothing is instantiated before the first request: an idle pod is a socket and a sleeping task.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use http::StatusCode;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
+use tokio_util::task::TaskTracker;
+use wasmtime::PoolConcurrencyLimitError;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::cpu::Guest;
+use super::guest::{Container, Instance};
+use super::memory::OutOfMemory;
+use super::response::{AbortOnDrop, ServerBody, guest_body, plain};
+use super::{Shared, Stop, exit};
+use crate::wire::{Exit, HttpSpec};
+
+/// Connections of one pod; more wait in the kernel until one closes.
+const CONNECTIONS: usize = 1024;
+/// How long a request waits for its turn before it is told to go elsewhere.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One pod's HTTP service.
+struct Service {
+    shared: Arc<Shared>,
+    container: Arc<Container>,
+    pre: ProxyPre<Instance>,
+    timeout: Duration,
+    /// Requests that may run at once.
+    places: Semaphore,
+    concurrency: usize,
+    waiting: AtomicUsize,
+    instances: TaskTracker,
+    /// Set when a request took the last of the pod's memory.
+    out_of_memory: Mutex<Option<Exit>>,
+    wake: Notify,
+}
+
+/// What a request gets instead of the guest's response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    BadRequest,
+    Busy,
+    Failed,
+    TooLate,
+}
+
+type Answer = Result<Response<HyperOutgoingBody>, Refusal>;
+type Respond = Arc<Mutex<Option<oneshot::Sender<Answer>>>>;
+
+/// Serves until stopped.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    container: Arc<Container>,
+    pre: ProxyPre<Instance>,
+    listener: std::net::TcpListener,
+    spec: HttpSpec,
+    mut stop: watch::Receiver<Stop>,
+) -> Exit {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return exit::panicked(&format!("the listening socket cannot be used: {error}")),
+    };
+    let service = Arc::new(Service {
+        shared,
+        container,
+        pre,
+        timeout: Duration::from_millis(spec.timeout_ms),
+        places: Semaphore::new(spec.concurrency),
+        concurrency: spec.concurrency,
+        waiting: AtomicUsize::new(0),
+        instances: TaskTracker::new(),
+        out_of_memory: Mutex::new(None),
+        wake: Notify::new(),
+    });
+    let connections = Connections::new(service.clone());
+    loop {
+        tokio::select! {
+            biased;
+            () = service.wake.notified() => return connections.kill(service.memory_exit()),
+            stopped = stopped(&mut stop) => return match stopped {
+                Stop::Drain { grace_ms } => connections.drain(listener, grace_ms, stop).await,
+                Stop::Run | Stop::Kill => connections.kill(exit::stopped(false)),
+            },
+            accepted = connections.accept(&listener) => match accepted {
+                Ok(stream) => connections.serve(stream),
+                Err(error) => {
+                    // Out of descriptors, most likely: give others time to close theirs.
+                    tracing::warn!(container = service.container.spec.title, %error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+/// Waits for the order to stop.
+async fn stopped(stop: &mut watch::Receiver<Stop>) -> Stop {
+    match stop.wait_for(|stop| *stop != Stop::Run).await {
+        Ok(stop) => *stop,
+        Err(_closed) => Stop::Kill,
+    }
+}
+
+/// What connections are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serve,
+    /// Close when the request under way is answered.
+    Finish,
+    Close,
+}
+
+/// The connections of a pod.
+struct Connections {
+    service: Arc<Service>,
+    tasks: TaskTracker,
+    phase: watch::Sender<Phase>,
+    room: Arc<Semaphore>,
+}
+
+impl Connections {
+    fn new(service: Arc<Service>) -> Connections {
+        Connections {
+            service,
+            tasks: TaskTracker::new(),
+            phase: watch::Sender::new(Phase::Serve),
+            room: Arc::new(Semaphore::new(CONNECTIONS)),
+        }
+    }
+
+    async fn accept(&self, listener: &TcpListener) -> io::Result<TcpStream> {
+        // Given back at once: `serve` takes it for good. Here it only waits until there is room.
+        drop(self.room.acquire().await.map_err(io::Error::other)?);
+        listener.accept().await.map(|(stream, _)| stream)
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        let Ok(room) = self.room.clone().try_acquire_owned() else { return };
+        let connection = connection(stream, self.service.clone(), self.phase.subscribe());
+        self.tasks.spawn(async move {
+            connection.await;
+            drop(room);
+        });
+    }
+
+    fn kill(&self, exit: Exit) -> Exit {
+        self.phase.send_replace(Phase::Close);
+        exit
+    }
+
+    /// Takes no more connections and lets requests finish until the grace is over.
+    async fn drain(&self, listener: TcpListener, grace_ms: u64, mut stop: watch::Receiver<Stop>) -> Exit {
+        // Clients whose connection the kernel has accepted already would otherwise be cut off unheard.
+        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+            self.serve(stream);
+        }
+        drop(listener);
+        self.phase.send_replace(Phase::Finish);
+        self.tasks.close();
+        self.service.instances.close();
+        let idle = async {
+            self.tasks.wait().await;
+            self.service.instances.wait().await;
+        };
+        let exit = tokio::select! {
+            biased;
+            () = idle => Exit::with_code(0),
+            () = self.service.wake.notified() => self.service.memory_exit(),
+            _ = stop.wait_for(|stop| *stop == Stop::Kill) => exit::stopped(false),
+            () = tokio::time::sleep(Duration::from_millis(grace_ms)) => exit::stopped(false),
+        };
+        self.kill(exit)
+    }
+}
+
+async fn connection(stream: TcpStream, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
+    // Responses are often small, and the last piece should not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let shared = service.shared.clone();
+    let handler = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let mut connection = pin!(shared.http.serve_connection(TokioIo::new(stream), handler));
+    let mut finishing = false;
+    loop {
+        tokio::select! {
+            biased;
+            changed = phase.wait_for(|phase| *phase == Phase::Close || (*phase == Phase::Finish && !finishing)) => {
+                match changed.map(|phase| *phase) {
+                    Ok(Phase::Finish) => {
+                        finishing = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Ok(Phase::Serve | Phase::Close) | Err(_) => return,
+                }
+            }
+            served = connection.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a connection ended badly");
+                }
+                return;
+            }
+        }
+    }
+}
+
+impl Service {
+    async fn answer(self: Arc<Service>, request: Request<Incoming>) -> Response<ServerBody> {
+        match self.run(request).await {
+            Ok(response) => response,
+            Err(Refusal::BadRequest) => plain(StatusCode::BAD_REQUEST, "the request names no host\n"),
+            Err(Refusal::Busy) => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n"),
+            Err(Refusal::Failed) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed; see its log\n"),
+            Err(Refusal::TooLate) => plain(StatusCode::GATEWAY_TIMEOUT, "the guest did not answer in time\n"),
+        }
+    }
+
+    async fn run(self: Arc<Service>, request: Request<Incoming>) -> Result<Response<ServerBody>, Refusal> {
+        self.wait_for_place().await?;
+        let (respond, response) = oneshot::channel();
+        let respond: Respond = Arc::new(Mutex::new(Some(respond)));
+        let (cpu, used) = (self.container.cpu.clone(), self.container.used.clone());
+        let service = self.clone();
+        let instance = Box::pin(async move {
+            // Taken within the task: a client that leaves does not free a place that its instance still holds.
+            let Ok(_place) = service.places.acquire().await else { return };
+            let Ok(_slot) = service.shared.pool.acquire().await else { return };
+            service.instance(request, respond).await;
+        });
+        let task = self.instances.spawn(Guest::new(instance, cpu, used));
+        let abort = AbortOnDrop::new(task.abort_handle());
+        match tokio::time::timeout(self.timeout, response).await {
+            Ok(Ok(Ok(response))) => Ok(response.map(|body| guest_body(body, abort))),
+            Ok(Ok(Err(refusal))) => Err(refusal),
+            // The instance is gone without an answer; it has logged why.
+            Ok(Err(_gone)) => Err(Refusal::Failed),
+            Err(_elapsed) => Err(Refusal::TooLate),
+        }
+    }
+
+    /// Waits while as many requests run as may; when as many again wait already, or it takes long, refuses.
+    async fn wait_for_place(&self) -> Result<(), Refusal> {
+        let free = |place: Result<SemaphorePermit<'_>, _>| place.map(drop).map_err(|_| Refusal::Busy);
+        if let Ok(place) = self.places.try_acquire() {
+            drop(place);
+            return Ok(());
+        }
+        let queued = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let outcome = if queued >= self.concurrency {
+            Err(Refusal::Busy)
+        } else {
+            match tokio::time::timeout(QUEUE_PATIENCE, self.places.acquire()).await {
+                Ok(place) => free(place),
+                Err(_elapsed) => Err(Refusal::Busy),
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        outcome
+    }
+
+    async fn instance(&self, request: Request<Incoming>, respond: Respond) {
+        let line = format!("{} {}", request.method(), request.uri().path());
+        let refuse = |refusal| {
+            if let Some(respond) = respond.lock().take() {
+                // Nobody listens when the client has left.
+                let _ = respond.send(Err(refusal));
+            }
+        };
+        let error = match self.call(request, &respond).await {
+            Ok(()) => {
+                // It returned without ever setting a response.
+                if respond.lock().is_some() {
+                    self.container.log.say(&format!("coracle: {line}: the guest returned without a response"));
+                }
+                return refuse(Refusal::Failed);
+            }
+            Err(CallError::NoHost) => return refuse(Refusal::BadRequest),
+            Err(CallError::Instantiate(error)) if error.is::<PoolConcurrencyLimitError>() => {
+                return refuse(Refusal::Busy);
+            }
+            // Neighbours of this request have the memory; it is not that the guest does not fit.
+            Err(CallError::Instantiate(error)) if error.is::<OutOfMemory>() && self.is_shared() => {
+                return refuse(Refusal::Busy);
+            }
+            Err(CallError::Instantiate(error) | CallError::Guest(error)) => error,
+        };
+        refuse(Refusal::Failed);
+        if error.is::<OutOfMemory>() {
+            let exit = exit::of_error(&error);
+            self.container.log.say(&format!("coracle: {line}: {}", exit.message));
+            *self.out_of_memory.lock() = Some(exit);
+            self.wake.notify_one();
+            return;
+        }
+        self.container.log.say(&format!("coracle: {line}: {}", exit::text(&error)));
+    }
+
+    async fn call(&self, request: Request<Incoming>, respond: &Respond) -> Result<(), CallError> {
+        let mut store = self.container.store(&self.shared.loader.requests);
+        let http = &mut store.data_mut().http();
+        let request = http.new_incoming_request(Scheme::Http, request).map_err(|_| CallError::NoHost)?;
+        let callback = respond.clone();
+        let log = self.container.log.clone();
+        let outparam = http
+            .new_response_outparam_from_callback(move |response: Result<_, ErrorCode>| {
+                let Some(respond) = callback.lock().take() else { return };
+                let answer = response.map_err(|error| {
+                    log.say(&format!("coracle: the guest answered with an error: {error}"));
+                    Refusal::Failed
+                });
+                let _ = respond.send(answer);
+            })
+            .map_err(CallError::Guest)?;
+        let proxy = self.pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
+        let handler = proxy.wasi_http_incoming_handler();
+        handler.call_handle(&mut store, request, outparam).await.map_err(CallError::Guest)
+    }
+
+    /// Do other requests run beside this one?
+    fn is_shared(&self) -> bool {
+        self.places.available_permits() + 1 < self.concurrency
+    }
+
+    fn memory_exit(&self) -> Exit {
+        self.out_of_memory.lock().take().unwrap_or_else(|| exit::stopped(false))
+    }
+}
+
+enum CallError {
+    NoHost,
+    Instantiate(wasmtime::Error),
+    Guest(wasmtime::Error),
+}

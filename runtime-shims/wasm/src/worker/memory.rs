@@ -1,0 +1,174 @@
+//! What a container's instances may use together. wasmtime limits each memory by itself and sums nothing up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wasmtime::ResourceLimiter;
+
+/// Host memory for one table element.
+const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
+
+/// One container's allowance, shared by all its instances.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl Budget {
+    pub(super) fn new(limit_bytes: Option<u64>) -> Arc<Budget> {
+        let budget = Budget { used: AtomicUsize::new(0), limit: AtomicUsize::new(0) };
+        budget.set_limit(limit_bytes);
+        Arc::new(budget)
+    }
+
+    /// What is in use above a lowered limit stays in use; it cannot grow.
+    pub(super) fn set_limit(&self, limit_bytes: Option<u64>) {
+        let limit = limit_bytes.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), OutOfMemory> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|total| *total <= limit)
+        });
+        taken.map(drop).map_err(|used| OutOfMemory { used, wanted: bytes, limit })
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The limit was reached. Ends the guest, as the kernel's killer would.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("out of memory: {used} bytes in use, {wanted} more wanted, the limit is {limit}")]
+pub(super) struct OutOfMemory {
+    used: usize,
+    wanted: usize,
+    limit: usize,
+}
+
+/// One instance's share of its container's budget; given back when the instance is gone.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    budget: Arc<Budget>,
+    held: usize,
+    /// Granted but perhaps not to be had from the system.
+    latest: usize,
+}
+
+impl Limiter {
+    pub(super) fn new(budget: Arc<Budget>) -> Limiter {
+        Limiter { budget, held: 0, latest: 0 }
+    }
+
+    fn grow(&mut self, bytes: usize) -> wasmtime::Result<bool> {
+        self.budget.take(bytes).map_err(wasmtime::Error::new)?;
+        self.held += bytes;
+        self.latest = bytes;
+        Ok(true)
+    }
+
+    fn undo(&mut self) {
+        self.budget.give_back(self.latest);
+        self.held -= self.latest;
+        self.latest = 0;
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.budget.give_back(self.held);
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // Beyond the memory's own maximum the guest is told no, as WebAssembly has it.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.grow(desired.saturating_sub(current))
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        128
+    }
+
+    fn tables(&self) -> usize {
+        128
+    }
+
+    fn memories(&self) -> usize {
+        32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 64 << 10;
+
+    #[test]
+    fn instances_share_one_limit_and_give_back_what_they_had() {
+        let budget = Budget::new(Some(3 * PAGE as u64));
+        let mut one = Limiter::new(budget.clone());
+        let mut two = Limiter::new(budget.clone());
+        assert!(one.memory_growing(0, 2 * PAGE, None).is_ok());
+        assert!(two.memory_growing(0, PAGE, None).is_ok());
+        let refused = two.memory_growing(PAGE, 2 * PAGE, None);
+        assert!(refused.is_err_and(|error| error.is::<OutOfMemory>()));
+        drop(one);
+        assert_eq!(budget.used_bytes(), PAGE);
+        assert!(two.memory_growing(PAGE, 3 * PAGE, None).is_ok());
+    }
+
+    #[test]
+    fn a_memory_beyond_its_own_maximum_is_told_no_and_nothing_is_taken() {
+        let budget = Budget::new(Some(PAGE as u64));
+        let mut limiter = Limiter::new(budget.clone());
+        assert!(limiter.memory_growing(0, 4 * PAGE, Some(2 * PAGE)).is_ok_and(|grown| !grown));
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_not_counted() {
+        let budget = Budget::new(None);
+        let mut limiter = Limiter::new(budget.clone());
+        assert!(limiter.memory_growing(0, PAGE, None).is_ok());
+        assert!(limiter.memory_grow_failed(wasmtime::Error::msg("no memory")).is_ok());
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn tables_count_too() {
+        let budget = Budget::new(Some(800));
+        let mut limiter = Limiter::new(budget.clone());
+        assert!(limiter.table_growing(0, 100, None).is_ok());
+        assert!(limiter.table_growing(100, 101, None).is_err());
+    }
+}

@@ -1,0 +1,333 @@
+//! The worker: a process that runs guests and has nothing they could be after.
+//!
+//! It has no credentials, no rights, no files but descriptors the front hands it, and only the system calls it needs.
+//! When the front is gone, so is it.
+//!
+//! ```text
+//! main thread     orders in, reports out; never runs guest code, so it is always there to stop one
+//! guest threads   tokio; guests yield to each other at every epoch
+//! epoch           advances the epoch while guests run (`cpu`)
+//! log-writer      buffers to files (`log`)
+//! ```
+//!
+//! It knows nothing of CRI, of images or of sandboxes.
+
+mod code;
+mod command;
+mod cpu;
+mod exit;
+mod guest;
+mod http;
+mod log;
+mod memory;
+mod outgoing;
+mod pod;
+mod response;
+mod sockets;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use tokio::runtime;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::confine::{self, Calls, Limits};
+use crate::engine::POOL_INSTANCES;
+use crate::wire::{self, Answer, Channel, Command, Exit, GuestSpec, GuestStats, Message, Order, Report, Setup};
+use code::{Code, Loader};
+use cpu::{Cpu, Used};
+use guest::Container;
+use log::{Log, LogWriter};
+use memory::Budget;
+use pod::PodNet;
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+enum WorkerError {
+    #[error("the front sent no setup")]
+    NoSetup,
+    #[error("cannot give up rights: {0}")]
+    Confine(#[source] io::Error),
+    #[error("cannot set up wasmtime: {0:#}")]
+    Engine(wasmtime::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Entry of the worker process, with its end of the socket pair (its standard input, where the front started it).
+/// Returns when the front is gone. Must be called before this process has other threads.
+pub fn run(control: OwnedFd) -> ExitCode {
+    match work(control) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the worker ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// [`run`] on the standard input.
+pub fn run_on_stdin() -> ExitCode {
+    match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(control) => run(control),
+        Err(error) => {
+            tracing::error!(%error, "the worker's standard input is no socket");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(control: OwnedFd) -> Result<(), WorkerError> {
+    let message = wire::receive_blocking(&control)?.ok_or(WorkerError::NoSetup)?;
+    let setup: Setup = message.parse()?;
+    let mut fds = message.fds.into_iter();
+    let (Some(code), Some(empty), Some(_lock)) = (fds.next(), fds.next(), fds.next()) else {
+        return Err(WorkerError::NoSetup);
+    };
+    give_up_rights(&code, &empty).map_err(WorkerError::Confine)?;
+    drop(empty);
+
+    let loader = Loader::new(setup.profile, code).map_err(WorkerError::Engine)?;
+    let threads = setup.threads.max(2);
+    let cpu = Cpu::start(vec![loader.commands.clone(), loader.requests.clone()], threads)?;
+    let guests = runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(16)
+        .thread_name("guests")
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()?;
+    let (reports, outbox) = mpsc::channel(256);
+    let worker = Worker {
+        shared: Arc::new(Shared {
+            loader,
+            http: response::server(),
+            pool: Semaphore::new(POOL_INSTANCES as usize),
+        }),
+        cpu,
+        logs: LogWriter::start()?,
+        clock: Clock::system(),
+        guests: guests.handle().clone(),
+        running: Arc::default(),
+        tasks: TaskTracker::new(),
+        reports,
+    };
+    let served = runtime::Builder::new_current_thread().enable_all().build()?.block_on(worker.serve(control, outbox));
+    // Guests that still run are not waited for: nobody is left who would want to know.
+    guests.shutdown_background();
+    served.map_err(WorkerError::Io)
+}
+
+fn give_up_rights(code: &OwnedFd, empty: &OwnedFd) -> io::Result<()> {
+    confine::ignore_terminal_signals();
+    confine::limit(Limits::default())?;
+    // Machine code is loaded by path, so the directory it lies in is where this process is.
+    rustix::process::fchdir(code)?;
+    confine::leave_root(Some(empty.as_fd()))?;
+    confine::die_with_parent()?;
+    confine::no_new_privileges()?;
+    confine::allow_only(Calls::Worker)
+}
+
+/// What all guests share.
+struct Shared {
+    loader: Loader,
+    http: auto::Builder<TokioExecutor>,
+    /// Slots of the instance pool. Being out of them would be an error; so requests wait here.
+    pool: Semaphore,
+}
+
+/// What a guest is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Run,
+    Drain { grace_ms: u64 },
+    Kill,
+}
+
+/// A guest that runs, as orders reach it.
+struct Handle {
+    stop: watch::Sender<Stop>,
+    log: Arc<Log>,
+    budget: Arc<Budget>,
+    used: Arc<Used>,
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    cpu: Arc<Cpu>,
+    logs: LogWriter,
+    clock: Clock,
+    guests: runtime::Handle,
+    running: Arc<Mutex<HashMap<String, Handle>>>,
+    tasks: TaskTracker,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Worker {
+    async fn serve(self, control: OwnedFd, mut outbox: mpsc::Receiver<Report>) -> io::Result<()> {
+        let channel = Channel::new(control)?;
+        let sending = async {
+            channel.send(&Report::Ready, &[]).await?;
+            while let Some(report) = outbox.recv().await {
+                channel.send(&report, &[]).await?;
+            }
+            Ok(())
+        };
+        let receiving = async {
+            while let Some(message) = channel.receive().await? {
+                let report = self.obey(message)?;
+                // Bounded, and the other half of this task empties it.
+                if self.reports.send(report).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            sent = sending => sent,
+            received = receiving => received,
+        }
+    }
+
+    fn obey(&self, message: Message) -> io::Result<Report> {
+        let Order { number, what } = message.parse()?;
+        let outcome = match what {
+            Command::Start(spec) => self.start(*spec, message.fds).map(|()| Answer::Nothing),
+            Command::Stop { id, grace_ms } => {
+                self.tell(&id, |handle| {
+                    let stop = if grace_ms == 0 { Stop::Kill } else { Stop::Drain { grace_ms } };
+                    // A guest that was killed is not to be treated gently by a later order.
+                    handle.stop.send_if_modified(|now| {
+                        let news = *now != Stop::Kill && *now != stop;
+                        if news {
+                            *now = stop;
+                        }
+                        news
+                    });
+                });
+                Ok(Answer::Nothing)
+            }
+            Command::ReopenLog { id } => {
+                if let Some(file) = message.fds.into_iter().next() {
+                    self.tell(&id, |handle| handle.log.reopen(File::from(file)));
+                }
+                Ok(Answer::Nothing)
+            }
+            Command::SetMemoryLimit { id, bytes } => {
+                self.tell(&id, |handle| handle.budget.set_limit(bytes));
+                Ok(Answer::Nothing)
+            }
+            Command::Stats => Ok(Answer::Stats(self.stats())),
+        };
+        Ok(Report::Done { number, outcome })
+    }
+
+    /// A guest that is gone has been reported; orders for it are late, not wrong.
+    fn tell(&self, id: &str, what: impl FnOnce(&Handle)) {
+        if let Some(handle) = self.running.lock().get(id) {
+            what(handle);
+        }
+    }
+
+    fn stats(&self) -> Vec<GuestStats> {
+        let running = self.running.lock();
+        let stats = running.iter().map(|(id, handle)| GuestStats {
+            id: id.clone(),
+            memory_bytes: handle.budget.used_bytes() as u64,
+            cpu_ns: handle.used.ns(),
+        });
+        stats.collect()
+    }
+
+    fn start(&self, spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<(), String> {
+        if self.running.lock().contains_key(&spec.id) {
+            return Ok(());
+        }
+        let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
+        let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
+        let files = self.shared.loader.volumes(&spec.volumes, &fds).map_err(failed)?;
+        let listener = match &spec.http {
+            Some(http) => Some((Self::duplicate(&fds, http.listener)?, http.clone())),
+            None => None,
+        };
+        let log = match spec.log {
+            Some(log) => Some(Self::duplicate(&fds, log)?),
+            None => None,
+        };
+        let container = Arc::new(Container {
+            budget: Budget::new(spec.memory_bytes),
+            used: Arc::default(),
+            cpu: self.cpu.clone(),
+            log: self.logs.log(log.map(File::from), self.clock.clone()),
+            net: Arc::new(PodNet::new(spec.net.clone())),
+            files,
+            _volumes: fds,
+            spec,
+        });
+        let (stop, stopping) = watch::channel(Stop::Run);
+        let handle = Handle {
+            stop,
+            log: container.log.clone(),
+            budget: container.budget.clone(),
+            used: container.used.clone(),
+        };
+        self.running.lock().insert(container.spec.id.clone(), handle);
+        let (running, reports) = (self.running.clone(), self.reports.clone());
+        let guest = guest(self.shared.clone(), container.clone(), code, listener, stopping);
+        let task = async move {
+            let exit = match AssertUnwindSafe(guest).catch_unwind().await {
+                Ok(exit) => exit,
+                Err(_panic) => exit::panicked("a panic; the node's log has more"),
+            };
+            // What it said must be readable when its end is.
+            container.log.flushed().await;
+            running.lock().remove(&container.spec.id);
+            let _ = reports.send(Report::Exited { id: container.spec.id.clone(), exit }).await;
+        };
+        self.tasks.spawn_on(task, &self.guests);
+        Ok(())
+    }
+
+    fn duplicate(fds: &[OwnedFd], index: usize) -> Result<OwnedFd, String> {
+        let fd = fds.get(index).ok_or("a descriptor is missing")?;
+        fd.try_clone().map_err(|error| error.to_string())
+    }
+}
+
+/// Runs one container from start to end.
+async fn guest(
+    shared: Arc<Shared>,
+    container: Arc<Container>,
+    code: Arc<Code>,
+    listener: Option<(OwnedFd, wire::HttpSpec)>,
+    mut stop: watch::Receiver<Stop>,
+) -> Exit {
+    if let (Code::Http(pre), Some((listener, spec))) = (&*code, listener) {
+        let listener = TcpListener::from(listener);
+        return http::serve(shared, container, pre.clone(), listener, spec, stop).await;
+    }
+    let running = Box::pin(command::run(&shared, &container, &code));
+    let running = cpu::Guest::new(running, container.cpu.clone(), container.used.clone());
+    tokio::select! {
+        biased;
+        // A guest cannot be told to end: like a process without a handler for SIGTERM, it just does.
+        stopped = stop.wait_for(|stop| *stop != Stop::Run) => {
+            exit::stopped(stopped.is_ok_and(|stop| *stop != Stop::Kill))
+        }
+        exit = running => exit,
+    }
+}

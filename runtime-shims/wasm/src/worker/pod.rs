@@ -1,0 +1,185 @@
+//! What the network looks like from within a pod: its own address, and names as its cluster resolves them.
+//!
+//! A pod has no network namespace of its own here. Its address is an address of the host, so binds to "any address" and
+//! to loopback are turned into binds to the pod's, and what a guest reaches on 127.0.0.1 is its own pod.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use hickory_proto::rr::Name;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use wasmtime_wasi::sockets::SocketAddrUse;
+
+use crate::wire::NetSpec;
+
+pub(super) struct PodNet {
+    spec: NetSpec,
+    /// Made at the first look-up: most pods never make one.
+    resolver: OnceLock<TokioResolver>,
+}
+
+/// Why a name has no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NameError {
+    #[error("not a name")]
+    Invalid,
+    #[error("no such name")]
+    NotFound,
+    #[error("no answer from the cluster's DNS")]
+    Unanswered,
+}
+
+impl PodNet {
+    pub(super) fn new(spec: NetSpec) -> PodNet {
+        PodNet { spec, resolver: OnceLock::new() }
+    }
+
+    /// Where a bind to `wanted` goes.
+    pub(super) fn bind_address(&self, wanted: SocketAddr) -> SocketAddr {
+        match self.spec.ip {
+            // A datagram socket on any port that sends: from a loopback address nothing outside can be reached.
+            Some(ip) if ip.is_loopback() && wanted.ip().is_unspecified() && wanted.port() == 0 => wanted,
+            Some(ip) if is_local(wanted.ip()) && ip.is_ipv4() == wanted.is_ipv4() => SocketAddr::new(ip, wanted.port()),
+            Some(_) | None => wanted,
+        }
+    }
+
+    /// Where a connection to `wanted` goes.
+    pub(super) fn remote_address(&self, wanted: SocketAddr) -> SocketAddr {
+        match self.spec.ip {
+            Some(ip) if wanted.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) => SocketAddr::new(ip, wanted.port()),
+            Some(_) | None => wanted,
+        }
+    }
+
+    /// The address a connection to `remote` comes from, so that the other side sees the pod. None where the system must
+    /// choose: from a loopback address nothing outside can be reached.
+    pub(super) fn source_for(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        let ip = self.spec.ip?;
+        let fits = ip.is_ipv4() == remote.is_ipv4() && ip.is_loopback() == remote.ip().is_loopback();
+        fits.then(|| SocketAddr::new(ip, 0))
+    }
+
+    /// The last word on an address, after the above.
+    pub(super) fn allows(&self, address: SocketAddr, what: SocketAddrUse) -> bool {
+        match (self.spec.ip, what) {
+            (Some(ip), SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::UdpBind) => {
+                // "Any address, any port" is what the system checks before it chooses by itself.
+                address.ip() == ip || (address.ip().is_unspecified() && address.port() == 0)
+            }
+            (
+                Some(_) | None,
+                SocketAddrUse::TcpBind
+                | SocketAddrUse::TcpListen
+                | SocketAddrUse::UdpBind
+                | SocketAddrUse::TcpAccept
+                | SocketAddrUse::TcpConnect
+                | SocketAddrUse::UdpSend
+                | SocketAddrUse::UdpReceive,
+            ) => true,
+        }
+    }
+
+    /// Asks the cluster's DNS.
+    pub(super) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NameError> {
+        let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(vec![ip]);
+        }
+        let name = Name::from_str(name).map_err(|_| NameError::Invalid)?;
+        if self.spec.dns_servers.is_empty() {
+            return Err(NameError::Unanswered);
+        }
+        let resolver = match self.resolver.get() {
+            Some(resolver) => resolver,
+            None => {
+                let made = self.make_resolver().map_err(|_| NameError::Unanswered)?;
+                self.resolver.get_or_init(|| made)
+            }
+        };
+        match resolver.lookup_ip(name).await {
+            Ok(found) => Ok(found.iter().collect()),
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => Err(NameError::NotFound),
+            Err(error) => {
+                tracing::debug!(%error, "look-up failed");
+                Err(NameError::Unanswered)
+            }
+        }
+    }
+
+    fn make_resolver(&self) -> Result<TokioResolver, hickory_resolver::net::NetError> {
+        let servers = self.spec.dns_servers.iter().map(|server| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        });
+        let searches = self.spec.dns_searches.iter().filter_map(|search| Name::from_str(search).ok()).collect();
+        let config = ResolverConfig::from_parts(None, searches, servers.collect());
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let options: &mut ResolverOpts = builder.options_mut();
+        options.ndots = self.spec.dns_ndots;
+        options.timeout = Duration::from_secs(2);
+        options.attempts = 2;
+        options.cache_size = 64;
+        options.use_hosts_file = ResolveHosts::Never;
+        builder.build()
+    }
+}
+
+/// "Any address", or the host's own loopback one.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(ip: &str) -> PodNet {
+        PodNet::new(NetSpec { ip: Some(ip.parse().expect("an address")), ..NetSpec::default() })
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn binds_go_to_the_pods_address() {
+        for ip in ["127.42.0.7", "10.42.0.7"] {
+            let net = pod(ip);
+            for wanted in ["0.0.0.0:80", "127.0.0.1:80"] {
+                let bound = net.bind_address(at(wanted));
+                assert_eq!(bound.to_string(), format!("{ip}:80"));
+                assert!(net.allows(bound, SocketAddrUse::TcpBind));
+            }
+        }
+    }
+
+    #[test]
+    fn no_pod_binds_anothers_address() {
+        let net = pod("127.42.0.7");
+        for other in ["127.42.0.8:80", "192.168.0.1:80", "[::]:80"] {
+            let bound = net.bind_address(at(other));
+            assert!(!net.allows(bound, SocketAddrUse::TcpBind), "{other}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_the_pod_itself() {
+        assert_eq!(pod("10.42.0.7").remote_address(at("127.0.0.1:6443")).to_string(), "10.42.0.7:6443");
+        assert_eq!(pod("127.42.0.7").remote_address(at("127.43.0.1:443")).to_string(), "127.43.0.1:443");
+    }
+
+    #[test]
+    fn connections_come_from_the_pod_where_that_is_possible() {
+        assert_eq!(pod("127.42.0.7").source_for(at("127.43.0.1:443")), Some(at("127.42.0.7:0")));
+        assert_eq!(pod("127.42.0.7").source_for(at("93.184.216.34:443")), None);
+        assert_eq!(pod("10.42.0.7").source_for(at("93.184.216.34:443")), Some(at("10.42.0.7:0")));
+    }
+}

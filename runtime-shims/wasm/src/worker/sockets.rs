@@ -1,0 +1,403 @@
+//! `wasi:sockets` on the pod's address. wasmtime-wasi does the work; addresses are changed on their way in, and names
+//! are looked up in the cluster.
+
+use futures::FutureExt;
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress};
+use wasmtime_wasi::p2::bindings::sockets::tcp::{self, HostTcpSocket, ShutdownType};
+use wasmtime_wasi::p2::bindings::sockets::udp::{
+    self, HostIncomingDatagramStream, HostOutgoingDatagramStream, HostUdpSocket, IncomingDatagram,
+    IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream,
+};
+use wasmtime_wasi::p2::{
+    DynInputStream, DynOutputStream, DynPollable, IoError, Network, Pollable, SocketError, SocketResult, TcpSocket, UdpSocket,
+    subscribe,
+};
+use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView};
+
+use super::guest::Instance;
+use super::pod::{NameError, PodNet};
+
+/// Puts the pod's sockets in place of those of the host.
+pub(super) fn add_to_linker(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    tcp::add_to_linker::<Instance, PodSockets>(linker, PodSocketsView::of)?;
+    udp::add_to_linker::<Instance, PodSockets>(linker, PodSocketsView::of)?;
+    names(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+struct PodSockets;
+
+impl HasData for PodSockets {
+    type Data<'a> = PodSocketsView<'a>;
+}
+
+struct PodSocketsView<'a> {
+    host: WasiSocketsCtxView<'a>,
+    net: std::sync::Arc<PodNet>,
+}
+
+impl PodSocketsView<'_> {
+    fn of(instance: &mut Instance) -> PodSocketsView<'_> {
+        let net = instance.net.clone();
+        PodSocketsView { host: instance.sockets(), net }
+    }
+
+    fn moved(&self, address: IpSocketAddress, how: fn(&PodNet, std::net::SocketAddr) -> std::net::SocketAddr) -> IpSocketAddress {
+        how(&self.net, address.into()).into()
+    }
+}
+
+fn same<T: 'static>(resource: &Resource<T>) -> Resource<T> {
+    Resource::new_borrow(resource.rep())
+}
+
+impl network::Host for PodSocketsView<'_> {
+    fn convert_error_code(&mut self, error: SocketError) -> wasmtime::Result<ErrorCode> {
+        network::Host::convert_error_code(&mut self.host, error)
+    }
+
+    fn network_error_code(&mut self, error: Resource<IoError>) -> wasmtime::Result<Option<ErrorCode>> {
+        network::Host::network_error_code(&mut self.host, error)
+    }
+}
+
+impl network::HostNetwork for PodSocketsView<'_> {
+    fn drop(&mut self, this: Resource<Network>) -> wasmtime::Result<()> {
+        network::HostNetwork::drop(&mut self.host, this)
+    }
+}
+
+impl tcp::Host for PodSocketsView<'_> {}
+
+impl HostTcpSocket for PodSocketsView<'_> {
+    async fn start_bind(
+        &mut self,
+        this: Resource<TcpSocket>,
+        network: Resource<Network>,
+        local: IpSocketAddress,
+    ) -> SocketResult<()> {
+        let local = self.moved(local, PodNet::bind_address);
+        HostTcpSocket::start_bind(&mut self.host, this, network, local).await
+    }
+
+    fn finish_bind(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
+        HostTcpSocket::finish_bind(&mut self.host, this)
+    }
+
+    fn start_connect(
+        &mut self,
+        this: Resource<TcpSocket>,
+        network: Resource<Network>,
+        remote: IpSocketAddress,
+    ) -> SocketResult<()> {
+        let remote = self.moved(remote, PodNet::remote_address);
+        let unbound = HostTcpSocket::local_address(&mut self.host, same(&this)).is_err();
+        if unbound && let Some(source) = self.net.source_for(remote.into()) {
+            // The bind's only wait is for the address check, which does not wait.
+            HostTcpSocket::start_bind(&mut self.host, same(&this), same(&network), source.into())
+                .now_or_never()
+                .ok_or(ErrorCode::WouldBlock)??;
+            HostTcpSocket::finish_bind(&mut self.host, same(&this))?;
+        }
+        HostTcpSocket::start_connect(&mut self.host, this, network, remote)
+    }
+
+    fn finish_connect(
+        &mut self,
+        this: Resource<TcpSocket>,
+    ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
+        HostTcpSocket::finish_connect(&mut self.host, this)
+    }
+
+    async fn start_listen(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
+        HostTcpSocket::start_listen(&mut self.host, this).await
+    }
+
+    fn finish_listen(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
+        HostTcpSocket::finish_listen(&mut self.host, this)
+    }
+
+    fn accept(
+        &mut self,
+        this: Resource<TcpSocket>,
+    ) -> SocketResult<(Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutputStream>)> {
+        HostTcpSocket::accept(&mut self.host, this)
+    }
+
+    fn local_address(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
+        HostTcpSocket::local_address(&mut self.host, this)
+    }
+
+    fn remote_address(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
+        HostTcpSocket::remote_address(&mut self.host, this)
+    }
+
+    fn is_listening(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<bool> {
+        HostTcpSocket::is_listening(&mut self.host, this)
+    }
+
+    fn address_family(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<IpAddressFamily> {
+        HostTcpSocket::address_family(&mut self.host, this)
+    }
+
+    fn set_listen_backlog_size(&mut self, this: Resource<TcpSocket>, value: u64) -> SocketResult<()> {
+        HostTcpSocket::set_listen_backlog_size(&mut self.host, this, value)
+    }
+
+    fn keep_alive_enabled(&mut self, this: Resource<TcpSocket>) -> SocketResult<bool> {
+        HostTcpSocket::keep_alive_enabled(&mut self.host, this)
+    }
+
+    fn set_keep_alive_enabled(&mut self, this: Resource<TcpSocket>, value: bool) -> SocketResult<()> {
+        HostTcpSocket::set_keep_alive_enabled(&mut self.host, this, value)
+    }
+
+    fn keep_alive_idle_time(&mut self, this: Resource<TcpSocket>) -> SocketResult<u64> {
+        HostTcpSocket::keep_alive_idle_time(&mut self.host, this)
+    }
+
+    fn set_keep_alive_idle_time(&mut self, this: Resource<TcpSocket>, value: u64) -> SocketResult<()> {
+        HostTcpSocket::set_keep_alive_idle_time(&mut self.host, this, value)
+    }
+
+    fn keep_alive_interval(&mut self, this: Resource<TcpSocket>) -> SocketResult<u64> {
+        HostTcpSocket::keep_alive_interval(&mut self.host, this)
+    }
+
+    fn set_keep_alive_interval(&mut self, this: Resource<TcpSocket>, value: u64) -> SocketResult<()> {
+        HostTcpSocket::set_keep_alive_interval(&mut self.host, this, value)
+    }
+
+    fn keep_alive_count(&mut self, this: Resource<TcpSocket>) -> SocketResult<u32> {
+        HostTcpSocket::keep_alive_count(&mut self.host, this)
+    }
+
+    fn set_keep_alive_count(&mut self, this: Resource<TcpSocket>, value: u32) -> SocketResult<()> {
+        HostTcpSocket::set_keep_alive_count(&mut self.host, this, value)
+    }
+
+    fn hop_limit(&mut self, this: Resource<TcpSocket>) -> SocketResult<u8> {
+        HostTcpSocket::hop_limit(&mut self.host, this)
+    }
+
+    fn set_hop_limit(&mut self, this: Resource<TcpSocket>, value: u8) -> SocketResult<()> {
+        HostTcpSocket::set_hop_limit(&mut self.host, this, value)
+    }
+
+    fn receive_buffer_size(&mut self, this: Resource<TcpSocket>) -> SocketResult<u64> {
+        HostTcpSocket::receive_buffer_size(&mut self.host, this)
+    }
+
+    fn set_receive_buffer_size(&mut self, this: Resource<TcpSocket>, value: u64) -> SocketResult<()> {
+        HostTcpSocket::set_receive_buffer_size(&mut self.host, this, value)
+    }
+
+    fn send_buffer_size(&mut self, this: Resource<TcpSocket>) -> SocketResult<u64> {
+        HostTcpSocket::send_buffer_size(&mut self.host, this)
+    }
+
+    fn set_send_buffer_size(&mut self, this: Resource<TcpSocket>, value: u64) -> SocketResult<()> {
+        HostTcpSocket::set_send_buffer_size(&mut self.host, this, value)
+    }
+
+    fn subscribe(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<Resource<DynPollable>> {
+        HostTcpSocket::subscribe(&mut self.host, this)
+    }
+
+    fn shutdown(&mut self, this: Resource<TcpSocket>, how: ShutdownType) -> SocketResult<()> {
+        HostTcpSocket::shutdown(&mut self.host, this, how)
+    }
+
+    fn drop(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<()> {
+        HostTcpSocket::drop(&mut self.host, this)
+    }
+}
+
+impl udp::Host for PodSocketsView<'_> {}
+
+impl HostUdpSocket for PodSocketsView<'_> {
+    async fn start_bind(
+        &mut self,
+        this: Resource<UdpSocket>,
+        network: Resource<Network>,
+        local: IpSocketAddress,
+    ) -> SocketResult<()> {
+        let local = self.moved(local, PodNet::bind_address);
+        HostUdpSocket::start_bind(&mut self.host, this, network, local).await
+    }
+
+    fn finish_bind(&mut self, this: Resource<UdpSocket>) -> SocketResult<()> {
+        HostUdpSocket::finish_bind(&mut self.host, this)
+    }
+
+    async fn stream(
+        &mut self,
+        this: Resource<UdpSocket>,
+        remote: Option<IpSocketAddress>,
+    ) -> SocketResult<(Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>)> {
+        let remote = remote.map(|remote| self.moved(remote, PodNet::remote_address));
+        HostUdpSocket::stream(&mut self.host, this, remote).await
+    }
+
+    fn local_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
+        HostUdpSocket::local_address(&mut self.host, this)
+    }
+
+    fn remote_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
+        HostUdpSocket::remote_address(&mut self.host, this)
+    }
+
+    fn address_family(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<IpAddressFamily> {
+        HostUdpSocket::address_family(&mut self.host, this)
+    }
+
+    fn unicast_hop_limit(&mut self, this: Resource<UdpSocket>) -> SocketResult<u8> {
+        HostUdpSocket::unicast_hop_limit(&mut self.host, this)
+    }
+
+    fn set_unicast_hop_limit(&mut self, this: Resource<UdpSocket>, value: u8) -> SocketResult<()> {
+        HostUdpSocket::set_unicast_hop_limit(&mut self.host, this, value)
+    }
+
+    fn receive_buffer_size(&mut self, this: Resource<UdpSocket>) -> SocketResult<u64> {
+        HostUdpSocket::receive_buffer_size(&mut self.host, this)
+    }
+
+    fn set_receive_buffer_size(&mut self, this: Resource<UdpSocket>, value: u64) -> SocketResult<()> {
+        HostUdpSocket::set_receive_buffer_size(&mut self.host, this, value)
+    }
+
+    fn send_buffer_size(&mut self, this: Resource<UdpSocket>) -> SocketResult<u64> {
+        HostUdpSocket::send_buffer_size(&mut self.host, this)
+    }
+
+    fn set_send_buffer_size(&mut self, this: Resource<UdpSocket>, value: u64) -> SocketResult<()> {
+        HostUdpSocket::set_send_buffer_size(&mut self.host, this, value)
+    }
+
+    fn subscribe(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<Resource<DynPollable>> {
+        HostUdpSocket::subscribe(&mut self.host, this)
+    }
+
+    fn drop(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<()> {
+        HostUdpSocket::drop(&mut self.host, this)
+    }
+}
+
+impl HostIncomingDatagramStream for PodSocketsView<'_> {
+    fn receive(&mut self, this: Resource<IncomingDatagramStream>, max: u64) -> SocketResult<Vec<IncomingDatagram>> {
+        HostIncomingDatagramStream::receive(&mut self.host, this, max)
+    }
+
+    fn subscribe(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
+        HostIncomingDatagramStream::subscribe(&mut self.host, this)
+    }
+
+    fn drop(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<()> {
+        HostIncomingDatagramStream::drop(&mut self.host, this)
+    }
+}
+
+impl HostOutgoingDatagramStream for PodSocketsView<'_> {
+    fn check_send(&mut self, this: Resource<OutgoingDatagramStream>) -> SocketResult<u64> {
+        HostOutgoingDatagramStream::check_send(&mut self.host, this)
+    }
+
+    fn send(&mut self, this: Resource<OutgoingDatagramStream>, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
+        let datagrams = datagrams
+            .into_iter()
+            .map(|datagram| OutgoingDatagram {
+                remote_address: datagram.remote_address.map(|remote| self.moved(remote, PodNet::remote_address)),
+                ..datagram
+            })
+            .collect();
+        HostOutgoingDatagramStream::send(&mut self.host, this, datagrams)
+    }
+
+    fn subscribe(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
+        HostOutgoingDatagramStream::subscribe(&mut self.host, this)
+    }
+
+    async fn drop(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<()> {
+        HostOutgoingDatagramStream::drop(&mut self.host, this).await
+    }
+}
+
+/// A look-up that is under way, or its answer. wasmtime-wasi's own cannot be made outside of it.
+struct Lookup(Answer);
+
+enum Answer {
+    Pending(futures::future::BoxFuture<'static, Result<Vec<std::net::IpAddr>, NameError>>),
+    Ready(Result<std::vec::IntoIter<std::net::IpAddr>, NameError>),
+}
+
+#[async_trait::async_trait]
+impl Pollable for Lookup {
+    async fn ready(&mut self) {
+        if let Answer::Pending(pending) = &mut self.0 {
+            let found = pending.await;
+            self.0 = Answer::Ready(found.map(Vec::into_iter));
+        }
+    }
+}
+
+impl From<NameError> for ErrorCode {
+    fn from(error: NameError) -> ErrorCode {
+        match error {
+            NameError::Invalid => ErrorCode::InvalidArgument,
+            NameError::NotFound => ErrorCode::NameUnresolvable,
+            NameError::Unanswered => ErrorCode::TemporaryResolverFailure,
+        }
+    }
+}
+
+/// `wasi:sockets/ip-name-lookup`, by hand.
+fn names(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
+    let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.2.0")?;
+    names.resource("resolve-address-stream", wasmtime::component::ResourceType::host::<Lookup>(), |mut store, rep| {
+        table(store.data_mut()).delete(Resource::<Lookup>::new_own(rep))?;
+        Ok(())
+    })?;
+    names.func_wrap(
+        "resolve-addresses",
+        |mut store: wasmtime::StoreContextMut<'_, Instance>, (_network, name): (Resource<Network>, String)| {
+            let net = store.data().net.clone();
+            let pending = async move { net.resolve(&name).await }.boxed();
+            let lookup = table(store.data_mut()).push(Lookup(Answer::Pending(pending)))?;
+            Ok((Ok::<_, ErrorCode>(lookup),))
+        },
+    )?;
+    names.func_wrap(
+        "[method]resolve-address-stream.resolve-next-address",
+        |mut store: wasmtime::StoreContextMut<'_, Instance>, (this,): (Resource<Lookup>,)| {
+            let lookup = table(store.data_mut()).get_mut(&this)?;
+            if let Answer::Pending(pending) = &mut lookup.0
+                && let Some(found) = pending.now_or_never()
+            {
+                lookup.0 = Answer::Ready(found.map(Vec::into_iter));
+            }
+            let next: Result<Option<IpAddress>, ErrorCode> = match &mut lookup.0 {
+                Answer::Pending(_) => Err(ErrorCode::WouldBlock),
+                Answer::Ready(Ok(addresses)) => Ok(addresses.next().map(IpAddress::from)),
+                Answer::Ready(Err(error)) => Err((*error).into()),
+            };
+            Ok((next,))
+        },
+    )?;
+    names.func_wrap(
+        "[method]resolve-address-stream.subscribe",
+        |mut store: wasmtime::StoreContextMut<'_, Instance>, (this,): (Resource<Lookup>,)| {
+            Ok((subscribe(table(store.data_mut()), this)?,))
+        },
+    )?;
+    Ok(())
+}
+
+fn table(instance: &mut Instance) -> &mut ResourceTable {
+    instance.ctx().table
+}
+
