@@ -63,3 +63,42 @@ impl<K: Metadata<Ty = ObjectMeta>> Overlay<K> {
         view.into_values().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::lines;
+    use expect_test::{Expect, expect};
+    use k8s_openapi::api::core::v1::Pod;
+
+    fn pods(text: &str) -> Vec<Arc<Pod>> {
+        lines(text).iter().map(|l| Arc::new(l.pod())).collect()
+    }
+
+    fn check_view(overlay: &mut Overlay<Pod>, cached: &str, seen: u64, expected: Expect) {
+        let view = overlay.over(pods(cached), Revision(seen));
+        let show = |p: &Arc<Pod>| format!("{}@{}", owner::name(&p.metadata), revision(&p.metadata));
+        let left = if overlay.is_empty() { "settled" } else { "open" };
+        expected.assert_eq(&format!("{} ({left})", view.iter().map(show).collect::<Vec<_>>().join(" ")));
+    }
+
+    #[test]
+    fn own_writes_are_seen_until_the_cache_has_caught_up() {
+        let mut overlay = Overlay::default();
+        for pod in pods("pod a rv=5; pod b rv=6") {
+            overlay.wrote((*pod).clone());
+        }
+        check_view(&mut overlay, "pod a rv=3; pod c rv=4", 4, expect!["a@5 b@6 c@4 (open)"]);
+        check_view(&mut overlay, "pod a rv=5; pod c rv=4", 5, expect!["a@5 b@6 c@4 (open)"]);
+        // Seen past it and not there: someone has removed it meanwhile.
+        check_view(&mut overlay, "pod a rv=5; pod c rv=4", 7, expect!["a@5 c@4 (settled)"]);
+    }
+
+    #[test]
+    fn own_removals_are_seen_too() {
+        let mut overlay = Overlay::default();
+        overlay.removed(&pods("pod a uid=1")[0].metadata);
+        check_view(&mut overlay, "pod a uid=1 rv=3", 3, expect![" (open)"]);
+        check_view(&mut overlay, "pod a uid=2 rv=9", 9, expect!["a@9 (settled)"]);
+    }
+}

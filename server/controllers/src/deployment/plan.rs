@@ -231,6 +231,8 @@ impl<'a> Pass<'a> {
         if let Some(spec) = &mut model.set.spec {
             spec.replicas = Some(to);
         }
+        // Of two steps in one pass only the whole way is told.
+        let from = model.seen.as_ref().map_or(0, |seen| sizes::size(seen));
         let name = owner::name(&model.set.metadata);
         let direction = if from < to { "up" } else { "down" };
         model.event = Some(format!("Scaled {direction} replica set {name} from {from} to {to}"));

@@ -28,6 +28,7 @@ const WORKERS: usize = 8;
 const ORPHANS: usize = 32;
 /// UIDs remembered as gone; a UID never comes back.
 const ABSENT: usize = 500;
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 const INCOMPLETE_RECHECK: Duration = Duration::from_secs(1);
 
 struct Controller {
@@ -65,7 +66,13 @@ pub(crate) fn start(context: Context, monitors: &Arc<Monitors>) {
         }
     });
     let synced = monitors.clone();
-    controller.context.clone().when(async move { synced.synced().await }, move || {
+    let synced = async move {
+        // One API that does not answer must not keep all garbage. What is not known is asked of the server, or waited for.
+        if tokio::time::timeout(SYNC_PATIENCE, synced.synced()).await.is_err() {
+            tracing::warn!("not everything that is served could be listed; collecting what can be");
+        }
+    };
+    controller.context.clone().when(synced, move || {
         let scope = controller.context.scope.clone();
         drive(&scope, "sync", &queue, WORKERS, move |item| {
             let controller = controller.clone();
@@ -173,6 +180,10 @@ impl Controller {
         let Some(monitor) = self.monitors.of(&item.resource) else { return Ok(Outcome::Done) };
         let Some(cached) = monitor.objects.get(&item.key) else { return Ok(Outcome::Done) };
         let meta = &cached.metadata;
+        // Almost always the owners are simply there. Dependents can add reasons to wait, none to act.
+        if judge(meta, |r| self.cached_state(r, meta), &[]) == Verdict::Keep {
+            return Ok(Outcome::Done);
+        }
         let dependents = self.monitors.dependents(owner::uid(meta), owner::namespace(meta));
         let views: Vec<_> = dependents.iter().map(|(_, d)| Dependent { meta: &d.metadata }).collect();
         if judge(meta, |r| self.cached_state(r, meta), &views) == Verdict::Keep {

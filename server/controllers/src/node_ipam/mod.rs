@@ -31,6 +31,7 @@ struct Controller {
 }
 
 pub(crate) fn start(context: Context, ranges: Ranges) {
+    let context = context.reporting_as("cidrAllocator");
     let nodes = context.informers.get::<Node>();
     let controller = Arc::new(Controller { context, nodes, ranges, promised: Mutex::default() });
     let this = controller.clone();

@@ -23,7 +23,7 @@ impl Ranges {
     pub(crate) fn new(cluster: Ipv4Net, mask: u8) -> Result<Self, RangeError> {
         let cluster = cluster.trunc();
         // A node needs addresses for itself and for a pod besides network and broadcast.
-        if mask < cluster.prefix_len() || mask > 30 {
+        if mask == 0 || mask < cluster.prefix_len() || mask > 30 {
             return Err(RangeError { cluster, mask });
         }
         Ok(Self { cluster, mask })

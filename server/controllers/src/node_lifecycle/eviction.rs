@@ -1,28 +1,26 @@
-//! Which pod must leave a node for a taint of effect NoExecute, and when. Pure.
+//! Which pod must leave a node for a taint of effect NoExecute, and how long it may stay. Pure.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
 use super::taints::{NO_EXECUTE, NOT_READY, UNREACHABLE};
 use crate::pod;
-use crate::time::after;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Stay,
-    LeaveAt(Timestamp),
+    /// So long after it first had to.
+    LeaveAfter(Duration),
     LeaveNow,
 }
 
-/// `seen`: since when the controller knows a taint that carries no time.
-pub(crate) fn judge(pod: &Pod, taints: &[Taint], seen: impl Fn(&Taint) -> Timestamp, now: Timestamp) -> Verdict {
+pub(crate) fn judge(pod: &Pod, taints: &[Taint]) -> Verdict {
     if pod::is_deleting(pod) || pod::is_terminal(pod) {
         return Verdict::Stay;
     }
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or(&[]);
-    // The pod is not held to account for the time before it came to be.
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
-    let mut leave: Option<Timestamp> = None;
+    let mut leave: Option<u64> = None;
     for taint in taints.iter().filter(|t| t.effect == NO_EXECUTE) {
         let mut matching = tolerations.iter().filter(|t| tolerates(t, taint)).peekable();
         if matching.peek().is_none() {
@@ -33,15 +31,15 @@ pub(crate) fn judge(pod: &Pod, taints: &[Taint], seen: impl Fn(&Taint) -> Timest
             }
             return Verdict::LeaveNow;
         }
-        let Some(seconds) = matching.filter_map(|t| t.toleration_seconds).min() else { continue };
-        let since = taint.time_added.as_ref().map_or_else(|| seen(taint), |t| t.0).max(created);
-        let due = after(since, seconds.max(0));
-        leave = Some(leave.map_or(due, |l| l.min(due)));
+        if let Some(seconds) = matching.filter_map(|t| t.toleration_seconds).min() {
+            let seconds = u64::try_from(seconds).unwrap_or(0);
+            leave = Some(leave.map_or(seconds, |l| l.min(seconds)));
+        }
     }
     match leave {
         None => Verdict::Stay,
-        Some(at) if at <= now => Verdict::LeaveNow,
-        Some(at) => Verdict::LeaveAt(at),
+        Some(0) => Verdict::LeaveNow,
+        Some(seconds) => Verdict::LeaveAfter(Duration::from_secs(seconds)),
     }
 }
 

@@ -1,15 +1,16 @@
 //! Carries out eviction by taints of effect NoExecute. Owns the deadlines of the pods that tolerate one for a while.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::events::EventType;
 use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::eviction::{Verdict, judge};
 use super::taints;
@@ -26,15 +27,8 @@ struct Controller {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     by_node: Index<Pod>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// When a node's taint that carries no time was first seen: by node, then by taint.
-    seen: BTreeMap<String, BTreeMap<(String, Option<String>), Timestamp>>,
-    /// Pods that are to leave at a later time.
-    pending: BTreeSet<ObjectKey>,
+    /// Pods that are to leave later: since when they have to, for the pod with that UID.
+    pending: Mutex<BTreeMap<ObjectKey, (Option<String>, Instant)>>,
 }
 
 pub(crate) fn start(context: Context) {
@@ -42,7 +36,7 @@ pub(crate) fn start(context: Context) {
         nodes: context.informers.get(),
         pods: context.informers.get(),
         by_node: pods_by_node(&context.informers),
-        state: Mutex::default(),
+        pending: Mutex::default(),
         context,
     });
     let this = controller.clone();
@@ -65,14 +59,12 @@ fn run(controller: &Arc<Controller>) {
         Change::Applied { old, new } => {
             let before = old.as_ref().map(|o| evicting(o)).unwrap_or_default();
             if before != evicting(&new) {
-                this.note(&new);
                 this.add_pods(owner::name(&new.metadata), &into);
             }
         }
-        Change::Deleted(old) => drop(this.state.lock().seen.remove(owner::name(&old.metadata))),
+        Change::Deleted(_) => {}
         Change::Resync => {
             for node in this.nodes.list().iter().filter(|n| !evicting(n).is_empty()) {
-                this.note(node);
                 this.add_pods(owner::name(&node.metadata), &into);
             }
         }
@@ -81,7 +73,7 @@ fn run(controller: &Arc<Controller>) {
     context.feed("pods", &controller.pods, move |change| match change {
         Change::Applied { new, .. } if this.is_concerned(&new) => into.add(owner::key_of(&new.metadata)),
         Change::Applied { .. } => {}
-        Change::Deleted(old) => drop(this.state.lock().pending.remove(&owner::key_of(&old.metadata))),
+        Change::Deleted(old) => drop(this.pending.lock().remove(&owner::key_of(&old.metadata))),
         Change::Resync => {
             let list = this.pods.list();
             list.iter().filter(|p| this.is_concerned(p)).for_each(|p| into.add(owner::key_of(&p.metadata)));
@@ -101,52 +93,44 @@ impl Controller {
 
     fn is_concerned(&self, pod: &Pod) -> bool {
         self.node_of(pod).is_some_and(|n| !evicting(&n).is_empty())
-            || self.state.lock().pending.contains(&owner::key_of(&pod.metadata))
+            || self.pending.lock().contains_key(&owner::key_of(&pod.metadata))
     }
 
     fn add_pods(&self, node: &str, queue: &WorkQueue<ObjectKey>) {
         self.by_node.get(node).iter().for_each(|p| queue.add(owner::key_of(&p.metadata)));
     }
 
-    fn note(&self, node: &Node) {
-        let now = self.context.now();
-        let taints: BTreeSet<_> = evicting(node).into_iter().map(|t| (t.key.clone(), t.value.clone())).collect();
-        let mut state = self.state.lock();
-        let seen = state.seen.entry(owner::name(&node.metadata).to_owned()).or_default();
-        seen.retain(|taint, _| taints.contains(taint));
-        for taint in taints {
-            seen.entry(taint).or_insert(now);
-        }
-    }
-
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, Error> {
         let Some(pod) = self.pods.get(key) else { return Ok(Outcome::Done) };
         let Some(node) = self.node_of(&pod) else { return Ok(Outcome::Done) };
-        let now = self.context.now();
-        let verdict = {
-            let state = self.state.lock();
-            let seen = state.seen.get(owner::name(&node.metadata));
-            let since = |t: &Taint| seen.and_then(|s| s.get(&(t.key.clone(), t.value.clone()))).copied().unwrap_or(now);
-            judge(&pod, taints::list(&node), since, now)
-        };
-        match verdict {
+        let stays = match judge(&pod, taints::list(&node)) {
             Verdict::Stay => {
-                if self.state.lock().pending.remove(key) && !pod::is_deleting(&pod) {
+                if self.pending.lock().remove(key).is_some() && !pod::is_deleting(&pod) {
                     let message = format!("Cancelling deletion of Pod {key}");
                     self.context.event(&*pod, EventType::Normal, "TaintManagerEviction", message);
                 }
-                Ok(Outcome::Done)
+                return Ok(Outcome::Done);
             }
-            Verdict::LeaveAt(at) => {
-                self.state.lock().pending.insert(key.clone());
-                Ok(self.context.outcome(Some(at)))
-            }
-            Verdict::LeaveNow => {
-                self.evict(key, &pod).await?;
-                self.state.lock().pending.remove(key);
-                Ok(Outcome::Done)
-            }
+            Verdict::LeaveAfter(time) => time.saturating_sub(self.pending_for(key, &pod)),
+            Verdict::LeaveNow => Duration::ZERO,
+        };
+        if !stays.is_zero() {
+            return Ok(Outcome::RequeueAfter(stays));
         }
+        self.evict(key, &pod).await?;
+        self.pending.lock().remove(key);
+        Ok(Outcome::Done)
+    }
+
+    /// How long the pod has had to leave, from now on if that is new. Measured here and not by the taint's time: a step
+    /// of the clock must not evict.
+    fn pending_for(&self, key: &ObjectKey, pod: &Pod) -> Duration {
+        let mut pending = self.pending.lock();
+        let entry = pending.entry(key.clone()).or_insert_with(|| (pod.metadata.uid.clone(), Instant::now()));
+        if entry.0 != pod.metadata.uid {
+            *entry = (pod.metadata.uid.clone(), Instant::now());
+        }
+        entry.1.elapsed()
     }
 
     async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<(), Error> {

@@ -1,15 +1,17 @@
 //! When a node counts as lost, and what its conditions say then. Pure.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition};
 
 use crate::pod;
-use crate::time::{after, whole_seconds};
+use crate::time::whole_seconds;
 
 /// A node that was silent for so long is not known to be ready any more. Upstream's default since 1.32.
-pub(crate) const GRACE_SECONDS: i64 = 50;
-/// A node that has never reported anything gets so long after it was created.
-const STARTUP_GRACE_SECONDS: i64 = 60;
+pub(crate) const GRACE: Duration = Duration::from_secs(50);
+/// A node that has never reported anything gets so long.
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
 
 /// Conditions that only the node itself can vouch for.
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -29,15 +31,10 @@ pub(crate) fn is_ready(node: &Node) -> bool {
     readiness(node) == Some("True")
 }
 
-/// When the node is lost unless it is heard from before. `heard`: when its lease or its status last changed, as far as
-/// this controller has seen it (its own clock, not the node's).
-pub(crate) fn deadline(node: &Node, heard: Timestamp) -> Timestamp {
-    let created = node.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    match (readiness(node), created) {
-        (None, Some(created)) => after(created.max(heard), STARTUP_GRACE_SECONDS),
-        (None, None) => after(heard, STARTUP_GRACE_SECONDS),
-        (Some(_), _) => after(heard, GRACE_SECONDS),
-    }
+/// How long the node may be silent. Measured on this controller's monotonic clock from its last word: neither the node's
+/// clock nor a step of our own makes a node lost.
+pub(crate) fn grace(node: &Node) -> Duration {
+    if readiness(node).is_none() { STARTUP_GRACE } else { GRACE }
 }
 
 /// The conditions of a lost node, where they say something new; only those that change.

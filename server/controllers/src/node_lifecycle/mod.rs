@@ -1,7 +1,7 @@
 //! Watches over the nodes: one that is silent for too long counts as lost; conditions become taints; pods leave for taints
 //! they do not tolerate. Works by deadlines: a node that reports in time costs nothing.
 //!
-//! Only ever judges by what it has itself seen and when, never by a node's clock.
+//! Only ever judges by what it has itself seen and when, on a clock that nobody can set.
 
 mod eviction;
 mod evictor;
@@ -13,15 +13,16 @@ mod zones;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::events::EventType;
 use coracle_client::{Change, Error, Index, Informer, Outcome, WorkQueue, drive};
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 
 pub(crate) use self::evictor::start as start_eviction;
 use self::zones::{Disruption, Permission, disruptions, permission, zone_of};
@@ -29,7 +30,6 @@ use crate::answer::unless_gone;
 use crate::context::Context;
 use crate::indexes::pods_by_node;
 use crate::owner;
-use crate::time::after;
 
 const LEASES: &str = "kube-node-lease";
 const WORKERS: usize = 4;
@@ -46,11 +46,11 @@ struct Controller {
 #[derive(Default)]
 struct State {
     /// When each node was last heard from.
-    heard: BTreeMap<String, Timestamp>,
+    heard: BTreeMap<String, Instant>,
     /// When a node of each zone was last marked for eviction.
-    marked: BTreeMap<String, Timestamp>,
+    marked: BTreeMap<String, Instant>,
     /// After all nodes were lost at once they are given time to come back.
-    blind_until: Option<Timestamp>,
+    blind_until: Option<Instant>,
 }
 
 pub(crate) fn start(context: Context) {
@@ -130,7 +130,7 @@ fn run(controller: &Arc<Controller>) {
 
 impl Controller {
     fn hear(&self, node: &str) {
-        self.state.lock().heard.insert(node.to_owned(), self.context.now());
+        self.state.lock().heard.insert(node.to_owned(), Instant::now());
     }
 
     fn add_lost(&self, queue: &WorkQueue<ObjectKey>) {
@@ -140,29 +140,28 @@ impl Controller {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, Error> {
         let Some(mut node) = self.nodes.get(key) else { return Ok(Outcome::Done) };
-        let now = self.context.now();
         // A node that was never heard of by this process is given its time from now on.
-        let heard = *self.state.lock().heard.entry(key.name.to_string()).or_insert(now);
-        let deadline = health::deadline(&node, heard);
+        let heard = *self.state.lock().heard.entry(key.name.to_string()).or_insert_with(Instant::now);
+        let left = health::grace(&node).saturating_sub(heard.elapsed());
         let mut wake = None;
-        if deadline > now {
+        if !left.is_zero() {
             // A node that is known to be lost reports its return by itself.
-            wake = (health::readiness(&node) != Some("Unknown")).then_some(deadline);
+            wake = (health::readiness(&node) != Some("Unknown")).then_some(left);
         } else {
-            let conditions = health::lost(&node, now);
+            let conditions = health::lost(&node, self.context.now());
             if !conditions.is_empty() {
                 let Some(changed) = self.declare_lost(&node, &conditions).await? else { return Ok(Outcome::Done) };
                 node = Arc::new(changed);
             }
         }
-        let (evict, retry) = self.may_evict(&node, now);
-        if let Some(next) = taints::plan(&node, evict, now) {
+        let (evict, retry) = self.may_evict(&node);
+        if let Some(next) = taints::plan(&node, evict, self.context.now()) {
             let meta = json!({"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version});
             let patch = json!({"metadata": meta, "spec": {"taints": next}});
             unless_gone(self.context.client.all::<Node>().merge_patch(&key.name, &patch).await)?;
         }
         self.mark_pods(&node).await?;
-        Ok(self.context.outcome(wake.into_iter().chain(retry).min()))
+        Ok(wake.into_iter().chain(retry).min().map_or(Outcome::Done, Outcome::RequeueAfter))
     }
 
     async fn declare_lost(&self, node: &Node, conditions: &[NodeCondition]) -> Result<Option<Node>, Error> {
@@ -179,7 +178,7 @@ impl Controller {
     }
 
     /// Whether this node's pods may be evicted, and when to ask again.
-    fn may_evict(&self, node: &Node, now: Timestamp) -> (bool, Option<Timestamp>) {
+    fn may_evict(&self, node: &Node) -> (bool, Option<Duration>) {
         let mut nodes = self.nodes.list();
         // This node as it was written just now.
         nodes.retain(|n| n.metadata.name != node.metadata.name);
@@ -188,7 +187,7 @@ impl Controller {
         let all_lost = zones::all_lost(&zones);
         let mut state = self.state.lock();
         if all_lost {
-            state.blind_until = Some(after(now, health::GRACE_SECONDS));
+            state.blind_until = Some(Instant::now() + health::GRACE);
         }
         if !taints::wants_eviction(node) || all_lost {
             return (false, None);
@@ -198,12 +197,14 @@ impl Controller {
         }
         let zone = zone_of(node);
         let disruption = zones.get(&zone).copied().unwrap_or(Disruption::Normal);
-        match permission(disruption, all_lost, state.marked.get(&zone).copied(), state.blind_until, now) {
+        let since_last = state.marked.get(&zone).map(Instant::elapsed);
+        let blind_for = state.blind_until.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        match permission(disruption, all_lost, since_last, blind_for) {
             Permission::Now => {
-                state.marked.insert(zone, now);
+                state.marked.insert(zone, Instant::now());
                 (true, None)
             }
-            Permission::At(at) => (false, Some(at)),
+            Permission::After(time) => (false, Some(time)),
             Permission::No => (false, None),
         }
     }

@@ -3,17 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
 use super::health;
-use crate::time::after;
 
 /// One node of a zone is marked for eviction in so many seconds.
-const SPACING_SECONDS: i64 = 10;
+const SPACING: Duration = Duration::from_secs(10);
 /// The same in a large zone of which most is lost.
-const REDUCED_SPACING_SECONDS: i64 = 100;
+const REDUCED_SPACING: Duration = Duration::from_secs(100);
 /// A zone with more nodes than this is large: in a smaller one eviction stops when most of it is lost.
 const LARGE: usize = 50;
 /// In percent.
@@ -61,26 +60,28 @@ pub(crate) fn all_lost(zones: &BTreeMap<String, Disruption>) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Permission {
     Now,
-    At(Timestamp),
+    After(Duration),
     /// Not before some node's state changes.
     No,
 }
 
-/// `last`: when a node of this zone was last marked. `blind_until`: until then nodes that were all lost at once are given
-/// time to come back.
+/// `since_last`: how long ago a node of this zone was last marked. `blind_for`: for so long nodes that were all lost at
+/// once are still given time to come back.
 pub(crate) fn permission(
     zone: Disruption,
     all_lost: bool,
-    last: Option<Timestamp>,
-    blind_until: Option<Timestamp>,
-    now: Timestamp,
+    since_last: Option<Duration>,
+    blind_for: Duration,
 ) -> Permission {
     let spacing = match zone {
         Disruption::Partial { large: false } => return Permission::No,
-        Disruption::Partial { large: true } => REDUCED_SPACING_SECONDS,
+        Disruption::Partial { large: true } => REDUCED_SPACING,
         Disruption::Full if all_lost => return Permission::No,
-        Disruption::Full | Disruption::Normal => SPACING_SECONDS,
+        Disruption::Full | Disruption::Normal => SPACING,
     };
-    let due = last.map(|last| after(last, spacing)).into_iter().chain(blind_until).max();
-    due.filter(|due| *due > now).map_or(Permission::Now, Permission::At)
+    let rest = since_last.map_or(Duration::ZERO, |since| spacing.saturating_sub(since));
+    match rest.max(blind_for) {
+        Duration::ZERO => Permission::Now,
+        rest => Permission::After(rest),
+    }
 }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 
 use self::plan::{Cause, NodeState, TERMINATED_THRESHOLD, Verdict, disruption, judge, surplus};
 use crate::answer::unless_gone;
@@ -37,7 +37,7 @@ struct Controller {
     nodes: Informer<Node>,
     by_node: Index<Pod>,
     /// Since when pods were found to be bound to a node that is not there.
-    gone: Mutex<BTreeMap<String, Timestamp>>,
+    gone: Mutex<BTreeMap<String, Instant>>,
 }
 
 pub(crate) fn start(context: Context) {
@@ -98,8 +98,8 @@ fn run(controller: &Arc<Controller>) {
 impl Controller {
     fn node_state(&self, name: &str) -> NodeState {
         let Some(node) = self.nodes.get(&ObjectKey::cluster(name)) else {
-            let since = *self.gone.lock().entry(name.to_owned()).or_insert_with(|| self.context.now());
-            return NodeState::GoneSince(since);
+            let since = *self.gone.lock().entry(name.to_owned()).or_insert_with(Instant::now);
+            return NodeState::GoneFor(since.elapsed());
         };
         self.gone.lock().remove(name);
         let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
@@ -110,7 +110,7 @@ impl Controller {
     }
 
     fn concerns(&self, pod: &Pod) -> bool {
-        judge(pod, |name| self.node_state(name), self.context.now()) != Verdict::Keep
+        judge(pod, |name| self.node_state(name)) != Verdict::Keep
     }
 
     async fn reconcile(&self, key: Key) -> Result<Outcome, Error> {
@@ -127,9 +127,9 @@ impl Controller {
 
     async fn reconcile_pod(&self, key: &ObjectKey) -> Result<Outcome, Error> {
         let Some(pod) = self.pods.get(key) else { return Ok(Outcome::Done) };
-        match judge(&pod, |name| self.node_state(name), self.context.now()) {
+        match judge(&pod, |name| self.node_state(name)) {
             Verdict::Keep => Ok(Outcome::Done),
-            Verdict::Wait(at) => Ok(self.context.outcome(Some(at))),
+            Verdict::Wait(time) => Ok(Outcome::RequeueAfter(time)),
             Verdict::Remove(Cause::Orphaned) if self.node_is_there(&pod).await? => Ok(Outcome::Done),
             Verdict::Remove(cause) => {
                 self.remove(&pod, cause).await?;

@@ -1,6 +1,7 @@
 //! Decides which pods nobody else will remove. Pure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -10,7 +11,7 @@ use crate::{owner, pod};
 /// Finished pods that are kept for their owners to read.
 pub(crate) const TERMINATED_THRESHOLD: usize = 12_500;
 /// A node that has just appeared or vanished may be a matter of two caches: this long nobody concludes anything.
-pub(crate) const QUARANTINE_SECONDS: i64 = 40;
+const QUARANTINE: Duration = Duration::from_secs(40);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -42,20 +43,20 @@ fn created(pod: &Pod) -> Option<Timestamp> {
 pub(crate) enum NodeState {
     Present,
     OutOfService,
-    /// Gone since then, as far as the cache shows.
-    GoneSince(Timestamp),
+    /// Gone for so long, as far as the cache shows.
+    GoneFor(Duration),
 }
 
 /// What to do with one pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Keep,
-    /// Look again then.
-    Wait(Timestamp),
+    /// Look again after that time.
+    Wait(Duration),
     Remove(Cause),
 }
 
-pub(crate) fn judge(pod: &Pod, node: impl FnOnce(&str) -> NodeState, now: Timestamp) -> Verdict {
+pub(crate) fn judge(pod: &Pod, node: impl FnOnce(&str) -> NodeState) -> Verdict {
     let Some(name) = pod::node_name(pod) else {
         return if pod::is_deleting(pod) { Verdict::Remove(Cause::Unscheduled) } else { Verdict::Keep };
     };
@@ -63,10 +64,10 @@ pub(crate) fn judge(pod: &Pod, node: impl FnOnce(&str) -> NodeState, now: Timest
         NodeState::Present => Verdict::Keep,
         NodeState::OutOfService if pod::is_deleting(pod) => Verdict::Remove(Cause::OutOfService),
         NodeState::OutOfService => Verdict::Keep,
-        NodeState::GoneSince(since) => {
-            let due = crate::time::after(since, QUARANTINE_SECONDS);
-            if due > now { Verdict::Wait(due) } else { Verdict::Remove(Cause::Orphaned) }
-        }
+        NodeState::GoneFor(time) => match QUARANTINE.saturating_sub(time) {
+            Duration::ZERO => Verdict::Remove(Cause::Orphaned),
+            rest => Verdict::Wait(rest),
+        },
     }
 }
 

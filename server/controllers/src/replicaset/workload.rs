@@ -66,7 +66,7 @@ impl Workload for ReplicaSet {
     }
 
     fn status(&self) -> Status {
-        let Some(status) = &self.status else { return Status::default() };
+        let Some(status) = &self.status else { return Status { terminating: Some(0), ..Status::default() } };
         Status {
             observed_generation: status.observed_generation.unwrap_or(0),
             replicas: status.replicas,
@@ -105,7 +105,7 @@ impl Workload for ReplicationController {
     }
 
     fn status(&self) -> Status {
-        let Some(status) = &self.status else { return Status { terminating: None, ..Status::default() } };
+        let Some(status) = &self.status else { return Status::default() };
         Status {
             observed_generation: status.observed_generation.unwrap_or(0),
             replicas: status.replicas,
