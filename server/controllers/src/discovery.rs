@@ -38,7 +38,7 @@ pub(crate) async fn discover(client: &Client) -> Result<Discovered, Error> {
         let list: GroupList = client.json(request).await?;
         list.items.iter().for_each(|group| discovered.take(group));
     }
-    discovered.served.sort_by(|a, b| a.resource.group_resource().cmp(&b.resource.group_resource()));
+    discovered.served.sort_by_key(|s| s.resource.group_resource());
     Ok(discovered)
 }
 

@@ -16,11 +16,13 @@ const ROOT_CA_DESCRIPTION: &str = "Contains a CA bundle that can be used to veri
      internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across \
      distributions of Kubernetes clusters.";
 
+/// From a namespace and the object that is there to the object as it should be; `None` if it is right.
+type Plan<K> = Box<dyn Fn(&str, Option<&K>) -> Option<K> + Send + Sync>;
+
 /// What should be in each namespace.
 struct Wanted<K> {
     name: &'static str,
-    /// The object as it should be, given the one that is there; `None` if that is right.
-    plan: Box<dyn Fn(&str, Option<&K>) -> Option<K> + Send + Sync>,
+    plan: Plan<K>,
 }
 
 pub(crate) fn start_service_account(context: Context) {

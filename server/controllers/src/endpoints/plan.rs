@@ -43,6 +43,8 @@ pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoi
 
 /// Address and pod UID; then whether it is ready.
 type Addresses = BTreeMap<(String, String), (bool, EndpointAddress)>;
+/// Addresses without their state: what subsets are told apart by.
+type AddressKeys = Vec<(String, String)>;
 /// Name, protocol, number, application protocol.
 type PortKey = (String, String, i32, Option<String>);
 
@@ -64,7 +66,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             by_port.entry(Some(port)).or_default().insert(key.clone(), (ready, address.clone()));
         }
     }
-    let mut groups: BTreeMap<Vec<(String, String)>, (Addresses, Vec<PortKey>)> = BTreeMap::new();
+    let mut groups: BTreeMap<AddressKeys, (Addresses, Vec<PortKey>)> = BTreeMap::new();
     for (port, addresses) in by_port {
         let group = groups.entry(addresses.keys().cloned().collect()).or_insert_with(|| (addresses, Vec::new()));
         group.1.extend(port);

@@ -203,7 +203,7 @@ impl<W: Workload> Controller<W> {
     }
 
     async fn create(&self, owner: &W, api: &Api<Pod>, outstanding: &mut Outstanding, count: usize) -> Option<Error> {
-        let Some(template) = new_pod(owner) else { return None };
+        let template = new_pod(owner)?;
         for batch in slow_start(count) {
             let pods: Vec<Pod> = (0..batch).map(|_| named(&template, &self.context.ids.suffix(5))).collect();
             pods.iter().for_each(|p| outstanding.creating(owner::name(&p.metadata)));
