@@ -27,11 +27,19 @@ pub struct UserInfo {
 impl UserInfo {
     /// A user of the system itself: in `system:masters`, to whom everything is allowed.
     pub fn system(name: &str) -> Self {
-        Self { name: name.to_owned(), groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()], ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
+            ..Self::default()
+        }
     }
 
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self { name: name.to_owned(), groups: groups.iter().map(|group| (*group).to_owned()).collect(), ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..Self::default()
+        }
     }
 
     pub fn in_group(&self, group: &str) -> bool {

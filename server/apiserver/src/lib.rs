@@ -23,6 +23,8 @@ pub mod serve;
 mod server;
 pub mod strategy;
 pub mod table;
+#[cfg(test)]
+mod testing;
 
 pub use assembly::{Assembly, AssemblyConfig, AssemblyError, KUBERNETES_VERSION};
 pub use hooks::{Hooks, UserInfo};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use coracle_api::status::Status;
-use coracle_client::{Client, Clock, Ids};
+use coracle_client::{Client, Clock, Ids, OnExit, TaskScope};
 use coracle_store::Store;
 use ipnet::Ipv4Net;
 use tower::ServiceExt as _;
@@ -98,6 +98,12 @@ impl ApiServer {
             request.extensions_mut().insert(user.clone());
             request.map(axum::body::Body::new)
         }))
+    }
+
+    /// Starts what the server does by itself: Events are deleted an hour after their last change.
+    pub fn spawn_upkeep(&self, scope: &TaskScope) {
+        let registry = self.server.registry.clone();
+        scope.spawn("expire-events", OnExit::restart(), move |cancel| registry.clone().expire_events(cancel));
     }
 
     pub fn registry(&self) -> &Arc<Registry> {

@@ -153,14 +153,18 @@ fn check(item: &LimitRangeItem, requests: &Amounts, limits: &Amounts, problems: 
     for (name, bound) in item.max_limit_request_ratio.iter().flatten() {
         let Some(ratio) = parse(bound) else { continue };
         let (Some(request), Some(limit)) = (requests.get(name), limits.get(name)) else {
-            problems.push(format!("{name} max limit to request ratio per {kind} is {ratio}, but no request is specified or request is 0"));
+            problems.push(format!(
+                "{name} max limit to request ratio per {kind} is {ratio}, but no request is specified or request is 0"
+            ));
             continue;
         };
         // limit / request > ratio, without division.
         let exact = request.nanos().saturating_mul(i128::from(ratio.milli()));
         if limit.nanos().saturating_mul(1000) > exact {
             let shown = limit.nanos() as f64 / request.nanos().max(1) as f64;
-            problems.push(format!("{name} max limit to request ratio per {kind} is {ratio}, but provided ratio is {shown:.6}"));
+            problems.push(format!(
+                "{name} max limit to request ratio per {kind} is {ratio}, but provided ratio is {shown:.6}"
+            ));
         }
     }
 }

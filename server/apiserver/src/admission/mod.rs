@@ -23,7 +23,13 @@ use crate::registry::context::Context;
 /// One admission plugin. `object` is absent in deletions, `old` in creations.
 #[allow(unused_variables)]
 trait Plugin: Send + Sync {
-    fn mutate(&self, look: &Registry, context: &Context, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+    fn mutate(
+        &self,
+        look: &Registry,
+        context: &Context,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
         Ok(())
     }
 
@@ -39,7 +45,7 @@ trait Plugin: Send + Sync {
 }
 
 /// The plugins in their order.
-pub struct Admission {
+pub(crate) struct Admission {
     plugins: [&'static dyn Plugin; 8],
 }
 
@@ -63,11 +69,11 @@ impl Default for Admission {
 impl Admission {
     /// Waits for what is certain to come in a moment (the default service account of a new namespace), so that clients
     /// need not try again.
-    pub async fn settle(&self, registry: &Registry, context: &Context, object: &Object) {
+    pub(crate) async fn settle(&self, registry: &Registry, context: &Context, object: &Object) {
         service_account::wait_for_default(registry, context, object).await;
     }
 
-    pub fn mutate(
+    pub(crate) fn mutate(
         &self,
         registry: &Registry,
         context: &Context,
@@ -77,7 +83,7 @@ impl Admission {
         self.plugins.iter().try_for_each(|plugin| plugin.mutate(registry, context, object, old))
     }
 
-    pub fn validate(
+    pub(crate) fn validate(
         &self,
         registry: &Registry,
         context: &Context,

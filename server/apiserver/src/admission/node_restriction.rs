@@ -50,7 +50,9 @@ fn pod(context: &Context, node: &str, object: Option<&Object>, old: Option<&Obje
         Verb::Create => {
             let Some(pod) = object else { return Ok(()) };
             if pod.annotation(MIRROR).is_none() {
-                return Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+                return Err(format!(
+                    "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
+                ));
             }
             if pod.field(&["spec", "nodeName"]) != Some(node) {
                 return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -80,8 +82,7 @@ fn own_node(context: &Context, node: &str, object: Option<&Object>, old: Option<
     let now = new.labels();
     for key in now.keys().chain(labels.keys()) {
         let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-        let restricted =
-            domain == RESTRICTED_LABEL_DOMAIN || domain.ends_with(&format!(".{RESTRICTED_LABEL_DOMAIN}"));
+        let restricted = domain == RESTRICTED_LABEL_DOMAIN || domain.ends_with(&format!(".{RESTRICTED_LABEL_DOMAIN}"));
         if restricted && now.get(key) != labels.get(key) && !changed.contains(key) {
             changed.push(key.clone());
         }
@@ -111,7 +112,10 @@ fn token(look: &Registry, context: &Context, node: &str, object: Option<&Object>
     let pod = look.object("pods", &context.namespace, reference("name")).map_err(|status| status.message)?;
     let Some(pod) = pod else { return Err(format!("pod {:?} not found", reference("name"))) };
     if pod.uid_str() != reference("uid") {
-        return Err(format!("the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated", reference("uid")));
+        return Err(format!(
+            "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+            reference("uid")
+        ));
     }
     if pod.field(&["spec", "nodeName"]) != Some(node) {
         return Err("node requested token bound to a pod scheduled on a different node".to_owned());

@@ -15,13 +15,7 @@ const CLASSES: &str = "priorityclasses.scheduling.k8s.io";
 const DEFAULT_POLICY: &str = "PreemptLowerPriority";
 
 impl Plugin for Priority {
-    fn mutate(
-        &self,
-        look: &Registry,
-        context: &Context,
-        pod: &mut Object,
-        old: Option<&Object>,
-    ) -> Result<(), Status> {
+    fn mutate(&self, look: &Registry, context: &Context, pod: &mut Object, old: Option<&Object>) -> Result<(), Status> {
         if creates_pod(context) {
             return admit_pod(look, context, pod);
         }
@@ -52,10 +46,8 @@ impl Plugin for Priority {
         }
         match global_default(look)? {
             Some(other) if other.name() != class.name() => {
-                let text = format!(
-                    "PriorityClass {} is already marked as default. Only one default can exist",
-                    other.name()
-                );
+                let text =
+                    format!("PriorityClass {} is already marked as default. Only one default can exist", other.name());
                 Err(forbidden(context, class, text))
             }
             Some(_) | None => Ok(()),

@@ -42,7 +42,8 @@ impl Plugin for ServiceAccount {
         pod.set(&["spec", "serviceAccount"], name.as_str());
         let namespace = &*context.namespace;
         let Some(account) = look.object(ACCOUNTS, namespace, &name)? else {
-            let text = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+            let text =
+                format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
             return Err(forbidden(context, pod, text));
         };
         if mounts_token(pod, &account) {
@@ -86,7 +87,8 @@ fn mounts_token(pod: &Object, account: &Object) -> bool {
 
 fn mount_token(pod: &mut Object, suffix: &str) {
     let volumes = elements(pod, &["spec", "volumes"]);
-    let existing = volumes.iter().filter_map(|volume| volume.field(&["name"])).find(|name| name.starts_with(VOLUME_PREFIX));
+    let existing =
+        volumes.iter().filter_map(|volume| volume.field(&["name"])).find(|name| name.starts_with(VOLUME_PREFIX));
     let (name, is_new) = match existing {
         Some(name) => (name.to_owned(), false),
         None => (format!("{VOLUME_PREFIX}{suffix}"), true),

@@ -24,8 +24,9 @@ impl Plugin for DefaultTolerationSeconds {
         pod: &mut Object,
         _old: Option<&Object>,
     ) -> Result<(), Status> {
-        let main_update =
-            matches!(context.verb, Verb::Update | Verb::Patch) && context.subresource.is_empty() && context.is("", "pods");
+        let main_update = matches!(context.verb, Verb::Update | Verb::Patch)
+            && context.subresource.is_empty()
+            && context.is("", "pods");
         if !creates_pod(context) && !main_update {
             return Ok(());
         }

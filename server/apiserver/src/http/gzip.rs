@@ -11,11 +11,11 @@ use flate2::write::GzEncoder;
 use http_body::Frame;
 
 /// Shorter answers are sent as they are, as upstream does.
-pub const THRESHOLD_BYTES: usize = 128 * 1024;
+pub(super) const THRESHOLD_BYTES: usize = 128 * 1024;
 
 const PIECE_BYTES: usize = 64 * 1024;
 
-pub fn body(plain: Bytes) -> Body {
+pub(super) fn body(plain: Bytes) -> Body {
     Body::new(Gzip { plain, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) })
 }
 

@@ -19,9 +19,9 @@ const MINOR: &str = "36";
 /// The answer if the path is one of these.
 pub(super) fn answer(server: &Server, info: &RequestInfo, headers: &HeaderMap) -> Result<Option<Response>, Status> {
     let path = info.path.trim_end_matches('/');
-    let probe = ["/healthz", "/livez", "/readyz"].iter().find(|probe| {
-        path.strip_prefix(**probe).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
+    let probe = ["/healthz", "/livez", "/readyz"]
+        .iter()
+        .find(|probe| path.strip_prefix(**probe).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     if probe.is_none() && !matches!(path, "/version" | "/metrics") {
         return Ok(None);
     }
@@ -68,10 +68,8 @@ fn health(server: &Server, probe: &str, check: &str, info: &RequestInfo) -> Resp
     }
     let excluded: Vec<&str> = info.query.all("exclude").collect();
     let name = check.trim_start_matches('/');
-    let asked: Vec<_> = checks
-        .into_iter()
-        .filter(|(own, _)| (name.is_empty() || *own == name) && !excluded.contains(own))
-        .collect();
+    let asked: Vec<_> =
+        checks.into_iter().filter(|(own, _)| (name.is_empty() || *own == name) && !excluded.contains(own)).collect();
     if asked.is_empty() && !name.is_empty() {
         return respond::status(&Status::no_such_path());
     }
@@ -80,7 +78,11 @@ fn health(server: &Server, probe: &str, check: &str, info: &RequestInfo) -> Resp
     let mut text = String::new();
     if verbose || !well {
         for (own, well) in &asked {
-            text.push_str(&format!("[{}]{own} {}\n", if *well { '+' } else { '-' }, if *well { "ok" } else { "failed" }));
+            text.push_str(&format!(
+                "[{}]{own} {}\n",
+                if *well { '+' } else { '-' },
+                if *well { "ok" } else { "failed" }
+            ));
         }
         let what = probe.trim_start_matches('/');
         text.push_str(&format!("{what} check {}\n", if well { "passed" } else { "failed" }));

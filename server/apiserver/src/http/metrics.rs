@@ -29,17 +29,17 @@ struct Measured {
 }
 
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     series: Mutex<BTreeMap<Series, Measured>>,
-    pub in_flight: AtomicI64,
-    pub watches: AtomicI64,
-    pub panics: AtomicU64,
+    pub(crate) in_flight: AtomicI64,
+    pub(crate) watches: AtomicI64,
+    pub(crate) panics: AtomicU64,
 }
 
 impl Metrics {
     /// Counts a finished request. `known`: the resource exists, so its name may become a label (a client's free choice
     /// may not, or it could fill the memory).
-    pub fn record(&self, info: Option<&RequestInfo>, known: bool, code: u16, took: Duration) {
+    pub(crate) fn record(&self, info: Option<&RequestInfo>, known: bool, code: u16, took: Duration) {
         let text = |value: &str| if known { value.to_owned() } else { String::new() };
         let series = match info {
             Some(info) if info.is_resource => Series {
@@ -70,7 +70,7 @@ impl Metrics {
     }
 
     /// The exposition text; `revision` and `objects` come from the store.
-    pub fn render(&self, revision: u64, objects: &[(String, usize)]) -> String {
+    pub(crate) fn render(&self, revision: u64, objects: &[(String, usize)]) -> String {
         let mut out = String::new();
         self.render_requests(&mut out).expect("writing into a String cannot fail");
         let mut gauge = |name: &str, help: &str, value: i64| {

@@ -166,7 +166,8 @@ impl Server {
             return Ok(response);
         }
         let trimmed = info.path.trim_end_matches('/');
-        let discovers = matches!(trimmed, "/api" | "/apis") || trimmed.starts_with("/api/") || trimmed.starts_with("/apis/");
+        let discovers =
+            matches!(trimmed, "/api" | "/apis") || trimmed.starts_with("/api/") || trimmed.starts_with("/apis/");
         let raw = RawRequest { info: info.clone(), user, request };
         Ok(if discovers { self.hooks.discovery.call(raw).await } else { self.hooks.documents.call(raw).await })
     }

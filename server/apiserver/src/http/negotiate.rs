@@ -1,9 +1,12 @@
 //! Content negotiation: which form of which encoding an answer takes (`Accept`), and what a body is (`Content-Type`).
-//! Protobuf is not spoken: a body in it is 415, and an `Accept` list falls through to its next entry.
+//! Protobuf is read and not written: an `Accept` list falls through to its next entry.
 
 use coracle_api::status::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+
+/// What typed clients send.
+pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -63,8 +66,7 @@ struct MediaRange<'a> {
 
 fn parse_range(text: &str) -> Option<MediaRange<'_>> {
     let mut params = text.split(';').map(str::trim);
-    let mut range =
-        MediaRange { kind: params.next()?, quality: 1000, target: "", group: "", version: "", stream: "" };
+    let mut range = MediaRange { kind: params.next()?, quality: 1000, target: "", group: "", version: "", stream: "" };
     for param in params {
         let Some((key, value)) = param.split_once('=') else { continue };
         let value = value.trim().trim_matches('"');
@@ -125,7 +127,8 @@ pub fn accept(headers: &HeaderMap, streams: bool) -> Result<Accepted, Status> {
 /// What the body is. Without a `Content-Type` it is read as JSON, as upstream does.
 pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
     match media_type(headers) {
-        "" | "application/json" | "*/*" => Ok(Encoding::Json),
+        // Protobuf is made into JSON where the body is read.
+        "" | "application/json" | "*/*" | PROTOBUF => Ok(Encoding::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Encoding::Yaml),
         _ => Err(Status::unsupported_media_type(UNSUPPORTED)),
     }

@@ -1,7 +1,7 @@
 //! Indents compact JSON without changing the order of its fields.
 
 /// Two spaces a level and `"key": value`, as Go's indenter writes; ends with a newline.
-pub fn pretty(compact: &[u8]) -> Vec<u8> {
+pub(super) fn pretty(compact: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(compact.len() * 2);
     let mut depth = 0usize;
     let mut in_string = false;

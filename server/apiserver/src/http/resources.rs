@@ -129,8 +129,11 @@ impl Call<'_> {
             "" => def.verbs,
             name => def.subresource(name).ok_or_else(Status::no_such_path)?.verbs,
         };
-        let posts_to_name = self.context.verb == Verb::Create && self.context.subresource.is_empty() && !self.info.name.is_empty();
-        if !verbs.contains(wanted) || posts_to_name { Err(self.not_allowed()) } else { Ok(()) }
+        let (is_create, has_name) = (self.context.verb == Verb::Create, !self.info.name.is_empty());
+        let posts_to_name = is_create && has_name && self.context.subresource.is_empty();
+        let writes_all = matches!(self.context.verb, Verb::Update | Verb::Patch) && !has_name;
+        let allowed = verbs.contains(wanted) && !posts_to_name && !writes_all;
+        if allowed { Ok(()) } else { Err(self.not_allowed()) }
     }
 
     fn table_writer(&self) -> Result<TableWriter<'_>, Status> {
@@ -208,8 +211,15 @@ impl Call<'_> {
         Ok(())
     }
 
+    /// The body; one in protobuf as its JSON.
     async fn read(&self, body: Body) -> Result<Bytes, Status> {
-        body::read(body, self.server.limits.body_bytes).await
+        let bytes = body::read(body, self.server.limits.body_bytes).await?;
+        if bytes.is_empty() || negotiate::media_type(&self.headers) != negotiate::PROTOBUF {
+            return Ok(bytes);
+        }
+        let object = coracle_api::protobuf::decode(&bytes, self.resource.def.schema())
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        serde_json::to_vec(&object).map(Bytes::from).map_err(Status::internal)
     }
 
     fn decode(&self, bytes: &Bytes, target: &Target<'_>) -> Result<Object, Status> {
@@ -314,7 +324,9 @@ impl Call<'_> {
         if name.is_empty() {
             return Err(Status::bad_request("name must be provided"));
         }
-        Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({wanted})")))
+        Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )))
     }
 
     async fn delete_options(&self, body: Body) -> Result<DeleteOptions, Status> {

@@ -95,9 +95,9 @@ impl Style {
     pub fn status(self, status: &Status) -> Response {
         let json = status_json(status);
         let retry = status.retry_after_seconds();
-        let mut response = self.body(status.code, json.clone()).unwrap_or_else(|_| {
-            plain(status.code, Encoding::Json.content_type(), Body::from(json))
-        });
+        let mut response = self
+            .body(status.code, json.clone())
+            .unwrap_or_else(|_| plain(status.code, Encoding::Json.content_type(), Body::from(json)));
         if let Some(seconds) = retry.filter(|_| !status.is_success()) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -76,9 +76,10 @@ fn strings(list: &[Value]) -> Vec<String> {
 fn subject(context: &Context, review: &Object) -> Result<UserInfo, Status> {
     let field = |name| review.field(&["spec", name]).unwrap_or_default().to_owned();
     let extra = review.path(&["spec", "extra"]).and_then(Value::as_object);
-    let extra = extra.into_iter().flatten().map(|(key, values)| {
-        (key.to_lowercase(), strings(values.as_array().map(Vec::as_slice).unwrap_or_default()))
-    });
+    let extra = extra
+        .into_iter()
+        .flatten()
+        .map(|(key, values)| (key.to_lowercase(), strings(values.as_array().map(Vec::as_slice).unwrap_or_default())));
     let user = UserInfo {
         name: field("user"),
         uid: field("uid"),

@@ -15,14 +15,14 @@ use crate::registry::list::Page;
 
 /// `includeObject`: how much of its object a row carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Include {
+pub(super) enum Include {
     Metadata,
     Object,
     None,
 }
 
 impl Include {
-    pub fn parse(query: &Query) -> Result<Self, Status> {
+    pub(super) fn parse(query: &Query) -> Result<Self, Status> {
         match query.text("includeObject") {
             "" | "Metadata" => Ok(Include::Metadata),
             "Object" => Ok(Include::Object),
@@ -40,18 +40,18 @@ impl Include {
 }
 
 /// Writes Tables for one request.
-pub struct TableWriter<'a> {
-    pub tables: &'a dyn Tables,
-    pub resource: &'a Resource,
-    pub include: Include,
-    pub meta_version: &'static str,
-    pub now: Timestamp,
+pub(super) struct TableWriter<'a> {
+    pub(super) tables: &'a dyn Tables,
+    pub(super) resource: &'a Resource,
+    pub(super) include: Include,
+    pub(super) meta_version: &'static str,
+    pub(super) now: Timestamp,
 }
 
 impl TableWriter<'_> {
     /// A Table of one object, given in the served version. `headers`: with the columns' definitions (a watch sends them
     /// with its first event only).
-    pub fn one(&self, json: &Bytes, headers: bool) -> Result<Bytes, Status> {
+    pub(super) fn one(&self, json: &Bytes, headers: bool) -> Result<Bytes, Status> {
         let object: Object = serde_json::from_slice(json).map_err(Status::internal)?;
         let mut out = Vec::with_capacity(2048);
         self.open(&mut out, headers, &json!({"resourceVersion": object.resource_version()}));
@@ -60,12 +60,7 @@ impl TableWriter<'_> {
         Ok(out.into())
     }
 
-    /// A bookmark: a row with no cells worth showing, whose object carries the revision.
-    pub fn bookmark(&self, bookmark: &Bytes, headers: bool) -> Result<Bytes, Status> {
-        self.one(bookmark, headers)
-    }
-
-    pub fn page(&self, page: &Page) -> Result<Bytes, Status> {
+    pub(super) fn page(&self, page: &Page) -> Result<Bytes, Status> {
         let mut out = Vec::with_capacity(page.entries.len() * 1024 + 2048);
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if !page.continue_token.is_empty() {
@@ -134,4 +129,3 @@ impl TableWriter<'_> {
         Ok(())
     }
 }
-

@@ -68,8 +68,8 @@ impl ServiceAddresses {
         if !is_service(context) {
             return Ok(Allocation(None));
         }
-        drop_what_the_type_had(service, old);
         carry_over(service, old);
+        drop_what_the_type_had(service, old);
         let was = old.field(&["spec", "clusterIP"]).unwrap_or_default();
         let wants = service.field(&["spec", "clusterIP"]).unwrap_or_default();
         if has_address(old) && has_address(service) && !was.is_empty() && wants != was {
@@ -124,9 +124,9 @@ impl ServiceAddresses {
         match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(address)) if self.contains(address) && !taken.addresses.contains(&address) => Ok(()),
             Ok(IpAddr::V4(address)) if self.contains(address) => Err("provided IP is already allocated".to_owned()),
-            Ok(address) => Err(format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
-            )),
+            Ok(address) => {
+                Err(format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"))
+            }
             Err(_) => Err("not a valid IP".to_owned()),
         }
     }
@@ -153,59 +153,74 @@ impl ServiceAddresses {
     }
 
     fn fill_ports(&self, registry: &Registry, service: &mut Object, taken: &Taken) -> Result<(), Status> {
-        let Some(mut ports) = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).map_err(Status::internal)? else {
-            return Ok(());
-        };
-        // One number may serve several protocols of one Service.
-        let mut own: Vec<(u16, String)> = Vec::new();
-        for (at, port) in ports.iter_mut().enumerate() {
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            let number = match port.node_port {
-                None | Some(0) => {
-                    let sibling = |used: &(u16, String)| used.1 != protocol;
-                    let shared = own.iter().find(|used| sibling(used) && shares(service, used.0, port.port)).map(|used| used.0);
-                    match shared {
-                        Some(number) => number,
-                        None => self.free_port(registry, taken, &own)?,
-                    }
-                }
-                Some(asked) => {
-                    self.check_port(asked, &protocol, taken, &own).map_err(|detail| {
+        let ports = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).map_err(Status::internal)?.unwrap_or_default();
+        let named = |port: &ServicePort| port.node_port.filter(|number| *number != 0);
+        let mut given: Vec<u16> = Vec::with_capacity(ports.len());
+        for (at, port) in ports.iter().enumerate() {
+            // Protocols that share a port share its node port.
+            let earlier = ports[..at].iter().position(|other| other.port == port.port).map(|place| given[place]);
+            let later = || ports[at..].iter().filter(|other| other.port == port.port).find_map(named);
+            let number = match (named(port), earlier) {
+                (None, Some(number)) => number,
+                (Some(asked), Some(number)) if asked == i32::from(number) => number,
+                (asked, _) => match asked.or_else(later) {
+                    None => self.free_port(registry, taken, &given)?,
+                    Some(asked) => self.check_port(asked, taken, &given).map_err(|detail| {
                         let path = SPEC.child("ports");
                         let path = path.index(at);
                         invalid(service, FieldError::invalid(&path.child("nodePort"), asked, detail))
-                    })?
-                }
+                    })?,
+                },
             };
-            own.push((number, protocol));
-            port.node_port = Some(i32::from(number));
+            given.push(number);
         }
-        for (at, (number, _)) in own.iter().enumerate() {
-            if let Some(Value::Array(list)) = service.path_mut(&["spec", "ports"])
-                && let Some(Value::Object(port)) = list.get_mut(at)
-            {
+        if let Some(Value::Array(list)) = service.path_mut(&["spec", "ports"]) {
+            for (port, number) in list.iter_mut().filter_map(Value::as_object_mut).zip(&given) {
                 port.insert("nodePort".to_owned(), Value::from(*number));
             }
         }
+        self.fill_health_port(registry, service, taken, &given)
+    }
+
+    /// A load balancer that sends to this node's pods only asks each node whether it has any.
+    fn fill_health_port(
+        &self,
+        registry: &Registry,
+        service: &mut Object,
+        taken: &Taken,
+        given: &[u16],
+    ) -> Result<(), Status> {
+        let path = ["spec", "healthCheckNodePort"];
+        let local = service.field(&["spec", "externalTrafficPolicy"]) == Some("Local");
+        if service_type(service) != "LoadBalancer" || !local {
+            return Ok(());
+        }
+        let number = match service.int(&path).and_then(|asked| i32::try_from(asked).ok()).filter(|asked| *asked != 0) {
+            None => self.free_port(registry, taken, given)?,
+            Some(asked) => self.check_port(asked, taken, given).map_err(|detail| {
+                invalid(service, FieldError::invalid(&SPEC.child("healthCheckNodePort"), asked, detail))
+            })?,
+        };
+        service.set(&path, number);
         Ok(())
     }
 
-    fn check_port(&self, asked: i32, protocol: &str, taken: &Taken, own: &[(u16, String)]) -> Result<u16, String> {
+    fn check_port(&self, asked: i32, taken: &Taken, given: &[u16]) -> Result<u16, String> {
         let (low, high) = (self.ports.start(), self.ports.end());
         let number = u16::try_from(asked).ok().filter(|number| self.ports.contains(number)).ok_or_else(|| {
             format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")
         })?;
-        let twice = own.iter().any(|(used, own)| *used == number && own == protocol);
-        if taken.ports.contains(&number) || twice { Err("provided port is already allocated".to_owned()) } else { Ok(number) }
+        let has = taken.ports.contains(&number) || given.contains(&number);
+        if has { Err("provided port is already allocated".to_owned()) } else { Ok(number) }
     }
 
-    fn free_port(&self, registry: &Registry, taken: &Taken, own: &[(u16, String)]) -> Result<u16, Status> {
+    fn free_port(&self, registry: &Registry, taken: &Taken, given: &[u16]) -> Result<u16, Status> {
         let size = u64::from(*self.ports.end() - *self.ports.start()) + 1;
         let start = registry.ids.below(size);
-        let candidates = (0..size).filter_map(|step| u16::try_from((start + step) % size).ok());
-        let mut numbers = candidates.map(|offset| self.ports.start() + offset);
+        let offsets = (0..size).filter_map(|step| u16::try_from((start + step) % size).ok());
+        let mut numbers = offsets.map(|offset| self.ports.start() + offset);
         numbers
-            .find(|number| !taken.ports.contains(number) && !own.iter().any(|(used, _)| used == number))
+            .find(|number| !taken.ports.contains(number) && !given.contains(number))
             .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
     }
 }
@@ -228,12 +243,6 @@ fn has_node_ports(service: &Object) -> bool {
         "LoadBalancer" => service.flag(&["spec", "allocateLoadBalancerNodePorts"]).unwrap_or(true),
         _ => false,
     }
-}
-
-/// Whether an earlier port of this Service with the same number already has this node port.
-fn shares(service: &Object, number: u16, port: i32) -> bool {
-    let ports = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).ok().flatten().unwrap_or_default();
-    ports.iter().any(|other| other.port == port && other.node_port == Some(i32::from(number)))
 }
 
 fn taken(registry: &Registry, context: &Context, name: &str) -> Result<Taken, Status> {
@@ -275,6 +284,11 @@ fn drop_what_the_type_had(service: &mut Object, old: &Object) {
             }
         }
     }
+    if service.int(&["spec", "healthCheckNodePort"]) == old.int(&["spec", "healthCheckNodePort"])
+        && (service_type(service) != "LoadBalancer" || service.field(&["spec", "externalTrafficPolicy"]) != Some("Local"))
+    {
+        service.remove(&["spec", "healthCheckNodePort"]);
+    }
     if has_node_ports(old) && !has_node_ports(service) {
         let before: Vec<Option<i64>> = node_ports(old);
         let now = node_ports(service);
@@ -298,9 +312,11 @@ fn node_ports(service: &Object) -> Vec<Option<i64>> {
 /// A client that sends a manifest again does not know what was allocated: it stays.
 fn carry_over(service: &mut Object, old: &Object) {
     if has_address(old) && has_address(service) {
-        let named = |object: &Object, field: &str| object.path(&["spec", field]).is_some_and(|value| {
-            value.as_str() != Some("") && value.as_array().is_none_or(|list| !list.is_empty())
-        });
+        let named = |object: &Object, field: &str| {
+            object
+                .path(&["spec", field])
+                .is_some_and(|value| value.as_str() != Some("") && value.as_array().is_none_or(|list| !list.is_empty()))
+        };
         for (field, other) in [("clusterIP", "clusterIPs"), ("clusterIPs", "clusterIP")] {
             if !named(service, field) && !named(service, other) {
                 for field in ["clusterIP", "clusterIPs"] {
@@ -313,6 +329,9 @@ fn carry_over(service: &mut Object, old: &Object) {
                 crate::strategy::keep_at(service, old, &["spec", field]);
             }
         }
+    }
+    if service.int(&["spec", "healthCheckNodePort"]).unwrap_or(0) == 0 {
+        crate::strategy::keep_at(service, old, &["spec", "healthCheckNodePort"]);
     }
     if has_node_ports(old) && has_node_ports(service) {
         let before = old.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).ok().flatten().unwrap_or_default();

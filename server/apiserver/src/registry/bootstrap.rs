@@ -27,8 +27,16 @@ impl Registry {
             self.ensure("", "v1", "namespaces", "", namespace, Existing::Keep).await?;
         }
         for (name, value, text) in [
-            ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-            ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+            (
+                "system-cluster-critical",
+                2_000_000_000,
+                "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+            ),
+            (
+                "system-node-critical",
+                2_000_001_000,
+                "Used for system critical pods that must not be moved from their current node.",
+            ),
         ] {
             let class = json!({"metadata": {"name": name}, "value": value, "description": text});
             self.ensure("scheduling.k8s.io", "v1", "priorityclasses", "", class, Existing::Keep).await?;

@@ -20,11 +20,8 @@ const REVISION: &[u8] = b"\"resourceVersion\":\"";
 
 impl Header {
     pub fn new(group: &str, version: &str, kind: &str) -> Self {
-        let text = format!(
-            "{{\"kind\":{},\"apiVersion\":{},",
-            Value::from(kind),
-            Value::from(api_version(group, version))
-        );
+        let text =
+            format!("{{\"kind\":{},\"apiVersion\":{},", Value::from(kind), Value::from(api_version(group, version)));
         Self(text.into_bytes().into())
     }
 
@@ -65,15 +62,26 @@ impl Header {
         &json[self.0.len()..]
     }
 
+    /// The entry's JSON as a draft has it, and where the revision belongs.
+    pub fn without_revision(&self, json: &[u8]) -> (Vec<u8>, usize) {
+        let (at, after) = self.revision_span(json);
+        ([&json[..at], &json[after..]].concat(), at)
+    }
+
     /// The entry's JSON under another revision (an object that leaves a selector goes at the revision of that change).
     pub fn at_revision(&self, json: &[u8], revision: Revision) -> Bytes {
+        let (at, after) = self.revision_span(json);
+        splice(json, at, after, &revision.to_string()).into()
+    }
+
+    /// Where the revision begins and what follows it (and its comma) begins.
+    fn revision_span(&self, json: &[u8]) -> (usize, usize) {
         let at = self.0.len() + METADATA.len();
         let rest = &json[at..];
         debug_assert!(rest.starts_with(REVISION), "stored metadata begins with its revision");
         let value = rest.iter().skip(REVISION.len()).position(|byte| *byte == b'"').unwrap_or(0);
         let after = at + REVISION.len() + value + 1;
-        let after = if json.get(after) == Some(&b',') { after + 1 } else { after };
-        splice(json, at, after, &revision.to_string()).into()
+        (at, if json.get(after) == Some(&b',') { after + 1 } else { after })
     }
 }
 
@@ -101,11 +109,10 @@ fn members(json: &mut Vec<u8>, map: &Map<String, Value>, but: &[&str]) {
             json.push(b',');
         }
         first = false;
-        let wrote = serde_json::to_writer(&mut *json, key)
-            .and_then(|()| {
-                json.push(b':');
-                serde_json::to_writer(&mut *json, value)
-            });
+        let wrote = serde_json::to_writer(&mut *json, key).and_then(|()| {
+            json.push(b':');
+            serde_json::to_writer(&mut *json, value)
+        });
         wrote.expect("a JSON value is written into memory without fail");
     }
 }

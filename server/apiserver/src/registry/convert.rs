@@ -103,9 +103,7 @@ impl Conversion {
     pub fn served_json(self, resource: &Resource, stored: &Bytes) -> Result<Bytes, Status> {
         match self {
             Self::Same => Ok(stored.clone()),
-            Self::Header => {
-                Ok([resource.served_header.bytes(), resource.header.body(stored)].concat().into())
-            }
+            Self::Header => Ok([resource.served_header.bytes(), resource.header.body(stored)].concat().into()),
             Self::Event | Self::Autoscaler => {
                 let object: Object = serde_json::from_slice(stored)
                     .map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))?;

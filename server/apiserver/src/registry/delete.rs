@@ -71,7 +71,11 @@ impl Registry {
             };
             if context.dry_run {
                 let written = Written::dry(resource, &object, false);
-                return Ok(if gone { Deleted::Gone(answer(resource, &entry, written)) } else { Deleted::Pending(written) });
+                return Ok(if gone {
+                    Deleted::Gone(answer(resource, &entry, written))
+                } else {
+                    Deleted::Pending(written)
+                });
             }
             let draft = resource.draft(&object);
             let expect = entry.revision;
@@ -80,7 +84,11 @@ impl Registry {
                 Ok(entries) => {
                     let entry = entries.into_iter().next().expect("a commit answers with one entry per operation");
                     let written = Written::stored(entry.clone(), false);
-                    return Ok(if gone { Deleted::Gone(answer(resource, &entry, written)) } else { Deleted::Pending(written) });
+                    return Ok(if gone {
+                        Deleted::Gone(answer(resource, &entry, written))
+                    } else {
+                        Deleted::Pending(written)
+                    });
                 }
                 // The next round judges the newer object; a precondition that it breaks is reported then.
                 Err(CommitError::Conflict { .. }) => {}
@@ -207,7 +215,10 @@ fn grace(resource: &Resource, old: &Object, options: &DeleteOptions) -> Grace {
     if !old.is_being_deleted() {
         return Grace::Begin(pod_grace(old, options.grace_period_seconds));
     }
-    match (old.deletion_grace_period_seconds().map(|seconds| if seconds < 0 { 1 } else { seconds }), options.grace_period_seconds) {
+    match (
+        old.deletion_grace_period_seconds().map(|seconds| if seconds < 0 { 1 } else { seconds }),
+        options.grace_period_seconds,
+    ) {
         (None | Some(0), _) => Grace::None,
         (Some(left), Some(asked)) if asked < left => Grace::Shorten(asked),
         (Some(_), Some(_) | None) => Grace::Pending,

@@ -87,11 +87,9 @@ const GENERATIONAL: Facts = Facts { generation: Generation::Spec, ..Facts::ORDIN
 pub fn of(group: &str, plural: &str) -> Facts {
     match (group, plural) {
         ("", "pods") => Facts { returns_deleted: true, graceful: true, ..GENERATIONAL },
-        ("" | "events.k8s.io", "events") => Facts {
-            create_on_update: true,
-            garbage_collection: GarbageCollection::Unsupported,
-            ..Facts::ORDINARY
-        },
+        ("" | "events.k8s.io", "events") => {
+            Facts { create_on_update: true, garbage_collection: GarbageCollection::Unsupported, ..Facts::ORDINARY }
+        }
         ("", "namespaces") => Facts { name: NameRule::Label, returns_deleted: true, ..Facts::ORDINARY },
         ("", "services") => Facts { name: NameRule::Label1035, returns_deleted: true, ..Facts::ORDINARY },
         ("", "endpoints" | "limitranges") => Facts { create_on_update: true, ..Facts::ORDINARY },

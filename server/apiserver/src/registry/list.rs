@@ -100,10 +100,9 @@ impl Registry {
                 status: Status::expired(PAGE_EXPIRED),
                 continue_token: encode_token(&Token { rv: -1, ..token }),
             }),
-            Err(error @ SnapshotError::Future { .. }) => Err(Status::bad_request(format!(
-                "continue key is not valid: {error}"
-            ))
-            .into()),
+            Err(error @ SnapshotError::Future { .. }) => {
+                Err(Status::bad_request(format!("continue key is not valid: {error}")).into())
+            }
         }
     }
 
@@ -148,7 +147,8 @@ fn page(snapshot: &Snapshot, selection: &Selection, start: Option<&Key>, limit: 
         let entries = range.filter(|entry| selection.matches(entry)).cloned().collect();
         return Page { entries, revision, continue_token: String::new(), remaining: None };
     }
-    let mut entries: Vec<Arc<Entry>> = range.by_ref().filter(|entry| selection.matches(entry)).take(limit).cloned().collect();
+    let mut entries: Vec<Arc<Entry>> =
+        range.by_ref().filter(|entry| selection.matches(entry)).take(limit).cloned().collect();
     // One more is looked for, so that the last page has no token.
     let more = range.find(|entry| selection.matches(entry)).is_some();
     if !more || entries.is_empty() {
@@ -172,10 +172,12 @@ fn decode_token(text: &str) -> Result<Token, Status> {
     let token = bytes.ok().and_then(|bytes| serde_json::from_slice::<Token>(&bytes).ok());
     match token {
         Some(token) if token.v == TOKEN_VERSION && token.rv != 0 => Ok(token),
-        Some(token) if token.v == TOKEN_VERSION => {
-            Err(Status::bad_request("continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))
+        Some(token) if token.v == TOKEN_VERSION => Err(Status::bad_request(
+            "continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        )),
+        Some(_) => {
+            Err(Status::bad_request("continue key is not valid: server does not recognize this encoded version"))
         }
-        Some(_) => Err(Status::bad_request("continue key is not valid: server does not recognize this encoded version")),
         None => Err(Status::bad_request("continue key is not valid")),
     }
 }

@@ -54,7 +54,8 @@ fn labels_and_annotations(object: &Object, errors: &mut Vec<FieldError>) {
     let path = METADATA.child("labels");
     for (key, value) in object.labels() {
         errors.extend(names::label_key(&key).into_iter().map(|problem| FieldError::invalid(&path, &key, problem)));
-        errors.extend(names::label_value(&value).into_iter().map(|problem| FieldError::invalid(&path, &value, problem)));
+        errors
+            .extend(names::label_value(&value).into_iter().map(|problem| FieldError::invalid(&path, &value, problem)));
     }
     let path = METADATA.child("annotations");
     let mut size = 0;
@@ -75,7 +76,11 @@ fn owner_references(owners: &[OwnerReference], errors: &mut Vec<FieldError>) {
         let path = list.index(at);
         let (group, version) = split_api_version(&owner.api_version);
         if version.is_empty() {
-            errors.push(FieldError::invalid(&path.child("apiVersion"), &owner.api_version, "version must not be empty"));
+            errors.push(FieldError::invalid(
+                &path.child("apiVersion"),
+                &owner.api_version,
+                "version must not be empty",
+            ));
         }
         for (field, value) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
             if value.is_empty() {

@@ -10,6 +10,7 @@ pub mod context;
 mod convert;
 pub mod create;
 pub mod delete;
+mod expiry;
 pub mod facts;
 pub mod list;
 pub mod metadata;
@@ -17,6 +18,8 @@ pub mod options;
 pub mod patch;
 pub mod selection;
 pub mod subresource;
+#[cfg(test)]
+mod tests;
 pub mod update;
 pub mod watch;
 

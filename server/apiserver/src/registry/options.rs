@@ -109,7 +109,10 @@ impl ListOptions {
                 errors.push(FieldError::not_supported(&path, text, &["NotOlderThan"]));
             }
         } else if !text.is_empty() {
-            errors.push(FieldError::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            errors.push(FieldError::forbidden(
+                &path,
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
         }
         errors
     }

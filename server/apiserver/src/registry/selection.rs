@@ -36,7 +36,14 @@ impl Selection {
             prefix.namespace = fields.exact("metadata.namespace").filter(|pinned| !pinned.is_empty()).map(Arc::from);
         }
         let everything = labels.is_everything() && fields.is_everything();
-        Ok(Self { prefix, name: fields.exact("metadata.name").map(Arc::from), labels, fields, everything, conversion: resource.conversion })
+        Ok(Self {
+            prefix,
+            name: fields.exact("metadata.name").map(Arc::from),
+            labels,
+            fields,
+            everything,
+            conversion: resource.conversion,
+        })
     }
 
     /// Whether no selector is given (a namespace is none).

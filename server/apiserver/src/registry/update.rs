@@ -71,7 +71,8 @@ impl Registry {
         }
         let object = make(None)?;
         if !object.uid_str().is_empty() {
-            let message = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid_str());
+            let message =
+                format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid_str());
             return Err(Status::conflict(&resource.group_resource(), &context.name, message));
         }
         if !object.resource_version().is_empty() {
@@ -181,7 +182,9 @@ fn settle_revision(context: &Context, resource: &Resource, new: &mut Object, old
             if main_put && !resource.facts.unconditional_update {
                 let path = FieldPath::new("metadata");
                 let detail = "must be specified for an update";
-                let error = FieldError::invalid(&path.child("resourceVersion"), 0, detail);
+                let mut error = FieldError::invalid(&path.child("resourceVersion"), 0, detail);
+                // As Go shows an unsigned zero.
+                error.value = Some("0x0".to_owned());
                 let kind = GroupKind::new(&*resource.def.group, &*resource.def.plural);
                 return Err(Status::invalid(&kind, name, vec![error]));
             }

@@ -31,7 +31,9 @@ impl Registry {
             let conflict = |message: String| Err(Status::conflict(&subject, pod.name(), message));
             if !uid.is_empty() && uid != pod.uid_str() {
                 let found = pod.uid_str();
-                return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"));
+                return conflict(format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"
+                ));
             }
             if !version.is_empty() && version != pod.resource_version() {
                 let found = pod.resource_version();
@@ -79,7 +81,8 @@ impl Registry {
             return Err(Status::invalid(&GroupKind::new("authentication.k8s.io", "TokenRequest"), name, vec![error]));
         }
         let (bound, node) = self.bound_object(context, &request)?;
-        let audiences = request.list(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let audiences =
+            request.list(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let signed = signer.sign(&TokenSpec {
             namespace: namespace.to_owned(),
             service_account: name.to_owned(),
@@ -114,7 +117,10 @@ impl Registry {
             ("v1", "Secret") => ("secrets", &*context.namespace),
             ("v1", "Node") => ("nodes", ""),
             (version, kind) => {
-                let text = format!("cannot bind token for serviceaccount {:?} to type {version:?}, kind {kind:?}", &*context.name);
+                let text = format!(
+                    "cannot bind token for serviceaccount {:?} to type {version:?}, kind {kind:?}",
+                    &*context.name
+                );
                 return Err(Status::bad_request(text));
             }
         };
@@ -128,7 +134,10 @@ impl Registry {
             return Err(Status::conflict(&subject, name, text));
         }
         if kind == "Pod" && object.field(&["spec", "serviceAccountName"]) != Some(&*context.name) {
-            let text = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", &*context.name);
+            let text = format!(
+                "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                &*context.name
+            );
             return Err(Status::bad_request(text));
         }
         let mut node = None;
@@ -157,20 +166,26 @@ fn check_binding(binding: &Object) -> Result<&str, Status> {
     if name.is_empty() {
         errors.push(FieldError::required(&path.child("name"), ""));
     }
-    if errors.is_empty() { Ok(name) } else { Err(Status::invalid(&GroupKind::new("", "Binding"), binding.name(), errors)) }
+    if errors.is_empty() {
+        Ok(name)
+    } else {
+        Err(Status::invalid(&GroupKind::new("", "Binding"), binding.name(), errors))
+    }
 }
 
 /// Sets a condition of a pod, keeping the time of its last change if it does not change.
 fn set_condition(pod: &mut Object, kind: &str, status: &str, context: &Context) {
     let path = ["status", "conditions"];
     let mut conditions = pod.list(&path).to_vec();
-    let place = conditions.iter().position(|one| {
-        Object::from_value(one.clone()).is_ok_and(|one| one.field(&["type"]) == Some(kind))
-    });
-    let fresh = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": format_time(context.now)});
+    let place = conditions
+        .iter()
+        .position(|one| Object::from_value(one.clone()).is_ok_and(|one| one.field(&["type"]) == Some(kind)));
+    let fresh =
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": format_time(context.now)});
     match place {
         Some(at) => {
-            let same = Object::from_value(conditions[at].clone()).is_ok_and(|one| one.field(&["status"]) == Some(status));
+            let same =
+                Object::from_value(conditions[at].clone()).is_ok_and(|one| one.field(&["status"]) == Some(status));
             if !same {
                 conditions[at] = fresh;
             }

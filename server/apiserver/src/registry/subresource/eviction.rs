@@ -47,7 +47,8 @@ impl Registry {
     async fn take_from_budget(&self, context: &Context, pod: &Object) -> Result<Taken, Status> {
         let mut budgets = self.budgets_of(pod)?;
         if budgets.len() > 1 {
-            let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let text =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Status::new(500, Reason::InternalError, text));
         }
         let Some((entry, mut budget)) = budgets.pop() else { return Ok(Taken::NoBudget) };

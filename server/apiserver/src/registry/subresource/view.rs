@@ -60,12 +60,9 @@ impl View {
                 .subresource("scale")
                 .and_then(|sub| Target::subresource(&resource.def, sub))
                 .ok_or_else(Status::no_such_path),
-            View::Whole
-            | View::Status
-            | View::EphemeralContainers
-            | View::Resize
-            | View::Finalize
-            | View::Approval => Ok(Target::of(&resource.def)),
+            View::Whole | View::Status | View::EphemeralContainers | View::Resize | View::Finalize | View::Approval => {
+                Ok(Target::of(&resource.def))
+            }
         }
     }
 
@@ -73,12 +70,9 @@ impl View {
     pub fn show(self, served: Object) -> Result<Object, Status> {
         match self {
             View::Scale => scale_of(&served),
-            View::Whole
-            | View::Status
-            | View::EphemeralContainers
-            | View::Resize
-            | View::Finalize
-            | View::Approval => Ok(served),
+            View::Whole | View::Status | View::EphemeralContainers | View::Resize | View::Finalize | View::Approval => {
+                Ok(served)
+            }
         }
     }
 
@@ -179,7 +173,8 @@ fn set_ephemeral(context: &Context, object: &mut Object, sent: &Object, current:
             Some(_) => {}
         }
     }
-    let taken: Vec<String> = ["containers", "initContainers"].iter().flat_map(|list| names(current.list(&["spec", list]))).collect();
+    let taken: Vec<String> =
+        ["containers", "initContainers"].iter().flat_map(|list| names(current.list(&["spec", list]))).collect();
     for (at, name) in now_names.iter().enumerate() {
         let element = field.index(at);
         if taken.contains(name) || now_names[..at].contains(name) {
@@ -198,11 +193,13 @@ fn set_resources(context: &Context, object: &mut Object, sent: &Object) -> Resul
         let mut containers = object.list(&path).to_vec();
         if names(wanted) != names(&containers) {
             let field = FieldPath::new("spec");
-            let error = FieldError::forbidden(&field.child(list), "containers may not be added, removed or renamed on resize");
+            let error =
+                FieldError::forbidden(&field.child(list), "containers may not be added, removed or renamed on resize");
             return Err(Status::invalid(&context.group_kind(), &context.name, vec![error]));
         }
         for (container, wanted) in containers.iter_mut().zip(wanted) {
-            let (Ok(mut own), Ok(wanted)) = (Object::from_value(container.take()), Object::from_value(wanted.clone())) else {
+            let (Ok(mut own), Ok(wanted)) = (Object::from_value(container.take()), Object::from_value(wanted.clone()))
+            else {
                 return Err(Status::bad_request("a container must be a JSON object"));
             };
             keep_at(&mut own, &wanted, &["resources"]);

@@ -1,0 +1,8 @@
+//! The registry's behaviour, seen through HTTP: scripts of requests and their answers.
+
+mod deletes;
+mod lists;
+mod services;
+mod subresources;
+mod watches;
+mod writes;
