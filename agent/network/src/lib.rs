@@ -8,6 +8,8 @@ pub mod dns;
 pub mod loopback;
 pub mod proxy;
 mod socket;
+#[cfg(test)]
+mod testing;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -106,5 +108,57 @@ impl NetworkHandle {
 
     pub fn proxy(&self) -> &ProxyHandle {
         &self.proxy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeApi, own_address};
+    use hickory_proto::{
+        op::{Message, Query},
+        rr::{Name, RData, RecordType},
+    };
+    use tokio::{
+        io::AsyncReadExt as _,
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream, UdpSocket},
+    };
+
+    #[tokio::test]
+    async fn a_name_leads_to_an_endpoint() {
+        let endpoint = TcpListener::bind((own_address(), 0)).await.unwrap();
+        let (target, service) = (endpoint.local_addr().unwrap(), own_address());
+        let world = format!(
+            "service a/web ip={service} port=8080/TCP\nslice a/web port={}/TCP ep={}",
+            target.port(),
+            target.ip()
+        );
+        let (api, scope) = (FakeApi::new(&world), TaskScope::root());
+        let informers = api.informers(&scope);
+        let mut config = NetworkConfig::new("n1".into(), own_address().into());
+        config.dns = Some(DnsConfig { ports: vec![0], upstream: Upstream::Nobody, ..DnsConfig::default() });
+        let network = Network::start(config, &informers, &scope).unwrap();
+        network.proxy().wait_for(|status| status.listeners.len() == 1).await.unwrap();
+
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_ascii("web.a.svc.cluster.local.").unwrap(), RecordType::A));
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&query.to_vec().unwrap(), network.dns_address().unwrap()).await.unwrap();
+        let mut reply = [0; 512];
+        let length = socket.recv(&mut reply).await.unwrap();
+        let RData::A(address) = Message::from_vec(&reply[..length]).unwrap().answers[0].data else {
+            panic!("an address")
+        };
+
+        let mut client = TcpStream::connect((address.0, 8080)).await.unwrap();
+        let (mut server, _) = endpoint.accept().await.unwrap();
+        server.write_all(b"hello").await.unwrap();
+        drop(server);
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+        scope.shutdown().await;
+        assert!(scope.tasks().is_empty());
     }
 }

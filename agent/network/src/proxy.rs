@@ -61,8 +61,8 @@ pub enum ListenerState {
 /// What the proxy does now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Services and endpoints are known and have been acted upon once.
-    pub planned: bool,
+    /// How often a plan was carried out; 0 until services and endpoints are known.
+    pub plans: u64,
     pub listeners: BTreeMap<Listener, ListenerState>,
 }
 

@@ -69,6 +69,10 @@ pub(super) fn answer(zone: &Zone, records: Option<&impl Records>, turn: &AtomicU
         };
         match found {
             Answer::Records { mut answers, additionals } => {
+                for answer in answers.iter_mut().filter(|answer| answer.name == name) {
+                    // As it was asked: some clients mix cases and want to see theirs again.
+                    answer.name = name.clone();
+                }
                 let count = answers.len();
                 answers.rotate_left(turn.fetch_add(1, Ordering::Relaxed) % count);
                 reply.message.answers.extend(answers);
@@ -137,6 +141,7 @@ impl Reply {
 
     /// Makes this the reply of a server that cannot answer.
     pub(super) fn refuse(&mut self, code: ResponseCode) {
+        self.message.answers.clear();
         self.message.metadata.authoritative = false;
         self.message.metadata.response_code = code;
     }

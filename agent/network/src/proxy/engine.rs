@@ -37,6 +37,7 @@ pub(super) struct Engine {
     current: BTreeMap<Listener, Backends>,
     open: BTreeMap<Listener, Open>,
     failed: BTreeMap<Listener, Failed>,
+    plans: u64,
     /// Should the proxy's own task fail, its listeners end with it, and the next run begins with none.
     _end: DropGuard,
 }
@@ -70,23 +71,21 @@ impl Engine {
             current: BTreeMap::new(),
             open: BTreeMap::new(),
             failed: BTreeMap::new(),
+            plans: 0,
         }
     }
 
     pub(super) fn apply(&mut self, desired: BTreeMap<Listener, Backends>) {
-        let changes = diff(&self.current, &desired);
-        for change in &changes {
+        for change in diff(&self.current, &desired) {
             match change {
-                Change::Open(listener, backends) => self.open(*listener, backends, 0),
-                Change::Update(listener, backends) => self.update(*listener, backends),
-                Change::Close(listener) => self.close(*listener),
+                Change::Open(listener, backends) => self.open(listener, &backends, 0),
+                Change::Update(listener, backends) => self.update(listener, backends),
+                Change::Close(listener) => self.close(listener),
             }
         }
         self.current = desired;
-        let first = !self.status.borrow().planned;
-        if first || !changes.is_empty() {
-            self.report();
-        }
+        self.plans += 1;
+        self.report();
     }
 
     /// When the next failed listener is to be tried again.
@@ -165,6 +164,7 @@ impl Engine {
                     kind: Some("Service".to_owned()),
                     namespace: Some(backends.service.namespace.to_string()),
                     name: Some(backends.service.name.to_string()),
+                    uid: Some(backends.uid.to_string()).filter(|uid| !uid.is_empty()),
                     ..ObjectReference::default()
                 };
                 recorder.event(&service, EventType::Warning, "PortNotAvailable", reason.clone());
@@ -174,9 +174,9 @@ impl Engine {
         self.failed.insert(listener, Failed { reason, attempts: attempts + 1, again });
     }
 
-    fn update(&mut self, listener: Listener, backends: &Backends) {
+    fn update(&mut self, listener: Listener, backends: Backends) {
         if let Some(open) = self.open.get(&listener) {
-            open.balancer.replace(backends.clone());
+            open.balancer.replace(backends);
             if let Some(udp) = &open.udp {
                 udp.changed.notify_one();
             }
@@ -194,6 +194,6 @@ impl Engine {
     fn report(&self) {
         let open = self.open.keys().map(|listener| (*listener, ListenerState::Open));
         let failed = self.failed.iter().map(|(l, failed)| (*l, ListenerState::Failed(failed.reason.clone())));
-        self.status.send_replace(Arc::new(Status { planned: true, listeners: open.chain(failed).collect() }));
+        self.status.send_replace(Arc::new(Status { plans: self.plans, listeners: open.chain(failed).collect() }));
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::meta::{NodeName, ObjectKey};
+use coracle_api::meta::{NodeName, ObjectKey, Uid};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
     discovery::v1::{Endpoint, EndpointSlice},
@@ -54,6 +54,8 @@ impl fmt::Display for Listener {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backends {
     pub service: ObjectKey,
+    /// Of the service, for its events; "" if it has none.
+    pub uid: Uid,
     /// "" if the service has one port without a name.
     pub port_name: String,
     /// Ordered, each once; never empty.
@@ -137,6 +139,7 @@ fn plan_service(
             }
             let backends = Backends {
                 service: key.clone(),
+                uid: service.metadata.uid.as_deref().unwrap_or_default().into(),
                 port_name: port.name.clone().unwrap_or_default(),
                 endpoints,
                 affinity: affinity(spec),
@@ -222,3 +225,6 @@ fn state(endpoint: &Endpoint) -> State {
         State::Away
     }
 }
+
+#[cfg(test)]
+mod tests;

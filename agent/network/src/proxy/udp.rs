@@ -8,6 +8,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::{
     net::UdpSocket,
     sync::Notify,
@@ -123,7 +124,8 @@ fn receive(udp: &Arc<Udp>, flows: &mut BTreeMap<SocketAddr, Flow>, tasks: &mut J
             activity.lasting |= activity.replied;
         }
         // A full send buffer drops the datagram, as a router would; a refusal ends the flow in its own task too.
-        if let Err(error) = flow.socket.try_send(&datagram[..length])
+        // Sent at once, past tokio: a new socket would not be known to be writable yet.
+        if let Err(error) = SockRef::from(&*flow.socket).send(&datagram[..length])
             && error.kind() == io::ErrorKind::ConnectionRefused
         {
             udp.balancer.refused(client.ip(), flow.endpoint);
@@ -185,7 +187,7 @@ async fn replies(
                     (activity.last, activity.replied) = (Instant::now(), true);
                 }
                 // A full send buffer drops the datagram, as a router would.
-                let _ = udp.socket.try_send_to(&datagram[..length], client);
+                let _ = SockRef::from(&udp.socket).send_to(&datagram[..length], &client.into());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
