@@ -175,7 +175,9 @@ pub(super) fn non_special_ip(value: &str, path: &FieldPath<'_>, errors: &mut Err
     }
     // Loopback addresses, which upstream refuses, are what pods have where the node agent is no root.
     match address {
-        IpAddr::V4(v4) if v4.is_link_local() => invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        IpAddr::V4(v4) if v4.is_link_local() => {
+            invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+        }
         IpAddr::V4(v4) if v4.octets()[..3] == [224, 0, 0] => {
             invalid("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
         }

@@ -4,10 +4,42 @@
 //! (quotas, service addresses, accounts) is admission's or the registry's. Flags and selectable fields of kinds are
 //! data: `registry::facts`.
 
+mod autoscaler;
+mod check;
+mod claim;
+mod class;
+mod config;
+mod daemonset;
+mod definition;
+mod deployment;
+mod endpoints;
+mod event;
+mod job;
+mod kind;
+mod lease;
+mod namespace;
+mod network;
+mod node;
+mod pod;
+mod quota;
+mod rbac;
+mod replicaset;
+mod resources;
+mod schedule;
+mod service;
+mod signing;
+mod statefulset;
+#[cfg(test)]
+mod tests;
+mod volume;
+mod workload;
+
 use std::sync::Arc;
 
 use coracle_api::fields::FieldError;
 use coracle_api::object::Object;
+
+use kind::{Kind, Typed};
 
 use crate::registry::context::Context;
 
@@ -91,6 +123,47 @@ impl Strategy for Plain {}
 /// The strategy of a built-in resource, by its group and plural.
 pub fn of(group: &str, plural: &str) -> Arc<dyn Strategy> {
     match (group, plural) {
+        ("", "configmaps") => Arc::new(config::ConfigMaps),
+        ("", "secrets") => Arc::new(config::Secrets),
+        ("", "namespaces") => Arc::new(namespace::Namespaces),
+        ("", "events") => Arc::new(event::Events),
+        ("coordination.k8s.io", "leases") => Arc::new(lease::Leases),
+        ("", "nodes") => typed(node::Nodes),
+        ("", "pods") => typed(pod::Pods),
+        ("", "podtemplates") => typed(pod::PodTemplates),
+        ("", "services") => typed(service::Services),
+        ("", "endpoints") => typed(endpoints::EndpointsKind),
+        ("discovery.k8s.io", "endpointslices") => typed(endpoints::EndpointSlices),
+        ("", "replicationcontrollers") => typed(replicaset::ReplicationControllers),
+        ("apps", "replicasets") => typed(replicaset::ReplicaSets),
+        ("apps", "deployments") => typed(deployment::Deployments),
+        ("apps", "statefulsets") => typed(statefulset::StatefulSets),
+        ("apps", "daemonsets") => typed(daemonset::DaemonSets),
+        ("batch", "jobs") => typed(job::Jobs),
+        ("batch", "cronjobs") => typed(job::CronJobs),
+        ("autoscaling", "horizontalpodautoscalers") => typed(autoscaler::Autoscalers),
+        ("policy", "poddisruptionbudgets") => typed(quota::DisruptionBudgets),
+        ("", "resourcequotas") => typed(quota::ResourceQuotas),
+        ("", "limitranges") => typed(quota::LimitRanges),
+        ("", "persistentvolumeclaims") => typed(claim::Claims),
+        ("", "persistentvolumes") => typed(volume::Volumes),
+        ("storage.k8s.io", "storageclasses") => typed(volume::StorageClasses),
+        ("networking.k8s.io", "ingresses") => typed(network::Ingresses),
+        ("networking.k8s.io", "ingressclasses") => typed(network::IngressClasses),
+        ("networking.k8s.io", "networkpolicies") => typed(network::NetworkPolicies),
+        ("scheduling.k8s.io", "priorityclasses") => typed(class::PriorityClasses),
+        ("node.k8s.io", "runtimeclasses") => typed(class::RuntimeClasses),
+        ("rbac.authorization.k8s.io", "roles") => typed(rbac::Roles),
+        ("rbac.authorization.k8s.io", "clusterroles") => typed(rbac::ClusterRoles),
+        ("rbac.authorization.k8s.io", "rolebindings") => typed(rbac::RoleBindings),
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => typed(rbac::ClusterRoleBindings),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => typed(definition::Definitions),
+        ("apiregistration.k8s.io", "apiservices") => typed(definition::ApiServices),
+        ("certificates.k8s.io", "certificatesigningrequests") => typed(signing::SigningRequests),
         _ => Arc::new(Plain),
     }
+}
+
+fn typed<K: Kind>(kind: K) -> Arc<dyn Strategy> {
+    Arc::new(Typed(kind))
 }
