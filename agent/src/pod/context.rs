@@ -1,0 +1,279 @@
+//! What all pods of a node share, and what belongs to one pod's worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coracle_api::{PodKey, Quantity, Uid};
+use coracle_client::events::{Recorder, reference};
+use coracle_client::{Client, Clock, Informer, TaskScope};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::config::NodeView;
+use super::downward::PodFacts;
+use super::env;
+use super::machine::Now;
+use crate::config::AgentConfig;
+use crate::local::{Record, Records};
+use crate::mailbox::Mailbox;
+use crate::probes::Prober;
+use crate::runtime::{Runtime, Runtimes};
+use crate::sources::{Source, SourceError, SourceKey, SourceKind, SourceObject, Sources};
+use crate::status::StatusWriter;
+use crate::tokens::Tokens;
+use crate::volumes::{self, PodDirs};
+
+/// How long a new pod waits for the services to be known before it goes by what was recorded.
+const SERVICES_WAIT: Duration = Duration::from_secs(10);
+
+/// The node's network, as pods need it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeNet {
+    /// Why pods cannot get addresses yet.
+    pub pending: Option<String>,
+    pub ips: Vec<IpAddr>,
+    pub dns: Option<SocketAddr>,
+}
+
+/// What all pods of a node share.
+pub struct Shared {
+    pub config: AgentConfig,
+    pub client: Client,
+    pub runtimes: Runtimes,
+    pub sources: Sources,
+    pub tokens: Tokens,
+    pub records: Records,
+    pub services: Informer<Service>,
+    pub recorder: Recorder,
+    pub status: StatusWriter,
+    pub clock: Arc<dyn Clock>,
+    pub start: Instant,
+    pub prober: Arc<dyn Prober>,
+    pub network: watch::Receiver<NodeNet>,
+    pub allocatable: BTreeMap<String, Quantity>,
+    pub scope: TaskScope,
+}
+
+impl Shared {
+    pub fn now(&self) -> Now {
+        Now { at: self.start.elapsed(), wall: self.clock.now() }
+    }
+
+    pub fn host_ips(&self) -> Vec<String> {
+        self.network.borrow().ips.iter().map(ToString::to_string).collect()
+    }
+
+    pub fn node_view(&self) -> NodeView<'_> {
+        NodeView {
+            node_name: &self.config.node_name,
+            cluster_domain: &self.config.cluster_domain,
+            cluster_dns: self.network.borrow().dns,
+            resolver: &self.config.resolver,
+            memory_bytes: self.config.host.memory_bytes,
+        }
+    }
+}
+
+/// What belongs to one pod's worker and the work it has under way.
+pub struct PodContext {
+    pub shared: Arc<Shared>,
+    /// The pod's own tasks: its worker and its probes.
+    pub scope: TaskScope,
+    pub key: PodKey,
+    pub uid: Uid,
+    pub dirs: PodDirs,
+    pub mailbox: Arc<Mailbox>,
+    /// The runtime and handler the pod's sandbox is made with, once that is decided.
+    pub chosen: Mutex<Option<(Arc<Runtime>, String)>>,
+    /// What was recorded on the node before this agent started.
+    pub recorded: Mutex<Record>,
+    /// The pod has come to its end: it is recorded no more.
+    ended: AtomicBool,
+    /// What the node API shows of the pod.
+    pub view: Arc<Mutex<PodView>>,
+}
+
+/// A pod as the node API shows it.
+#[derive(Default)]
+pub struct PodView {
+    pub pod: Arc<Pod>,
+    pub status: PodStatus,
+    /// By container, the live run's id and what is cancelled when it has ended.
+    pub live: BTreeMap<Arc<str>, (Arc<str>, CancellationToken)>,
+}
+
+impl PodContext {
+    pub fn new(shared: Arc<Shared>, scope: TaskScope, pod: &Pod, mailbox: Arc<Mailbox>, recorded: Record) -> Self {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+        Self {
+            dirs: PodDirs::new(&shared.config.data_dir, &namespace, &name, &uid),
+            shared,
+            scope,
+            key: PodKey::of(pod),
+            uid: uid.into(),
+            mailbox,
+            chosen: Mutex::default(),
+            recorded: Mutex::new(recorded),
+            ended: AtomicBool::new(false),
+            view: Arc::default(),
+        }
+    }
+
+    /// The pod is not to be started again, whatever happens.
+    pub fn end_record(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.shared.records.remove(&self.uid);
+    }
+
+    /// The runtime for a pod that has no sandbox yet, or the one its sandbox is in.
+    pub async fn runtime(&self, pod: &Pod) -> Result<(Arc<Runtime>, String), String> {
+        if let Some(chosen) = self.chosen.lock().clone() {
+            return Ok(chosen);
+        }
+        let handler = self.handler(pod).await?;
+        let runtime = self.shared.runtimes.route(&handler).map_err(|error| error.to_string())?.clone();
+        let chosen = (runtime, handler);
+        *self.chosen.lock() = Some(chosen.clone());
+        Ok(chosen)
+    }
+
+    async fn handler(&self, pod: &Pod) -> Result<String, String> {
+        let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default();
+        if class.is_empty() {
+            return Ok(String::new());
+        }
+        match self.shared.client.all::<RuntimeClass>().get(class).await {
+            Ok(found) => Ok(found.handler),
+            Err(error) if error.is_retriable() && !self.recorded.lock().handler.is_empty() => {
+                Ok(self.recorded.lock().handler.clone())
+            }
+            Err(error) if error.is_not_found() => {
+                Err(format!("failed to get runtimeHandler for pod: RuntimeClass \"{class}\" not found"))
+            }
+            Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
+        }
+    }
+
+    pub fn facts(&self, pod_ips: Vec<String>) -> PodFacts {
+        PodFacts { pod_ips, host_ips: self.shared.host_ips(), allocatable: self.shared.allocatable.clone() }
+    }
+
+    /// Everything the pod refers to is watched from now on.
+    pub fn hold_sources(&self, pod: &Pod) {
+        self.shared.sources.hold(&self.uid, &self.mailbox, &references(pod));
+    }
+
+    pub async fn fetch(
+        &self,
+        keys: &BTreeSet<SourceKey>,
+    ) -> BTreeMap<SourceKey, Result<Arc<Source>, SourceError>> {
+        let fetched = join_all(keys.iter().map(|key| self.shared.sources.get(key))).await;
+        keys.iter().cloned().zip(fetched).collect()
+    }
+
+    /// The variables that name services, from the API or, while that is away, as they were recorded.
+    pub async fn services(&self, pod: &Pod) -> BTreeMap<String, String> {
+        let services = &self.shared.services;
+        if !services.is_synced() {
+            let recorded = self.recorded.lock().services.clone();
+            let wait = if recorded.is_empty() { SERVICES_WAIT } else { Duration::ZERO };
+            if tokio::time::timeout(wait, services.synced()).await.is_err() {
+                return recorded;
+            }
+        }
+        let namespace = &self.key.namespace;
+        let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false);
+        let mut wanted = if links { services.in_namespace(namespace) } else { Vec::new() };
+        wanted.extend(services.get(&coracle_api::ObjectKey::new("default", "kubernetes")));
+        env::service_variables(&wanted, namespace, links)
+    }
+
+    /// Records the pod with everything it needs to be started without a server.
+    pub async fn record(&self, pod: &Pod) {
+        let fetched = self.fetch(&references(pod)).await;
+        let services = self.services(pod).await;
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        let handler = self.chosen.lock().as_ref().map(|(_, handler)| handler.clone());
+        let mut record = Record {
+            pod: Pod { status: None, ..pod.clone() },
+            handler: handler.unwrap_or_default(),
+            services,
+            tokens: self.shared.tokens.of(&self.uid),
+            ..Record::default()
+        };
+        // These change with every write to the object and are not needed to start the pod.
+        record.pod.metadata.resource_version = None;
+        record.pod.metadata.managed_fields = None;
+        for source in fetched.values().flatten() {
+            match &source.object {
+                SourceObject::ConfigMap(map) => record.config_maps.push((**map).clone()),
+                SourceObject::Secret(secret) => record.secrets.push((**secret).clone()),
+            }
+        }
+        self.shared.records.put(&self.uid, &record);
+        *self.recorded.lock() = record;
+    }
+
+    /// The pod, or one of its containers, in events.
+    pub fn reference(&self, pod: &Pod, container: Option<&str>) -> ObjectReference {
+        let mut reference = reference(pod);
+        reference.field_path = container.map(|name| {
+            let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+            let list = if init.into_iter().any(|init| init.name == name) { "initContainers" } else { "containers" };
+            format!("spec.{list}{{{name}}}")
+        });
+        reference
+    }
+}
+
+/// All config maps and secrets a pod refers to: volumes, environments and pull secrets.
+pub fn references(pod: &Pod) -> BTreeSet<SourceKey> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut keys = volumes::references(pod);
+    keys.extend(pull_secrets(pod));
+    if let Some(spec) = &pod.spec {
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            keys.extend(env::references(namespace, container));
+        }
+    }
+    keys
+}
+
+pub fn pull_secrets(pod: &Pod) -> BTreeSet<SourceKey> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let named = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    named
+        .filter(|secret| !secret.name.is_empty())
+        .map(|secret| SourceKey {
+            kind: SourceKind::Secret,
+            namespace: namespace.into(),
+            name: secret.name.as_str().into(),
+        })
+        .collect()
+}
+
+/// What was recorded of a pod's sources, to go by until the server answers.
+pub fn recorded_sources(record: &Record) -> Vec<(SourceKey, Source)> {
+    let namespace = record.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let key = |kind, name: &Option<String>| SourceKey {
+        kind,
+        namespace: namespace.into(),
+        name: name.as_deref().unwrap_or_default().into(),
+    };
+    let maps = record.config_maps.iter().cloned();
+    let maps = maps.map(|map| (key(SourceKind::ConfigMap, &map.metadata.name), Source::from(map)));
+    let secrets = record.secrets.iter().cloned();
+    maps.chain(secrets.map(|secret| (key(SourceKind::Secret, &secret.metadata.name), Source::from(secret)))).collect()
+}

@@ -1,0 +1,178 @@
+//! One container of a pod, as the machine sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use super::types::{Exit, ImageInfo};
+use crate::pod::backoff::BackOff;
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before the next begins.
+    Init,
+    /// An init container with restartPolicy Always: started in its turn, then runs beside the others.
+    Sidecar,
+    App,
+}
+
+/// Where a container stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Run {
+    /// Not created since the sandbox was made.
+    Absent,
+    Created {
+        id: Arc<str>,
+    },
+    Running {
+        id: Arc<str>,
+        started: Timestamp,
+        /// When the kill comes, once it is being stopped.
+        stopping: Option<Duration>,
+    },
+    Exited {
+        exit: Exit,
+        /// When the machine learnt of it.
+        at: Duration,
+    },
+}
+
+/// Why a container waits, as the status shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub name: Arc<str>,
+    pub role: Role,
+    pub run: Run,
+    /// The number of the latest container made; the next one's is one more, if `made`.
+    pub attempt: u32,
+    pub made: bool,
+    /// How the container before the present one ended.
+    pub last: Option<Exit>,
+    /// Dead containers that still lie in the runtime, oldest first, without the present one.
+    pub dead: Vec<(Arc<str>, u32)>,
+    pub image: Option<ImageInfo>,
+    pub waiting: Option<Waiting>,
+    /// Not before this: set after a failure.
+    pub retry_at: Option<Duration>,
+    pub crash: BackOff,
+    pub pull: BackOff,
+    /// The text of the last failed pull; when set, `waiting` turns into ImagePullBackOff at the time.
+    pub pull_error: Option<(Duration, String)>,
+    /// The startup probe has passed, or there is none.
+    pub started: bool,
+    /// The readiness probe's word, or there is none.
+    pub ready: bool,
+    /// The postStart hook is still running: kubelet does not go on before it ends.
+    pub in_hook: bool,
+}
+
+impl Slot {
+    fn new(name: &str, role: Role) -> Self {
+        Self {
+            name: name.into(),
+            role,
+            run: Run::Absent,
+            attempt: 0,
+            made: false,
+            last: None,
+            dead: Vec::new(),
+            image: None,
+            waiting: None,
+            retry_at: None,
+            crash: BackOff::default(),
+            pull: BackOff::default(),
+            pull_error: None,
+            started: false,
+            ready: false,
+            in_hook: false,
+        }
+    }
+
+    /// The slots of a pod: init containers and sidecars in their order, then the others.
+    pub fn all(spec: &PodSpec) -> Vec<Slot> {
+        let init = spec.init_containers.iter().flatten().map(|container| {
+            let role = if is_sidecar(container) { Role::Sidecar } else { Role::Init };
+            Slot::new(&container.name, role)
+        });
+        init.chain(spec.containers.iter().map(|container| Slot::new(&container.name, Role::App))).collect()
+    }
+
+    /// The id of the container, whatever its state.
+    pub fn id(&self) -> Option<&Arc<str>> {
+        match &self.run {
+            Run::Absent => None,
+            Run::Created { id } | Run::Running { id, .. } => Some(id),
+            Run::Exited { exit, .. } => Some(&exit.id),
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        match self.run {
+            Run::Running { .. } => true,
+            Run::Absent | Run::Created { .. } | Run::Exited { .. } => false,
+        }
+    }
+
+    /// A regular init container that has done its work.
+    pub fn has_succeeded(&self) -> bool {
+        match &self.run {
+            Run::Exited { exit, .. } => exit.code == 0,
+            Run::Absent | Run::Created { .. } | Run::Running { .. } => false,
+        }
+    }
+
+    pub fn next_attempt(&self) -> u32 {
+        if self.made { self.attempt + 1 } else { self.attempt }
+    }
+
+    /// The sandbox is gone, and the container with it: what it was becomes history.
+    pub fn reset(&mut self) {
+        if let Run::Exited { exit, .. } = std::mem::replace(&mut self.run, Run::Absent) {
+            self.last = Some(exit);
+        }
+        self.started = false;
+        self.ready = false;
+        self.in_hook = false;
+        self.waiting = None;
+        self.retry_at = None;
+    }
+}
+
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// The container of a slot in the pod's spec.
+pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+}
+
+/// Whether a container that ended with `code` is started again, by its own rules, its own policy or the pod's.
+pub(super) fn should_restart(spec: &PodSpec, container: &Container, role: Role, code: i32) -> bool {
+    if role == Role::Sidecar {
+        return true;
+    }
+    for rule in container.restart_policy_rules.iter().flatten() {
+        let Some(codes) = &rule.exit_codes else { continue };
+        let listed = codes.values.iter().flatten().any(|value| *value == code);
+        let matches = if codes.operator == "NotIn" { !listed } else { listed };
+        if matches && rule.action == "Restart" {
+            return true;
+        }
+    }
+    match container.restart_policy.as_deref().or(spec.restart_policy.as_deref()) {
+        Some("Never") => false,
+        Some("OnFailure") => code != 0,
+        // Always is the default. A regular init container that has succeeded is never run again.
+        Some(_) | None => role != Role::Init || code != 0,
+    }
+}

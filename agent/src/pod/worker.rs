@@ -1,0 +1,449 @@
+//! The task of one pod: gathers inputs for its machine and carries out the effects.
+//!
+//! Owns what is under way for the pod. Must not decide anything about it. If the task dies it is started again and finds
+//! the pod as the runtime has it, so nothing is run twice.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_client::OnExit;
+use coracle_client::events::EventType;
+use coracle_cri::v1::ContainerState;
+use futures::StreamExt;
+use futures::future::{AbortHandle, Abortable};
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::acts;
+use super::context::PodContext;
+use super::machine::{Effect, Input, Observed, PodMachine, ProbeKind, SandboxInfo, container};
+use super::observe::{exit, observe};
+use crate::mailbox::Mail;
+use crate::probes::{ProbeTask, check_of};
+use crate::volumes;
+
+/// A status that only says that a pod is on its way waits this long for a better one: most pods are up before, and each
+/// write wears the server's disk.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+/// A try to ask the runtime again after it did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+type Work = Pin<Box<dyn Future<Output = Option<Input>> + Send>>;
+
+/// How the task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing of the pod is left.
+    Forgotten,
+    Cancelled,
+}
+
+pub struct Worker {
+    context: Arc<PodContext>,
+    machine: PodMachine,
+    work: FuturesUnordered<Work>,
+    /// Ends the image pull or volume preparation that is under way.
+    lane: Option<AbortHandle>,
+    probes: BTreeMap<Arc<str>, CancellationToken>,
+    published: Option<PodStatus>,
+    publish_at: Option<Instant>,
+    /// When a token in a volume is to be renewed.
+    refresh_at: Option<Instant>,
+    recorded: bool,
+    forgotten: bool,
+}
+
+impl Worker {
+    pub fn new(context: Arc<PodContext>, pod: Arc<Pod>) -> Self {
+        let now = context.shared.now();
+        Self {
+            context,
+            machine: PodMachine::new(pod, now),
+            work: FuturesUnordered::new(),
+            lane: None,
+            probes: BTreeMap::new(),
+            published: None,
+            publish_at: None,
+            refresh_at: None,
+            recorded: false,
+            forgotten: false,
+        }
+    }
+
+    /// Runs the pod until nothing of it is left. `known`: the runtime is known to hold nothing of it.
+    pub async fn run(mut self, known_new: bool, cancel: CancellationToken) -> Ended {
+        self.context.shared.status.observe(self.machine.pod());
+        self.context.hold_sources(self.machine.pod());
+        if known_new {
+            self.give(Input::Observed(Observed::default()));
+        } else {
+            self.ask_runtime(Duration::ZERO);
+        }
+        let mailbox = self.context.mailbox.clone();
+        while !self.forgotten {
+            self.publish();
+            let deadline = self.next_deadline();
+            let wake = async {
+                match deadline {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {
+                    self.end_probes();
+                    return Ended::Cancelled;
+                }
+                Some(input) = self.work.next(), if !self.work.is_empty() => {
+                    if let Some(input) = input {
+                        self.give(input);
+                    }
+                }
+                mail = mailbox.take() => self.read(mail),
+                () = wake => self.wake(),
+            }
+        }
+        self.end_probes();
+        Ended::Forgotten
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let now = self.context.shared.now();
+        let machine = self.machine.deadline(now).map(|at| self.context.shared.start + at);
+        [machine, self.publish_at, self.refresh_at].into_iter().flatten().min()
+    }
+
+    fn wake(&mut self) {
+        let now = Instant::now();
+        if self.publish_at.is_some_and(|at| at <= now) {
+            self.publish_now();
+        }
+        if self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh_at = None;
+            self.refresh_volumes();
+        }
+        self.give(Input::Tick);
+    }
+
+    fn read(&mut self, mail: Mail) {
+        if let Some(pod) = mail.pod {
+            self.context.shared.status.observe(&pod);
+            let old = self.machine.pod().clone();
+            let changed = old.spec != pod.spec
+                || old.metadata.labels != pod.metadata.labels
+                || old.metadata.annotations != pod.metadata.annotations;
+            self.give(Input::Updated(pod));
+            if changed {
+                self.context.hold_sources(self.machine.pod());
+                self.refresh_volumes();
+            }
+        }
+        if mail.removed {
+            self.give(Input::Removed);
+        }
+        if mail.relist {
+            self.ask_runtime(Duration::ZERO);
+        }
+        if let Some(id) = mail.lost_sandbox {
+            self.give(Input::SandboxLost { id });
+        }
+        for (id, status) in mail.exits {
+            match status {
+                Some(status) => {
+                    let exit = exit(self.machine.pod(), &status);
+                    self.give(Input::Exited { id, exit });
+                }
+                None => self.ask_how_it_ended(id),
+            }
+        }
+        for ((container, kind), verdict) in mail.verdicts {
+            let (id, healthy, grace) = (verdict.id, verdict.healthy, verdict.grace);
+            self.give(Input::Probed { container, id, kind, healthy, grace });
+        }
+        if mail.sources_changed {
+            self.give(Input::SourcesChanged);
+            self.refresh_volumes();
+        }
+    }
+
+    fn give(&mut self, input: Input) {
+        let now = self.context.shared.now();
+        if let Input::VolumesReady = input {
+            self.plan_refresh();
+            self.record();
+        }
+        for effect in self.machine.on(input, now) {
+            self.perform(effect);
+        }
+        self.show_live();
+    }
+
+    /// Tells readers of logs which containers live and which have ended.
+    fn show_live(&self) {
+        let mut view = self.context.view.lock();
+        for slot in self.machine.slots() {
+            let live = slot.id().filter(|_| slot.is_running());
+            if view.live.get(&slot.name).map(|(id, _)| id) == live {
+                continue;
+            }
+            if let Some((_, ended)) = view.live.remove(&slot.name) {
+                ended.cancel();
+            }
+            if let Some(id) = live {
+                view.live.insert(slot.name.clone(), (id.clone(), CancellationToken::new()));
+            }
+        }
+    }
+
+    fn add(&mut self, work: impl Future<Output = Input> + Send + 'static) {
+        self.work.push(Box::pin(async move { Some(work.await) }));
+    }
+
+    /// Work that the machine may give up.
+    fn add_abortable(&mut self, work: impl Future<Output = Input> + Send + 'static) {
+        let (handle, registration) = AbortHandle::new_pair();
+        self.lane = Some(handle);
+        self.work.push(Box::pin(async move { Abortable::new(work, registration).await.ok() }));
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let (context, pod) = (self.context.clone(), self.machine.pod().clone());
+        let sandbox = self.machine.sandbox().cloned();
+        let ips = sandbox.as_ref().map(|info| info.ips.clone()).unwrap_or_default();
+        match effect {
+            Effect::PrepareVolumes => {
+                self.add_abortable(async move { acts::prepare_volumes(&context, &pod).await });
+            }
+            Effect::RunSandbox { attempt } => {
+                self.add(async move { acts::run_sandbox(&context, &pod, attempt).await });
+            }
+            Effect::EnsureImage { container } => {
+                self.add_abortable(async move { acts::ensure_image(&context, &pod, container).await });
+            }
+            Effect::Abort => {
+                if let Some(lane) = self.lane.take() {
+                    lane.abort();
+                }
+            }
+            Effect::Create { container, attempt, image } => self
+                .add(async move { acts::create(&context, &pod, container, attempt, image, sandbox).await }),
+            Effect::Start { container, id } => {
+                self.add(async move { acts::start(&context, &pod, container, &id).await });
+            }
+            Effect::PostStart { container, id } => {
+                self.add(async move { acts::post_start(&context, &pod, container, &id, ips).await });
+            }
+            Effect::Stop { container, id, grace } => {
+                self.add(async move { acts::stop(&context, &pod, container, id, grace, ips).await });
+            }
+            Effect::RemoveContainer { container, id, attempt } => self.work.push(Box::pin(async move {
+                acts::remove_container(&context, &pod, &container, &id, attempt).await;
+                None
+            })),
+            Effect::BeginProbes { container, id, startup } => self.begin_probes(&container, &id, startup, sandbox),
+            Effect::EndProbes { container } => {
+                if let Some(token) = self.probes.remove(&container) {
+                    token.cancel();
+                }
+            }
+            Effect::StopSandbox { id } => {
+                self.add(async move { acts::stop_sandbox(&context, &pod, &id).await });
+            }
+            Effect::Dispose => self.add(async move { acts::dispose(&context).await }),
+            Effect::DeleteObject => {
+                self.publish_now();
+                context.shared.status.delete(&context.uid);
+            }
+            Effect::Forget => self.forgotten = true,
+            Effect::Event { warning, reason, message, container } => {
+                let kind = if warning { EventType::Warning } else { EventType::Normal };
+                let reference = context.reference(&pod, container.as_deref());
+                context.shared.recorder.event(&reference, kind, reason, message);
+            }
+        }
+    }
+
+    fn begin_probes(&mut self, name: &Arc<str>, id: &Arc<str>, startup: bool, sandbox: Option<SandboxInfo>) {
+        let pod = self.machine.pod().clone();
+        let Some(declared) = pod.spec.as_ref().and_then(|spec| container(spec, name)) else { return };
+        let Some((runtime, _)) = self.context.chosen.lock().clone() else { return };
+        let token = self.probes.entry(name.clone()).or_insert_with(CancellationToken::new).clone();
+        let host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+        let ips = if host { self.context.shared.host_ips() } else { sandbox.map(|info| info.ips).unwrap_or_default() };
+        let ip: Option<IpAddr> = ips.first().and_then(|ip| ip.parse().ok());
+        let all = [
+            (ProbeKind::Startup, &declared.startup_probe),
+            (ProbeKind::Liveness, &declared.liveness_probe),
+            (ProbeKind::Readiness, &declared.readiness_probe),
+        ];
+        for (kind, probe) in all {
+            let Some(probe) = probe.clone().filter(|_| (kind == ProbeKind::Startup) == startup) else { continue };
+            let task = ProbeTask {
+                kind,
+                check: check_of(&probe, declared, ip),
+                probe,
+                container: name.clone(),
+                container_id: id.clone(),
+                runtime: runtime.clone(),
+                prober: self.context.shared.prober.clone(),
+                mailbox: self.context.mailbox.clone(),
+                recorder: self.context.shared.recorder.clone(),
+                reference: self.context.reference(&pod, Some(name)),
+            };
+            let title = format!("probe-{name}-{kind}");
+            let (token, mut task) = (token.clone(), Some(task));
+            self.context.scope.spawn(&title, OnExit::Finish, move |cancel| {
+                let (token, task) = (token.clone(), task.take());
+                async move {
+                    let Some(task) = task else { return };
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => {}
+                        () = token.cancelled() => {}
+                        () = task.run() => {}
+                    }
+                }
+            });
+        }
+    }
+
+    fn end_probes(&mut self) {
+        for token in std::mem::take(&mut self.probes).into_values() {
+            token.cancel();
+        }
+    }
+
+    /// Asks the runtime for all it knows of the pod, again and again until it answers.
+    fn ask_runtime(&mut self, after: Duration) {
+        let (context, pod) = (self.context.clone(), self.machine.pod().clone());
+        self.add(async move {
+            let mut wait = after;
+            loop {
+                tokio::time::sleep(wait).await;
+                match observe(&context.shared.runtimes, &pod).await {
+                    Ok((observed, holder)) => {
+                        if let Some(holder) = holder {
+                            *context.chosen.lock() = Some(holder);
+                        }
+                        return Input::Observed(observed);
+                    }
+                    Err(error) => {
+                        tracing::debug!(pod = %context.key, %error, "the runtime does not say what it has");
+                        wait = ASK_AGAIN;
+                    }
+                }
+            }
+        });
+    }
+
+    fn ask_how_it_ended(&mut self, id: Arc<str>) {
+        let live = self.machine.slots().iter().any(|slot| slot.is_running() && slot.id() == Some(&id));
+        let (context, pod) = (self.context.clone(), self.machine.pod().clone());
+        let Some((runtime, _)) = self.context.chosen.lock().clone().filter(|_| live) else { return };
+        self.work.push(Box::pin(async move {
+            let status = runtime.container_status(&id).await;
+            match status {
+                Ok(status) if status.state() == ContainerState::ContainerRunning => None,
+                Ok(_) | Err(_) => match acts::ended(&context, &runtime, &pod, id).await {
+                    exited @ Input::Exited { .. } => Some(exited),
+                    _ => None,
+                },
+            }
+        }));
+    }
+
+    /// Brings volumes up to date beside whatever else is under way.
+    fn refresh_volumes(&mut self) {
+        if self.machine.is_terminating() || !self.recorded {
+            return;
+        }
+        let (context, pod) = (self.context.clone(), self.machine.pod().clone());
+        let ips = self.machine.sandbox().map(|info| info.ips.clone()).unwrap_or_default();
+        self.work.push(Box::pin(async move {
+            if let Err(message) = acts::volumes_of(&context, &pod, &ips).await {
+                let reference = context.reference(&pod, None);
+                context.shared.recorder.event(&reference, EventType::Warning, "FailedMount", message);
+            }
+            context.record(&pod).await;
+            None
+        }));
+        self.plan_refresh();
+    }
+
+    fn plan_refresh(&mut self) {
+        let wanted = volumes::token_projections(self.machine.pod()).len();
+        if wanted == 0 {
+            return;
+        }
+        let now = self.context.shared.clock.now();
+        let next = self.context.shared.tokens.of(&self.context.uid).iter().map(|token| token.renew_at()).min();
+        // A token that could not be renewed is tried again in a minute.
+        let least = Duration::from_secs(60);
+        self.refresh_at = next.map(|at| {
+            let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default().max(least);
+            Instant::now() + wait
+        });
+    }
+
+    fn record(&mut self) {
+        self.recorded = true;
+        let (context, pod) = (self.context.clone(), self.machine.pod().clone());
+        self.work.push(Box::pin(async move {
+            context.record(&pod).await;
+            None
+        }));
+    }
+
+    /// Hands the status on if it has changed: at once if it says more than that the pod is on its way.
+    fn publish(&mut self) {
+        let now = self.context.shared.now();
+        let status = self.machine.status(&self.context.shared.host_ips(), now);
+        if self.published.as_ref() == Some(&status) {
+            return;
+        }
+        self.show(&status);
+        if is_on_its_way(&status) && !self.machine.is_terminating() {
+            self.publish_at.get_or_insert_with(|| Instant::now() + ON_ITS_WAY);
+            return;
+        }
+        self.send(status);
+    }
+
+    fn show(&self, status: &PodStatus) {
+        let mut view = self.context.view.lock();
+        view.pod = self.machine.pod().clone();
+        view.status = status.clone();
+    }
+
+    fn publish_now(&mut self) {
+        let now = self.context.shared.now();
+        let status = self.machine.status(&self.context.shared.host_ips(), now);
+        if self.published.as_ref() != Some(&status) {
+            self.send(status);
+        }
+        self.publish_at = None;
+    }
+
+    fn send(&mut self, status: PodStatus) {
+        self.publish_at = None;
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            // It is not started again, whatever happens.
+            self.context.end_record();
+        }
+        self.context.shared.status.publish(&self.context.uid, status.clone());
+        self.published = Some(status);
+    }
+}
+
+/// Pending, and nothing has gone wrong.
+fn is_on_its_way(status: &PodStatus) -> bool {
+    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let mut waiting = all.filter_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    status.phase.as_deref() == Some("Pending") && waiting.all(|reason| matches!(reason, "ContainerCreating" | "PodInitializing"))
+}

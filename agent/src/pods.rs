@@ -1,0 +1,373 @@
+//! The pods of this node: one worker each, from the moment the node hears of a pod until nothing of it is left.
+//!
+//! Owns which pods there are, taking over what runs, and the removal of what belongs to nobody. Must not know: what a
+//! worker does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coracle_api::Uid;
+use coracle_client::{Change, Informer, OnExit};
+use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState};
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::local::Record;
+use crate::mailbox::Mailbox;
+use crate::pod::acts::remove_sandboxes;
+use crate::pod::context::{PodContext, Shared, recorded_sources};
+use crate::pod::worker::{Ended, Worker};
+use crate::runtime::{CriError, POD_UID, Runtime};
+use crate::server::{ContainerLog, NoLog, PodSource};
+use crate::volumes::{PodDirs, remove_tree};
+
+const RETRY: Duration = Duration::from_secs(1);
+/// Containers of a pod that nobody knows any more get this long to end.
+const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+/// All pods of the node.
+pub(crate) struct Pods {
+    shared: Arc<Shared>,
+    slots: Mutex<BTreeMap<Uid, Slot>>,
+}
+
+struct Slot {
+    context: Arc<PodContext>,
+    /// The newest object; a worker that is started again begins with it.
+    latest: Arc<Mutex<Arc<Pod>>>,
+    removed: Arc<AtomicBool>,
+}
+
+impl Pods {
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, slots: Mutex::default() })
+    }
+
+    /// Runs until cancelled. `runtimes_up` becomes true once every runtime's events are being heard.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        pods: Informer<Pod>,
+        mut runtimes_up: watch::Receiver<bool>,
+        cancel: CancellationToken,
+    ) {
+        let work = async {
+            // Events are heard before anything is listed, so that nothing falls between the two.
+            if runtimes_up.wait_for(|up| *up).await.is_err() {
+                return;
+            }
+            let in_runtimes = self.list_runtimes().await;
+            self.start_recorded(&in_runtimes);
+            self.follow(pods, in_runtimes).await;
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// The pods that runtimes hold anything of.
+    async fn list_runtimes(&self) -> BTreeSet<Uid> {
+        loop {
+            match self.try_list_runtimes().await {
+                Ok(found) => return found,
+                Err(error) => tracing::warn!(%error, "a runtime does not say what it runs"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn try_list_runtimes(&self) -> Result<BTreeSet<Uid>, CriError> {
+        let mut found = BTreeSet::new();
+        for runtime in self.shared.runtimes.all() {
+            let sandboxes = runtime.sandboxes(None).await?;
+            found.extend(sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(POD_UID)).map(|uid| Uid::from(&**uid)));
+        }
+        Ok(found)
+    }
+
+    /// Starts what was recorded on this node, before the server is heard.
+    fn start_recorded(self: &Arc<Self>, in_runtimes: &BTreeSet<Uid>) {
+        let records = match self.shared.records.load() {
+            Ok(records) => records,
+            Err(error) => return tracing::error!(%error, "the recorded pods cannot be read and are not started"),
+        };
+        for record in records {
+            let pod = Arc::new(record.pod.clone());
+            self.start(pod, record, in_runtimes);
+        }
+    }
+
+    async fn follow(self: &Arc<Self>, pods: Informer<Pod>, mut in_runtimes: BTreeSet<Uid>) {
+        let mut changes = pods.subscribe();
+        let mut first = true;
+        while let Some(change) = changes.next().await {
+            match change {
+                Change::Applied { new, .. } => self.upsert(new, &in_runtimes),
+                Change::Deleted(old) => self.remove(&uid_of(&old), Some(old)),
+                Change::Resync => {
+                    let listed = pods.list();
+                    let known: BTreeSet<Uid> = listed.iter().map(|pod| uid_of(pod)).collect();
+                    for pod in listed {
+                        self.upsert(pod, &in_runtimes);
+                    }
+                    let gone: Vec<Uid> = self.slots.lock().keys().filter(|uid| !known.contains(*uid)).cloned().collect();
+                    for uid in gone {
+                        self.remove(&uid, None);
+                    }
+                    if std::mem::take(&mut first) {
+                        let held: BTreeSet<Uid> = self.slots.lock().keys().cloned().collect();
+                        let orphans: Vec<Uid> = in_runtimes.iter().filter(|uid| !held.contains(*uid)).cloned().collect();
+                        self.remove_orphans(orphans);
+                        // From now on a pod that is new to this agent is new to the runtimes.
+                        in_runtimes.clear();
+                    }
+                }
+            }
+        }
+    }
+
+    fn upsert(self: &Arc<Self>, pod: Arc<Pod>, in_runtimes: &BTreeSet<Uid>) {
+        let uid = uid_of(&pod);
+        let known = self.slots.lock().get(&uid).map(|slot| {
+            *slot.latest.lock() = pod.clone();
+            slot.context.mailbox.clone()
+        });
+        match known {
+            Some(mailbox) => mailbox.put(|mail| mail.pod = Some(pod)),
+            None => self.start(pod, Record::default(), in_runtimes),
+        }
+    }
+
+    /// The pod's object is gone; `last` is how it was last seen.
+    fn remove(&self, uid: &Uid, last: Option<Arc<Pod>>) {
+        if let Some(slot) = self.slots.lock().get(uid) {
+            slot.removed.store(true, Ordering::Release);
+            if let Some(last) = &last {
+                *slot.latest.lock() = last.clone();
+            }
+            slot.context.mailbox.put(|mail| {
+                mail.pod = last.or(mail.pod.take());
+                mail.removed = true;
+            });
+        }
+    }
+
+    fn start(self: &Arc<Self>, pod: Arc<Pod>, record: Record, in_runtimes: &BTreeSet<Uid>) {
+        let uid = uid_of(&pod);
+        let scope = self.shared.scope.child(&format!("pod-{uid}"));
+        let mailbox = Arc::new(Mailbox::default());
+        let context = PodContext::new(self.shared.clone(), scope.clone(), &pod, mailbox.clone(), record.clone());
+        let slot = Slot {
+            context: Arc::new(context),
+            latest: Arc::new(Mutex::new(pod)),
+            removed: Arc::new(AtomicBool::new(false)),
+        };
+        if record.pod.metadata.uid.is_some() {
+            self.shared.sources.seed(&uid, &mailbox, recorded_sources(&record));
+            self.shared.tokens.seed(&uid, record.tokens);
+        }
+        let mut known_new = !in_runtimes.contains(&uid);
+        let (context, latest, removed) = (slot.context.clone(), slot.latest.clone(), slot.removed.clone());
+        self.slots.lock().insert(uid, slot);
+        let pods = self.clone();
+        let own = scope.clone();
+        scope.spawn("worker", OnExit::restart(), move |cancel| {
+            // A worker that died may have left something behind in a runtime.
+            let known_new = std::mem::take(&mut known_new);
+            let pod = latest.lock().clone();
+            let (context, pods, own) = (context.clone(), pods.clone(), own.clone());
+            if removed.load(Ordering::Acquire) {
+                context.mailbox.put(|mail| mail.removed = true);
+            }
+            async move {
+                match Worker::new(context.clone(), pod).run(known_new, cancel).await {
+                    Ended::Cancelled => {}
+                    Ended::Forgotten => {
+                        pods.forget(&context);
+                        // Ends the probes too, and tells the supervisor that this end is no fault.
+                        own.cancel();
+                    }
+                }
+            }
+        });
+    }
+
+    fn forget(&self, context: &PodContext) {
+        let shared = &self.shared;
+        shared.sources.hold(&context.uid, &context.mailbox, &BTreeSet::new());
+        shared.tokens.forget(&context.uid);
+        shared.status.forget(&context.uid);
+        context.end_record();
+        if let Err(error) = remove_tree(&context.dirs.logs) {
+            tracing::warn!(pod = %context.key, %error, "logs are left behind");
+        }
+        self.slots.lock().remove(&context.uid);
+    }
+
+    /// Ends what runtimes hold of pods that the cluster does not know.
+    fn remove_orphans(self: &Arc<Self>, orphans: Vec<Uid>) {
+        if orphans.is_empty() {
+            return;
+        }
+        let pods = self.clone();
+        self.shared.scope.spawn("orphans", OnExit::Finish, move |cancel| {
+            let (pods, orphans) = (pods.clone(), orphans.clone());
+            async move {
+                let work = futures::future::join_all(orphans.iter().map(|uid| pods.remove_orphan(uid)));
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => {}
+                    _ = work => {}
+                }
+            }
+        });
+    }
+
+    async fn remove_orphan(&self, uid: &Uid) {
+        tracing::info!(%uid, "the cluster does not know this pod any more: it is removed");
+        loop {
+            let mut fault = None;
+            for runtime in self.shared.runtimes.all() {
+                if let Err(error) = self.try_remove_orphan(runtime, uid).await {
+                    fault = Some(error);
+                }
+            }
+            let Some(error) = fault else { break };
+            tracing::warn!(%uid, %error, "a pod that nobody knows cannot be removed yet");
+            tokio::time::sleep(RETRY * 10).await;
+        }
+        let data_dir = &self.shared.config.data_dir;
+        if let Err(error) = remove_tree(&PodDirs::new(data_dir, "", "", uid).root) {
+            tracing::warn!(%uid, %error, "a pod's folder is left behind");
+        }
+    }
+
+    async fn try_remove_orphan(&self, runtime: &Arc<Runtime>, uid: &Uid) -> Result<(), CriError> {
+        let containers = runtime.containers(Some(uid)).await?;
+        let stops = containers.iter().filter(|container| container.state() == ContainerState::ContainerRunning).map(
+            |container| {
+                let seconds = container.annotations.get("io.kubernetes.pod.terminationGracePeriod");
+                let grace = seconds.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+                runtime.stop_container(&container.id, grace.unwrap_or(ORPHAN_GRACE))
+            },
+        );
+        futures::future::join_all(stops).await.into_iter().collect::<Result<Vec<()>, _>>()?;
+        remove_sandboxes(runtime, uid).await
+    }
+
+    /// Something happened in a runtime.
+    pub(crate) fn route(&self, event: ContainerEventResponse) {
+        let sandbox = event.pod_sandbox_status.as_ref();
+        let uid = sandbox.and_then(|sandbox| Some(sandbox.metadata.as_ref()?.uid.as_str()));
+        let Some(uid) = uid else { return self.relist_holder(&event.container_id) };
+        let Some(mailbox) = self.slots.lock().get(uid).map(|slot| slot.context.mailbox.clone()) else { return };
+        match event.container_event_type() {
+            ContainerEventType::ContainerStoppedEvent => {}
+            // What this node makes it knows of; what it removes it has asked for.
+            ContainerEventType::ContainerCreatedEvent
+            | ContainerEventType::ContainerStartedEvent
+            | ContainerEventType::ContainerDeletedEvent => return,
+        }
+        let id: Arc<str> = event.container_id.as_str().into();
+        if sandbox.is_some_and(|sandbox| sandbox.id == event.container_id) {
+            return mailbox.put(|mail| mail.lost_sandbox = Some(id));
+        }
+        let status = event.containers_statuses.into_iter().find(|status| {
+            status.id == event.container_id && status.state() == ContainerState::ContainerExited
+        });
+        mailbox.put(|mail| drop(mail.exits.insert(id, status.map(Box::new))));
+    }
+
+    /// An event that does not name its pod: whoever has the container looks.
+    fn relist_holder(&self, container_id: &str) {
+        for slot in self.slots.lock().values() {
+            if slot.context.view.lock().live.values().any(|(id, _)| &**id == container_id) {
+                let id: Arc<str> = container_id.into();
+                slot.context.mailbox.put(|mail| drop(mail.exits.insert(id, None)));
+                return;
+            }
+        }
+    }
+
+    /// Events of a runtime may have been lost.
+    pub(crate) fn relist(&self, runtime: &Arc<Runtime>) {
+        for slot in self.slots.lock().values() {
+            let there = slot.context.chosen.lock().as_ref().is_none_or(|(chosen, _)| Arc::ptr_eq(chosen, runtime));
+            if there {
+                slot.context.mailbox.put(|mail| mail.relist = true);
+            }
+        }
+    }
+
+    /// What pods failed for lack of may be there now.
+    pub(crate) fn retry(&self) {
+        for slot in self.slots.lock().values() {
+            slot.context.mailbox.put(|mail| mail.sources_changed = true);
+        }
+    }
+}
+
+fn uid_of(pod: &Pod) -> Uid {
+    pod.metadata.uid.as_deref().unwrap_or_default().into()
+}
+
+impl PodSource for Pods {
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        let contexts: Vec<_> = self.slots.lock().values().map(|slot| slot.context.clone()).collect();
+        let shown = contexts.iter().map(|context| {
+            let view = context.view.lock();
+            Arc::new(Pod { status: Some(view.status.clone()), ..Pod::clone(&view.pod) })
+        });
+        shown.collect()
+    }
+
+    fn container_log(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<ContainerLog, NoLog> {
+        let found = self.slots.lock().values().find_map(|slot| {
+            let context = &slot.context;
+            (&*context.key.namespace == namespace && &*context.key.name == pod).then(|| context.clone())
+        });
+        let context = found.ok_or_else(|| NoLog::Pod { pod: pod.to_owned() })?;
+        let view = context.view.lock();
+        let all = view.status.init_container_statuses.iter().flatten();
+        let mut all = all.chain(view.status.container_statuses.iter().flatten());
+        let (pod, name) = (pod.to_owned(), container.to_owned());
+        let Some(status) = all.find(|status| status.name == container) else {
+            return Err(NoLog::Container { pod, container: name });
+        };
+        let state = status.state.clone().unwrap_or_default();
+        let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let attempt = u32::try_from(status.restart_count).unwrap_or(0);
+        let attempt = match (previous, &state.waiting) {
+            (true, _) if last.is_none() => return Err(NoLog::NoPrevious { pod, container: name }),
+            (false, Some(waiting)) if last.is_none() => {
+                let reason = match waiting.reason.as_deref().unwrap_or_default() {
+                    "ErrImagePull" => "image can't be pulled".to_owned(),
+                    "ImagePullBackOff" => "trying and failing to pull image".to_owned(),
+                    other => other.to_owned(),
+                };
+                return Err(NoLog::Waiting { pod, container: name, reason });
+            }
+            // While it waits for its restart, the run that has ended is both the current and the previous one.
+            (_, Some(_)) => attempt,
+            (true, None) => attempt.saturating_sub(1),
+            (false, None) => attempt,
+        };
+        let path = |attempt| context.dirs.logs.join(PodDirs::log_path(container, attempt));
+        let candidates = [attempt, attempt.saturating_sub(1)];
+        let Some(path) = candidates.into_iter().map(path).find(|path| path.exists()) else {
+            return Err(NoLog::NotAvailable { pod, container: name });
+        };
+        let live = view.live.get(container).map(|(_, ended)| ended.clone()).filter(|_| !previous);
+        let ended = live.unwrap_or_else(|| {
+            let over = CancellationToken::new();
+            over.cancel();
+            over
+        });
+        Ok(ContainerLog { path, ended })
+    }
+}

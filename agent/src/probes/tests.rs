@@ -1,0 +1,170 @@
+use std::collections::VecDeque;
+
+use coracle_client::events::Source;
+use coracle_client::{Client, RandomIds, TaskScope, TokioClock};
+use coracle_cri::RuntimeRouter;
+use coracle_cri::fake::FakeRuntime;
+use expect_test::{Expect, expect};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::runtime::Runtimes;
+
+/// Answers by a script of `o` (ok), `x` (fails) and `-` (never answers); the last repeats.
+struct Scripted {
+    answers: Mutex<VecDeque<char>>,
+}
+
+impl Prober for Scripted {
+    fn try_once<'a>(&'a self, _: &'a Check) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
+        let mut answers = self.answers.lock();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().copied() };
+        match answer {
+            Some('o') => Box::pin(async { Ok(()) }),
+            Some('x') => Box::pin(async { Err("HTTP probe failed with statuscode: 500".to_owned()) }),
+            _ => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+async fn run(kind: ProbeKind, probe: Value, script: &str, seconds: u64) -> String {
+    let scope = TaskScope::root();
+    let client = Client::new(tower::service_fn(|_: http::Request<coracle_client::Body>| async {
+        Ok::<_, std::io::Error>(http::Response::new(coracle_client::empty_body()))
+    }));
+    let clock = TokioClock::shared("2026-01-01T00:00:00Z".parse().unwrap());
+    let source = Source { component: "kubelet".into(), host: "n".into() };
+    let recorder = Recorder::new(&client, clock, RandomIds::seeded(1), source, &scope);
+    let mailbox = Arc::new(Mailbox::default());
+    let fake = FakeRuntime::new(0);
+    let task = ProbeTask {
+        kind,
+        probe: serde_json::from_value(probe).unwrap(),
+        check: Ok(Check::Tcp { host: "h".into(), port: 1 }),
+        container: "web".into(),
+        container_id: "c1".into(),
+        runtime: Runtimes::new(RuntimeRouter::new(fake.endpoint())).all()[0].clone(),
+        prober: Arc::new(Scripted { answers: Mutex::new(script.chars().collect()) }),
+        mailbox: mailbox.clone(),
+        recorder,
+        reference: ObjectReference::default(),
+    };
+    let start = Instant::now();
+    let mut out = String::new();
+    let watch = async {
+        loop {
+            for ((_, kind), verdict) in mailbox.take().await.verdicts {
+                out += &format!("{}s {kind} {}\n", start.elapsed().as_secs(), if verdict.healthy { "ok" } else { "bad" });
+            }
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            biased;
+            () = task.run() => "ended",
+            () = tokio::time::sleep(Duration::from_secs(seconds)) => "goes on",
+        }
+    };
+    let state = tokio::select! {
+        biased;
+        state = ended => state,
+        () = watch => unreachable!(),
+    };
+    for ((_, kind), verdict) in mailbox.take_now().verdicts {
+        out += &format!("{}s {kind} {}\n", start.elapsed().as_secs(), if verdict.healthy { "ok" } else { "bad" });
+    }
+    scope.shutdown().await;
+    out + state
+}
+
+async fn check(kind: ProbeKind, probe: Value, script: &str, expected: Expect) {
+    expected.assert_eq(&run(kind, probe, script, 100).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn verdicts_change_at_the_thresholds() {
+    let probe = json!({"periodSeconds": 5, "failureThreshold": 2, "successThreshold": 2, "initialDelaySeconds": 3});
+    check(ProbeKind::Readiness, probe, "xoooxoxxo", expect![[r#"
+        13s Readiness ok
+        38s Readiness bad
+        48s Readiness ok
+        goes on"#]]).await;
+    check(ProbeKind::Liveness, json!({"periodSeconds": 5}), "oxxoxxx", expect![[r#"
+        30s Liveness bad
+        ended"#]]).await;
+    check(ProbeKind::Startup, json!({"periodSeconds": 1, "failureThreshold": 30}), "xxxo", expect![[r#"
+        3s Startup ok
+        ended"#]]).await;
+    check(ProbeKind::Startup, json!({"periodSeconds": 1}), "-", expect![[r#"
+        3s Startup bad
+        ended"#]]).await;
+}
+
+fn container() -> Container {
+    serde_json::from_value(json!({"name": "web", "ports": [{"name": "http", "containerPort": 8080}]})).unwrap()
+}
+
+fn check_target(probe: Value, expected: Expect) {
+    let probe: Probe = serde_json::from_value(probe).unwrap();
+    let text = match check_of(&probe, &container(), Some("127.42.0.2".parse().unwrap())) {
+        Ok(Check::Http(http)) => http.url(),
+        Ok(other) => format!("{other:?}"),
+        Err(error) => error,
+    };
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn ports_may_be_named() {
+    check_target(json!({"httpGet": {"port": "http", "path": "healthz"}}), expect!["http://127.42.0.2:8080/healthz"]);
+    check_target(json!({"httpGet": {"port": "nope"}}), expect![[r#"couldn't find port: "nope" in pod"#]]);
+    check_target(json!({"tcpSocket": {"port": 70000}}), expect!["invalid port number: 70000"]);
+    check_target(json!({"grpc": {"port": 9, "service": "s"}}), expect![[r#"Grpc { host: "127.42.0.2", port: 9, service: "s" }"#]]);
+    check_target(json!({}), expect!["missing probe handler"]);
+}
+
+/// Tries once against a server that answers every connection with `answer`.
+async fn against(answer: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 1024];
+        let read = stream.read(&mut request).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        String::from_utf8_lossy(&request[..read]).into_owned()
+    };
+    let http = HttpCheck {
+        scheme: "http".into(),
+        host: "127.0.0.1".into(),
+        port,
+        path: "/healthz?a=1".into(),
+        headers: BTreeMap::from([("X-A".to_owned(), "b".to_owned())]),
+    };
+    let (check, prober) = (Check::Http(http), HostProber::default());
+    let (request, outcome) = tokio::join!(serve, prober.try_once(&check));
+    format!("{request}{outcome:?}").replace(&port.to_string(), "PORT").replace('\r', "")
+}
+
+#[tokio::test]
+async fn http_answers_are_judged_by_their_code() {
+    expect![[r#"
+        GET /healthz?a=1 HTTP/1.1
+        host: 127.0.0.1:PORT
+        user-agent: kube-probe/1.36
+        accept: */*
+        x-a: b
+        connection: close
+
+        Ok(())"#]].assert_eq(&against("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
+    let outcome = against("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(outcome.ends_with("Err(\"HTTP probe failed with statuscode: 503\")"), "{outcome}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let refused = HostProber::default().try_once(&Check::Tcp { host: "127.0.0.1".into(), port }).await.unwrap_err();
+    assert_eq!(refused, format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
+}

@@ -1,0 +1,257 @@
+//! The container runtimes of this node, as the agent calls them.
+//!
+//! Owns deadlines, the bound on calls under way, and the translation of gRPC's faults. Must not know: pods' lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_cri::v1::*;
+use coracle_cri::{Code, Endpoint, Response, RuntimeRouter, Status, UnknownHandler};
+use futures::{Stream, StreamExt};
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Kubelet's deadline for a call, and for those that take longer by nature.
+const CALL: Duration = Duration::from_secs(120);
+const RUN_SANDBOX: Duration = Duration::from_secs(240);
+/// Calls under way at once: more do not make a runtime faster, and a thousand pods may come at once.
+const CALLS_MAX: usize = 32;
+const PULLS_MAX: usize = 8;
+
+/// The label under which runtimes keep a pod's UID, as kubelet sets it.
+pub const POD_UID: &str = "io.kubernetes.pod.uid";
+
+/// A runtime's refusal or silence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rpc error: code = {code:?} desc = {message}")]
+pub struct CriError {
+    pub code: Code,
+    /// The runtime's own words.
+    pub message: String,
+}
+
+impl From<Status> for CriError {
+    fn from(status: Status) -> Self {
+        Self { code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+impl CriError {
+    pub fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
+    }
+}
+
+/// What a runtime says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeInfo {
+    pub name: Arc<str>,
+    pub version: String,
+}
+
+/// One runtime.
+pub struct Runtime {
+    endpoint: Endpoint,
+    calls: Arc<Semaphore>,
+    pulls: Arc<Semaphore>,
+    info: RwLock<Option<RuntimeInfo>>,
+}
+
+/// All runtimes of the node.
+#[derive(Clone)]
+pub struct Runtimes {
+    router: RuntimeRouter,
+    all: Vec<Arc<Runtime>>,
+}
+
+impl Runtimes {
+    pub fn new(router: RuntimeRouter) -> Self {
+        let (calls, pulls) = (Arc::new(Semaphore::new(CALLS_MAX)), Arc::new(Semaphore::new(PULLS_MAX)));
+        let runtime = |endpoint: &Endpoint| {
+            Arc::new(Runtime {
+                endpoint: endpoint.clone(),
+                calls: calls.clone(),
+                pulls: pulls.clone(),
+                info: RwLock::default(),
+            })
+        };
+        let all = router.endpoints().iter().map(runtime).collect();
+        Self { router, all }
+    }
+
+    /// The default first.
+    pub fn all(&self) -> &[Arc<Runtime>] {
+        &self.all
+    }
+
+    pub fn route(&self, handler: &str) -> Result<&Arc<Runtime>, UnknownHandler> {
+        let endpoint = self.router.route(handler)?;
+        let known = self.all.iter().find(|runtime| runtime.endpoint.name() == endpoint.name());
+        Ok(known.expect("every endpoint of the router has its runtime"))
+    }
+
+    pub fn handlers(&self) -> impl Iterator<Item = &str> {
+        self.router.handlers()
+    }
+}
+
+type Answer<T> = Result<T, CriError>;
+
+impl Runtime {
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// What the runtime last said it is; a placeholder before it has answered for the first time.
+    pub fn name(&self) -> Arc<str> {
+        self.info.read().as_ref().map_or_else(|| "unknown".into(), |info| info.name.clone())
+    }
+
+    pub fn info(&self) -> Option<RuntimeInfo> {
+        self.info.read().clone()
+    }
+
+    async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
+        let permit = self.calls.acquire().await;
+        let answer = within(CALL, call).await;
+        drop(permit);
+        answer
+    }
+
+    pub async fn version(&self) -> Answer<RuntimeInfo> {
+        let mut client = self.endpoint.runtime();
+        let answer = self.call(client.version(VersionRequest { version: "0.1.0".into() })).await?;
+        let info = RuntimeInfo { name: answer.runtime_name.into(), version: answer.runtime_version };
+        *self.info.write() = Some(info.clone());
+        Ok(info)
+    }
+
+    pub async fn status(&self) -> Answer<StatusResponse> {
+        self.call(self.endpoint.runtime().status(StatusRequest { verbose: false })).await
+    }
+
+    pub async fn set_pod_cidr(&self, pod_cidr: &str) -> Answer<()> {
+        let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.to_owned() });
+        let runtime_config = Some(RuntimeConfig { network_config });
+        let mut client = self.endpoint.runtime();
+        self.call(client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config })).await.map(drop)
+    }
+
+    /// What happens in the runtime from now on. The stream ends with the connection.
+    pub async fn events(&self) -> Answer<impl Stream<Item = Answer<ContainerEventResponse>> + Send + use<>> {
+        let mut client = self.endpoint.runtime();
+        let stream = within(CALL, client.get_container_events(GetEventsRequest {})).await?;
+        Ok(stream.map(|event| event.map_err(CriError::from)))
+    }
+
+    pub async fn run_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Answer<String> {
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
+        let _permit = self.calls.acquire().await;
+        let answer = within(RUN_SANDBOX, self.endpoint.runtime().run_pod_sandbox(request)).await?;
+        Ok(answer.pod_sandbox_id)
+    }
+
+    pub async fn sandbox_status(&self, id: &str) -> Answer<PodSandboxStatusResponse> {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+        self.call(self.endpoint.runtime().pod_sandbox_status(request)).await
+    }
+
+    pub async fn stop_sandbox(&self, id: &str) -> Answer<()> {
+        let request = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        gone_is_done(self.call(self.endpoint.runtime().stop_pod_sandbox(request)).await.map(drop))
+    }
+
+    pub async fn remove_sandbox(&self, id: &str) -> Answer<()> {
+        let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        gone_is_done(self.call(self.endpoint.runtime().remove_pod_sandbox(request)).await.map(drop))
+    }
+
+    /// The sandboxes of one pod, or all.
+    pub async fn sandboxes(&self, pod_uid: Option<&str>) -> Answer<Vec<PodSandbox>> {
+        let filter = PodSandboxFilter { label_selector: of_pod(pod_uid), ..Default::default() };
+        let request = ListPodSandboxRequest { filter: Some(filter) };
+        Ok(self.call(self.endpoint.runtime().list_pod_sandbox(request)).await?.items)
+    }
+
+    pub async fn containers(&self, pod_uid: Option<&str>) -> Answer<Vec<Container>> {
+        let filter = ContainerFilter { label_selector: of_pod(pod_uid), ..Default::default() };
+        let request = ListContainersRequest { filter: Some(filter) };
+        Ok(self.call(self.endpoint.runtime().list_containers(request)).await?.containers)
+    }
+
+    pub async fn create_container(&self, request: CreateContainerRequest) -> Answer<String> {
+        Ok(self.call(self.endpoint.runtime().create_container(request)).await?.container_id)
+    }
+
+    pub async fn start_container(&self, id: &str) -> Answer<()> {
+        let request = StartContainerRequest { container_id: id.to_owned() };
+        self.call(self.endpoint.runtime().start_container(request)).await.map(drop)
+    }
+
+    /// Returns when the container has ended, which may take all of `grace`. Not counted among the calls under way.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Answer<()> {
+        let seconds = grace.as_millis().div_ceil(1000);
+        let timeout = i64::try_from(seconds).unwrap_or(i64::MAX);
+        let request = StopContainerRequest { container_id: id.to_owned(), timeout };
+        gone_is_done(within(grace + CALL, self.endpoint.runtime().stop_container(request)).await.map(drop))
+    }
+
+    pub async fn remove_container(&self, id: &str) -> Answer<()> {
+        let request = RemoveContainerRequest { container_id: id.to_owned() };
+        gone_is_done(self.call(self.endpoint.runtime().remove_container(request)).await.map(drop))
+    }
+
+    pub async fn container_status(&self, id: &str) -> Answer<ContainerStatus> {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let answer = self.call(self.endpoint.runtime().container_status(request)).await?;
+        answer.status.ok_or_else(|| Status::internal(format!("no status of container {id}")).into())
+    }
+
+    /// Not counted among the calls under way: it lasts as long as the command.
+    pub async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Answer<ExecSyncResponse> {
+        let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+        let request = ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout };
+        within(limit + Duration::from_secs(2), self.endpoint.runtime().exec_sync(request)).await
+    }
+
+    pub async fn container_stats(&self) -> Answer<Vec<ContainerStats>> {
+        let request = ListContainerStatsRequest::default();
+        Ok(self.call(self.endpoint.runtime().list_container_stats(request)).await?.stats)
+    }
+
+    pub async fn image(&self, image: ImageSpec) -> Answer<Option<Image>> {
+        let request = ImageStatusRequest { image: Some(image), verbose: false };
+        Ok(self.call(self.endpoint.images().image_status(request)).await?.image)
+    }
+
+    /// Takes as long as it takes; dropping the future gives it up. Waits for its turn: `on_turn` is called then.
+    pub async fn pull(&self, request: PullImageRequest, on_turn: impl FnOnce()) -> Answer<String> {
+        let _permit = self.pulls.acquire().await;
+        on_turn();
+        Ok(self.endpoint.images().pull_image(request).await?.into_inner().image_ref)
+    }
+
+    pub async fn images(&self) -> Answer<Vec<Image>> {
+        Ok(self.call(self.endpoint.images().list_images(ListImagesRequest { filter: None })).await?.images)
+    }
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
+    match timeout(limit, call).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(Status::deadline_exceeded("context deadline exceeded").into()),
+    }
+}
+
+/// What is to be ended or removed and is not there needs nothing more.
+fn gone_is_done(answer: Answer<()>) -> Answer<()> {
+    match answer {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+fn of_pod(pod_uid: Option<&str>) -> std::collections::BTreeMap<String, String> {
+    pod_uid.map(|uid| (POD_UID.to_owned(), uid.to_owned())).into_iter().collect()
+}

@@ -1,0 +1,255 @@
+//! Writes pods' statuses to the API: the newest of each pod, at once when idle, again when a write is lost.
+//!
+//! Owns what the server is believed to hold of each pod, so that only differences are sent; after the last status of a
+//! pod that is to go it deletes the pod's object. Must not know: how a status is made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::{PodKey, Revision, Uid};
+use coracle_client::{Client, DeleteParams, Error, Outcome, Preconditions, TaskScope, WorkQueue, drive};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::pod::status::OWNED;
+
+/// Pods written at the same time.
+const WORKERS: usize = 16;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A write the server refuses is not tried sooner unless the status changes.
+const REFUSED: Duration = Duration::from_secs(30);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct StatusWriter {
+    client: Client,
+    queue: WorkQueue<Uid>,
+    pods: Arc<Mutex<BTreeMap<Uid, Entry>>>,
+}
+
+struct Entry {
+    key: PodKey,
+    /// What the server holds, as far as is known.
+    known: PodStatus,
+    known_at: Revision,
+    wanted: Option<PodStatus>,
+    delete: bool,
+    failures: u32,
+}
+
+/// What is to be done for one pod.
+enum Step {
+    Patch { key: PodKey, status: Box<PodStatus>, patch: Value },
+    Delete { key: PodKey },
+    Nothing,
+}
+
+impl StatusWriter {
+    pub fn start(client: Client, scope: &TaskScope) -> Self {
+        let writer = Self { client, queue: WorkQueue::new(), pods: Arc::default() };
+        let worker = writer.clone();
+        drive(scope, "pod-status", &writer.queue, WORKERS, move |uid: Uid| {
+            let writer = worker.clone();
+            async move { Ok::<_, Error>(writer.write(&uid).await) }
+        });
+        writer
+    }
+
+    /// The pod's object as the server has it. What somebody else changed of a status that is the node's is written over.
+    pub fn observe(&self, pod: &Pod) {
+        let uid = Uid::from(pod.metadata.uid.as_deref().unwrap_or_default());
+        let revision = revision(pod);
+        let mut pods = self.pods.lock();
+        let entry = pods.entry(uid.clone()).or_insert_with(|| Entry {
+            key: PodKey::of(pod),
+            known: PodStatus::default(),
+            known_at: Revision::UNSET,
+            wanted: None,
+            delete: false,
+            failures: 0,
+        });
+        // An event that is older than the answer to our own write tells nothing new.
+        if revision > entry.known_at {
+            entry.known_at = revision;
+            entry.known = pod.status.clone().unwrap_or_default();
+            if entry.wanted.as_ref().is_some_and(|wanted| difference(&entry.known, wanted).is_some()) {
+                self.queue.add(uid);
+            }
+        }
+    }
+
+    pub fn publish(&self, uid: &Uid, status: PodStatus) {
+        if let Some(entry) = self.pods.lock().get_mut(uid) {
+            let differs = difference(&entry.known, &status).is_some();
+            entry.wanted = Some(status);
+            entry.failures = 0;
+            if differs {
+                self.queue.add(uid.clone());
+            }
+        }
+    }
+
+    /// Deletes the object after its last status is written.
+    pub fn delete(&self, uid: &Uid) {
+        if let Some(entry) = self.pods.lock().get_mut(uid) {
+            entry.delete = true;
+            entry.failures = 0;
+            self.queue.add(uid.clone());
+        }
+    }
+
+    pub fn forget(&self, uid: &Uid) {
+        self.pods.lock().remove(uid);
+    }
+
+    fn next(&self, uid: &Uid) -> Step {
+        let pods = self.pods.lock();
+        let Some(entry) = pods.get(uid) else { return Step::Nothing };
+        let patch = entry.wanted.as_ref().and_then(|wanted| Some((wanted, difference(&entry.known, wanted)?)));
+        match patch {
+            Some((wanted, status)) => {
+                let patch = json!({ "metadata": { "uid": &**uid }, "status": status });
+                Step::Patch { key: entry.key.clone(), status: Box::new(wanted.clone()), patch }
+            }
+            None if entry.delete => Step::Delete { key: entry.key.clone() },
+            None => Step::Nothing,
+        }
+    }
+
+    async fn write(&self, uid: &Uid) -> Outcome {
+        loop {
+            let done = match self.next(uid) {
+                Step::Nothing => return Outcome::Done,
+                Step::Patch { key, status, patch } => {
+                    let api = self.client.namespaced::<Pod>(&key.namespace);
+                    match api.strategic_patch_status(&key.name, &patch).await {
+                        Ok(pod) => {
+                            self.wrote(uid, *status, revision(&pod));
+                            continue;
+                        }
+                        Err(error) => (key, error),
+                    }
+                }
+                Step::Delete { key } => {
+                    let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
+                    let params = DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
+                    match self.client.namespaced::<Pod>(&key.namespace).delete(&key.name, &params).await {
+                        Ok(()) => return Outcome::Done,
+                        Err(error) => (key, error),
+                    }
+                }
+            };
+            return self.failed(uid, &done.0, &done.1);
+        }
+    }
+
+    fn wrote(&self, uid: &Uid, status: PodStatus, revision: Revision) {
+        if let Some(entry) = self.pods.lock().get_mut(uid) {
+            entry.failures = 0;
+            if revision >= entry.known_at {
+                entry.known_at = revision;
+                entry.known = status;
+            }
+        }
+    }
+
+    fn failed(&self, uid: &Uid, key: &PodKey, error: &Error) -> Outcome {
+        // Gone, or another pod of the same name: the worker will hear of it.
+        if error.is_not_found() || error.is_conflict() {
+            tracing::debug!(pod = %key, %uid, %error, "the pod is gone");
+            return Outcome::Done;
+        }
+        let mut pods = self.pods.lock();
+        let Some(entry) = pods.get_mut(uid) else { return Outcome::Done };
+        entry.failures += 1;
+        if error.is_retriable() {
+            let wait = RETRY_FIRST.saturating_mul(1 << (entry.failures - 1).min(8)).min(RETRY_MAX);
+            tracing::debug!(pod = %key, %error, "status not written yet");
+            return Outcome::RequeueAfter(wait);
+        }
+        tracing::warn!(pod = %key, %uid, %error, "the server refuses the pod's status");
+        Outcome::RequeueAfter(REFUSED)
+    }
+}
+
+fn revision(pod: &Pod) -> Revision {
+    pod.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Revision::UNSET)
+}
+
+/// The strategic merge patch from one status to another, without what is not the node's; `None` if there is none.
+fn difference(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
+    let mut patch = Map::new();
+    put(&mut patch, "phase", &known.phase, &wanted.phase);
+    put(&mut patch, "reason", &known.reason, &wanted.reason);
+    put(&mut patch, "message", &known.message, &wanted.message);
+    put(&mut patch, "hostIP", &known.host_ip, &wanted.host_ip);
+    put(&mut patch, "podIP", &known.pod_ip, &wanted.pod_ip);
+    put(&mut patch, "startTime", &known.start_time, &wanted.start_time);
+    put(&mut patch, "qosClass", &known.qos_class, &wanted.qos_class);
+    put(&mut patch, "observedGeneration", &known.observed_generation, &wanted.observed_generation);
+    put(&mut patch, "containerStatuses", &known.container_statuses, &wanted.container_statuses);
+    put(&mut patch, "initContainerStatuses", &known.init_container_statuses, &wanted.init_container_statuses);
+    put_replaced(&mut patch, "hostIPs", &known.host_ips, &wanted.host_ips);
+    put_replaced(&mut patch, "podIPs", &known.pod_ips, &wanted.pod_ips);
+    let conditions: Vec<Value> = wanted
+        .conditions
+        .iter()
+        .flatten()
+        .filter(|condition| OWNED.contains(&condition.type_.as_str()))
+        .filter(|condition| !known.conditions.iter().flatten().any(|other| other == *condition))
+        .map(|condition| condition_value(known, condition))
+        .collect();
+    if !conditions.is_empty() {
+        patch.insert("conditions".to_owned(), Value::Array(conditions));
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+fn value<T: Serialize>(of: &T) -> Value {
+    serde_json::to_value(of).expect("a status is plain data")
+}
+
+fn put<T: Serialize + PartialEq>(patch: &mut Map<String, Value>, name: &str, known: &Option<T>, wanted: &Option<T>) {
+    if known != wanted {
+        patch.insert(name.to_owned(), value(wanted));
+    }
+}
+
+/// A list that strategic merge would otherwise only ever add to.
+fn put_replaced<T: Serialize + PartialEq>(
+    patch: &mut Map<String, Value>,
+    name: &str,
+    known: &Option<Vec<T>>,
+    wanted: &Option<Vec<T>>,
+) {
+    if known != wanted {
+        let marker = known.is_some().then(|| json!({ "$patch": "replace" }));
+        let list = marker.into_iter().chain(wanted.iter().flatten().map(value)).collect();
+        patch.insert(name.to_owned(), Value::Array(list));
+    }
+}
+
+/// Reason and message of the condition before must not survive in the merged one.
+fn condition_value(known: &PodStatus, condition: &PodCondition) -> Value {
+    let mut merged = value(condition);
+    let before = known.conditions.iter().flatten().find(|other| other.type_ == condition.type_);
+    if let (Value::Object(merged), Some(before)) = (&mut merged, before) {
+        for (name, had, has) in [
+            ("reason", before.reason.is_some(), condition.reason.is_some()),
+            ("message", before.message.is_some(), condition.message.is_some()),
+        ] {
+            if had && !has {
+                merged.insert(name.to_owned(), Value::Null);
+            }
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,28 @@
+use expect_test::{Expect, expect};
+use serde_json::json;
+
+use super::*;
+
+fn check_patch(known: Value, wanted: Value, expected: Expect) {
+    let (known, wanted) = (serde_json::from_value(known).unwrap(), serde_json::from_value(wanted).unwrap());
+    let text = difference(&known, &wanted).map_or("none".to_owned(), |patch| patch.to_string());
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn only_what_changed_and_is_the_nodes_is_sent() {
+    let ready = |status: &str| json!({"type": "Ready", "status": status});
+    let gate = json!({"type": "example.com/lb", "status": "True"});
+    let known = json!({"phase": "Pending", "conditions": [{"type": "Ready", "status": "False", "reason": "X"}, gate]});
+    check_patch(known.clone(), known.clone(), expect!["none"]);
+    check_patch(known.clone(), json!({"phase": "Running", "conditions": [ready("True")]}), expect![[r#"{"conditions":[{"reason":null,"status":"True","type":"Ready"}],"phase":"Running"}"#]]);
+    check_patch(json!({"conditions": [gate]}), json!({}), expect!["none"]);
+}
+
+#[test]
+fn lists_with_a_merge_key_are_replaced() {
+    let ips = |ip: &str| json!({"podIP": ip, "podIPs": [{"ip": ip}]});
+    check_patch(json!({}), ips("10.0.0.1"), expect![[r#"{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}]}"#]]);
+    check_patch(ips("10.0.0.1"), ips("10.0.0.2"), expect![[r#"{"podIP":"10.0.0.2","podIPs":[{"$patch":"replace"},{"ip":"10.0.0.2"}]}"#]]);
+    check_patch(json!({"reason": "Evicted"}), json!({}), expect![[r#"{"reason":null}"#]]);
+}
