@@ -1,7 +1,6 @@
 //! The command line. Flags are spelled as k3s spells them; one YAML file may hold the same names (`config.rs`).
 //! Knows nothing of how a part is built: `settings` structs are handed to `server.rs`, `node.rs`, `up.rs`.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -32,10 +31,10 @@ pub(crate) enum Command {
     WasmShim(WasmShimArgs),
     /// A process that runs guests: started by the front
     #[command(hide = true)]
-    WasmWorker(Rest),
+    WasmWorker,
     /// A process that compiles one image: started by the front
     #[command(hide = true)]
-    WasmCompile(Rest),
+    WasmCompile { task: String },
 }
 
 #[derive(Debug, Args)]
@@ -189,21 +188,11 @@ pub(crate) enum ImageCommand {
 #[derive(Debug, Args)]
 pub(crate) struct WasmShimArgs {
     #[arg(long)]
-    pub(crate) root: PathBuf,
-    #[arg(long)]
-    pub(crate) socket: PathBuf,
-    #[arg(long)]
-    pub(crate) archives: PathBuf,
+    pub(crate) data_dir: PathBuf,
     #[arg(long, value_delimiter = ',')]
     pub(crate) insecure_registry: Vec<String>,
     #[arg(long)]
     pub(crate) debug: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Rest {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) args: Vec<OsString>,
 }
 
 impl ServerArgs {

@@ -36,7 +36,8 @@ fn config_file(sub: &ArgMatches) -> Option<PathBuf> {
 
 /// The arguments with the file's flags put right behind the subcommand's name.
 fn with_file(args: &[OsString], name: &str, sub: &ArgMatches, path: &Path) -> anyhow::Result<Vec<OsString>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
     let command = Cli::command();
     let command = command.find_subcommand(name).expect("clap matched this subcommand");
     let flags = file_flags(&text, command, sub).with_context(|| format!("configuration file {}", path.display()))?;

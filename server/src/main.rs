@@ -1,1 +1,73 @@
-fn main() {}
+//! The `coracle` binary: parses the command line and hands over. Everything that works lies in the parts' crates.
+
+mod cli;
+mod config;
+mod control_plane;
+mod image;
+mod manifest;
+mod node;
+mod paths;
+mod progress;
+mod shim;
+mod token;
+mod up;
+mod wasm;
+
+use std::process::ExitCode;
+
+use cli::{Cli, Command, CommonArgs};
+
+fn main() -> ExitCode {
+    let cli = match config::parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => return failed(&error),
+    };
+    run(cli).unwrap_or_else(|error| failed(&error))
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where the program says why it ends")]
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("coracle: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Up(args) => {
+            log(&args.server.common, "warn");
+            runtime()?.block_on(up::run(args)).map(done)
+        }
+        Command::Server(args) => {
+            log(&args.common, "info");
+            runtime()?.block_on(control_plane::run(args)).map(done)
+        }
+        Command::Agent(args) => {
+            log(&args.common, "info");
+            runtime()?.block_on(node::run(args)).map(done)
+        }
+        Command::Token(args) => token::run(&args).map(done),
+        Command::Image(args) => {
+            log(&args.common, "warn");
+            runtime()?.block_on(image::run(args)).map(done)
+        }
+        Command::WasmShim(args) => wasm::shim(args).map(done),
+        Command::WasmWorker => Ok(wasm::worker()),
+        Command::WasmCompile { task } => Ok(wasm::compile(&task)),
+    }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Logs to standard error; `RUST_LOG` chooses what, else `--debug` or the command's own level.
+fn log(common: &CommonArgs, level: &str) {
+    let level = if common.debug { "debug" } else { level };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,coracle={level}")));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").build()
+}

@@ -31,7 +31,10 @@ impl Paths {
         let paths = Paths { root };
         for dir in [paths.server(), paths.agent(), paths.image_archives(), paths.run()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).with_context(|| {
-                format!("cannot write to the data directory: {} (is it yours? --data-dir chooses another)", dir.display())
+                format!(
+                    "cannot write to the data directory: {} (is it yours? --data-dir chooses another)",
+                    dir.display()
+                )
             })?;
         }
         let socket = paths.wasm_socket();
@@ -58,11 +61,6 @@ impl Paths {
 
     pub(crate) fn agent(&self) -> PathBuf {
         self.root.join("agent")
-    }
-
-    /// What the Wasm shim owns: images, compiled code, its sandboxes.
-    pub(crate) fn wasm_shim(&self) -> PathBuf {
-        self.root.join("wasm")
     }
 
     /// Image archives put here are imported at start.

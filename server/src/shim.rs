@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -64,8 +63,7 @@ fn start(config: &ShimConfig) -> anyhow::Result<Pid> {
     let log_path = paths.run().join("wasm-shim.log");
     let log = fs::File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut command = std::process::Command::new(&program);
-    command.arg("wasm-shim").arg("--root").arg(paths.wasm_shim()).arg("--socket").arg(paths.wasm_socket());
-    command.arg("--archives").arg(paths.image_archives());
+    command.arg("wasm-shim").arg("--data-dir").arg(paths.root());
     if !config.insecure_registries.is_empty() {
         command.arg("--insecure-registry").arg(config.insecure_registries.join(","));
     }
@@ -75,7 +73,8 @@ fn start(config: &ShimConfig) -> anyhow::Result<Pid> {
     // A group of its own: Ctrl-C in the terminal is not meant for it.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let child = Command::from(command).spawn().with_context(|| format!("cannot start {}", program.display()))?;
-    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("the Wasm runtime ended at once")?;
+    let pid =
+        child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("the Wasm runtime ended at once")?;
     tracing::info!(pid = pid.as_raw_pid(), log = %log_path.display(), "started the Wasm runtime");
     Ok(pid)
 }
@@ -105,9 +104,4 @@ pub(crate) async fn stop(config: &ShimConfig) -> anyhow::Result<()> {
         wait_for_end(pid).await?;
     }
     Ok(())
-}
-
-/// Where the shim listens, for the agent's router.
-pub(crate) fn socket(paths: &Paths) -> PathBuf {
-    paths.wasm_socket()
 }

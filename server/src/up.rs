@@ -1,0 +1,227 @@
+//! `coracle up`: a one-node cluster in the foreground. Says what it does, deploys a folder, then shows pods as they
+//! change, and ends everything it started.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use coracle_api::meta::ObjectKey;
+use coracle_client::{Change, Client, Informer, Informers, RandomIds};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+
+use crate::cli::UpArgs;
+use crate::control_plane::{ControlPlane, until_told_to_end};
+use crate::manifest::{Folder, apply};
+use crate::progress::Progress;
+use crate::{image, node, shim};
+
+/// How long the applied deployments may take before `up` shows pods instead of waiting on.
+const ROLLOUT_PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+    let progress = Progress::shown();
+    // Read first: a folder that is not there should not cost a start.
+    let folder = args.path.as_deref().map(read).transpose()?;
+    let plane = ControlPlane::start(&args.server, &progress).await?;
+    let shown = show(&plane, &args, folder, &progress).await;
+    progress.step("stopping", "ends pods, then the server");
+    let shim = node::shim_config(&args.server.node, &plane.paths, args.server.common.debug);
+    // Supervision ends first, so that the runtime is not started again.
+    let stopped = plane.stop().await;
+    shim::stop(&shim).await?;
+    progress.step("stopped", "");
+    shown.and(stopped)
+}
+
+fn read(path: &Path) -> anyhow::Result<Folder> {
+    if !path.exists() {
+        bail!("{} does not exist: `up` takes a folder with *.yaml and *.wasm files", path.display());
+    }
+    Folder::read(path)
+}
+
+/// Everything between the start and the end.
+async fn show(plane: &ControlPlane, args: &UpArgs, folder: Option<Folder>, progress: &Progress) -> anyhow::Result<()> {
+    let ended = until_told_to_end(&plane.scope);
+    tokio::pin!(ended);
+    let work = deploy_and_watch(plane, args, folder, progress);
+    tokio::select! {
+        biased;
+        ended = &mut ended => ended,
+        failed = work => failed,
+    }
+}
+
+async fn deploy_and_watch(
+    plane: &ControlPlane,
+    args: &UpArgs,
+    folder: Option<Folder>,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let client = plane.client("system:admin");
+    let informers = Informers::new(client.clone(), &plane.scope, RandomIds::from_os());
+    plane.start_node(&args.server).await?;
+    let name = node::node_name(&args.server.node)?;
+    wait_until(&informers.get::<Node>(), |node| is(node.status.as_ref().and_then(|s| s.conditions.as_ref()), "Ready"))
+        .await?;
+    progress.step("node", &format!("{name} is Ready"));
+    if let Some(folder) = &folder {
+        deploy(plane, &client, &informers, folder, progress).await?;
+    }
+    for url in urls(&informers, folder.as_ref()).await {
+        progress.tell("url", &url);
+    }
+    progress.tell("kubeconfig", &plane.paths.kubeconfig().display().to_string());
+    progress.tell("", &format!("export KUBECONFIG={}", plane.paths.kubeconfig().display()));
+    progress.tell("", "Ctrl-C stops everything");
+    follow_pods(&informers.get::<Pod>(), progress).await
+}
+
+async fn deploy(
+    plane: &ControlPlane,
+    client: &Client,
+    informers: &Informers,
+    folder: &Folder,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let store = image::store(&plane.paths)?;
+    for file in &folder.wasm {
+        for imported in image::import(&store, file, None)? {
+            let size = image::size(imported.size_bytes);
+            progress.step("image", &format!("{} from {} ({size})", imported.name, file.display()));
+        }
+    }
+    for object in &folder.objects {
+        progress.step("apply", &apply(client, object).await?);
+    }
+    let deployments = informers.get::<Deployment>();
+    for object in folder.objects.iter().filter(|o| o.kind() == "Deployment") {
+        let key = ObjectKey::new(namespace_of(object.namespace()), object.name());
+        let available = wait_for(&deployments, &key, is_rolled_out);
+        match tokio::time::timeout(ROLLOUT_PATIENCE, available).await {
+            Ok(found) => {
+                let found = found?;
+                progress.step("ready", &format!("deployment/{} {}", key.name, replicas(&found)));
+            }
+            Err(_) => progress
+                .step("waiting", &format!("deployment/{} is not available yet: kubectl describe pods", key.name)),
+        }
+    }
+    Ok(())
+}
+
+fn namespace_of(namespace: &str) -> &str {
+    if namespace.is_empty() { "default" } else { namespace }
+}
+
+fn replicas(deployment: &Deployment) -> String {
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let ready = deployment.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
+    format!("{ready}/{wanted}")
+}
+
+/// As `kubectl rollout status` sees it.
+fn is_rolled_out(deployment: &Deployment) -> bool {
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    status.observed_generation >= deployment.metadata.generation
+        && status.updated_replicas.unwrap_or(0) == wanted
+        && status.available_replicas.unwrap_or(0) == wanted
+        && status.replicas.unwrap_or(0) == wanted
+}
+
+fn is(conditions: Option<&Vec<k8s_openapi::api::core::v1::NodeCondition>>, wanted: &str) -> bool {
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == wanted && c.status == "True"))
+}
+
+/// Waits until some object of an informer fits.
+async fn wait_until<T: coracle_client::Cached>(
+    informer: &Informer<T>,
+    fits: impl Fn(&T) -> bool,
+) -> anyhow::Result<()> {
+    let mut changes = informer.subscribe();
+    loop {
+        if informer.list().iter().any(|object| fits(object)) {
+            return Ok(());
+        }
+        changes.next().await.context("the server stopped")?;
+    }
+}
+
+async fn wait_for<T: coracle_client::Cached>(
+    informer: &Informer<T>,
+    key: &ObjectKey,
+    fits: impl Fn(&T) -> bool,
+) -> anyhow::Result<Arc<T>> {
+    let mut changes = informer.subscribe();
+    loop {
+        if let Some(object) = informer.get(key).filter(|object| fits(object)) {
+            return Ok(object);
+        }
+        changes.next().await.context("the server stopped")?;
+    }
+}
+
+/// Where the folder's services of type NodePort or LoadBalancer answer on this host.
+async fn urls(informers: &Informers, folder: Option<&Folder>) -> Vec<String> {
+    let services = informers.get::<Service>();
+    services.synced().await;
+    let mut urls = Vec::new();
+    for object in folder.iter().flat_map(|f| &f.objects).filter(|o| o.kind() == "Service") {
+        let key = ObjectKey::new(namespace_of(object.namespace()), object.name());
+        let ports = services.get(&key).and_then(|s| s.spec.clone()?.ports).unwrap_or_default();
+        for port in ports.iter().filter_map(|p| u16::try_from(p.node_port?).ok()) {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+            urls.push(format!("http://{address}/"));
+        }
+    }
+    urls
+}
+
+/// A line for every pod whose state changed, until the server stops.
+async fn follow_pods(pods: &Informer<Pod>, progress: &Progress) -> anyhow::Result<()> {
+    let mut changes = pods.subscribe();
+    pods.synced().await;
+    let mut shown: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    loop {
+        let mut current = BTreeMap::new();
+        for pod in pods.list() {
+            current.insert(coracle_client::key_of(&pod.metadata), state(&pod));
+        }
+        for (key, state) in &current {
+            if shown.get(key) != Some(state) {
+                progress.step("pod", &format!("{key} {state}"));
+            }
+        }
+        for key in shown.keys().filter(|key| !current.contains_key(*key)) {
+            progress.step("pod", &format!("{key} is gone"));
+        }
+        shown = current;
+        match changes.next().await {
+            Some(Change::Applied { .. } | Change::Deleted(_) | Change::Resync) => {}
+            None => bail!("the server stopped"),
+        }
+    }
+}
+
+/// `Running 1/1 at 127.42.0.2`, or why it is not running.
+fn state(pod: &Pod) -> String {
+    let status = pod.status.clone().unwrap_or_default();
+    let containers = status.container_statuses.unwrap_or_default();
+    let ready = containers.iter().filter(|c| c.ready).count();
+    let waiting = containers.iter().find_map(|c| {
+        let waiting = c.state.as_ref()?.waiting.as_ref()?;
+        Some(format!("{} {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
+    });
+    let phase = match (&pod.metadata.deletion_timestamp, waiting) {
+        (Some(_), _) => "Terminating".to_owned(),
+        (None, Some(waiting)) => waiting.trim().to_owned(),
+        (None, None) => status.phase.unwrap_or_else(|| "Pending".to_owned()),
+    };
+    let address = status.pod_ip.map(|ip| format!(" at {ip}")).unwrap_or_default();
+    format!("{phase} {ready}/{}{address}", containers.len())
+}
