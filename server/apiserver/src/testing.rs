@@ -83,7 +83,12 @@ impl Authorizer for Outsider {
 
 impl TokenSigner for Outsider {
     fn sign(&self, spec: &TokenSpec) -> Result<SignedToken, Status> {
-        let token = format!("token of {}/{} bound to {:?}", spec.namespace, spec.service_account, spec.bound.as_ref().map(|b| &b.name));
+        let token = format!(
+            "token of {}/{} bound to {:?}",
+            spec.namespace,
+            spec.service_account,
+            spec.bound.as_ref().map(|b| &b.name)
+        );
         let expires = "2026-01-01T01:00:00Z".parse().expect("a valid time");
         Ok(SignedToken { token, audiences: spec.audiences.clone(), expires })
     }
@@ -92,7 +97,13 @@ impl TokenSigner for Outsider {
 impl Tables for Outsider {
     fn columns(&self, _def: &ResourceDef) -> Vec<Column> {
         let text = |text: &str| text.to_owned();
-        vec![Column { name: text("Name"), r#type: text("string"), format: text("name"), description: text("d"), priority: 0 }]
+        vec![Column {
+            name: text("Name"),
+            r#type: text("string"),
+            format: text("name"),
+            description: text("d"),
+            priority: 0,
+        }]
     }
 
     fn row(&self, _def: &ResourceDef, object: &Object, _now: Timestamp) -> Row {
@@ -168,7 +179,8 @@ impl World {
                 "sleep" => tokio::time::sleep(Duration::from_secs(rest.parse().expect("seconds"))).await,
                 "watch" => {
                     let (name, request) = rest.split_once(' ').expect("watch NAME PATH");
-                    let (path, header) = request.split_once(" [").map_or((request, None), |(p, h)| (p, h.strip_suffix(']')));
+                    let (path, header) =
+                        request.split_once(" [").map_or((request, None), |(p, h)| (p, h.strip_suffix(']')));
                     let response = self.send("GET", path, header, "").await;
                     if response.status() == 200 {
                         self.watches.insert(name.to_owned(), (response.into_body(), BytesMut::new()));
@@ -188,7 +200,9 @@ impl World {
                     };
                     let (path, tail) = request.split_once(' ').unwrap_or((request, ""));
                     let (header, body) = match tail.strip_prefix('[') {
-                        Some(tail) => tail.split_once(']').map(|(header, body)| (Some(header), body.trim())).expect("]"),
+                        Some(tail) => {
+                            tail.split_once(']').map(|(header, body)| (Some(header), body.trim())).expect("]")
+                        }
                         None => (None, tail),
                     };
                     let response = self.send(method, path, header, body).await;

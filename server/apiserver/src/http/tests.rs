@@ -34,16 +34,28 @@ fn paths_are_read_as_upstream_does() {
     check_info("PUT /api/v1/namespaces/n/finalize", expect!["update /v1 ns=n namespaces/finalize name=n rest="]);
     check_info("POST /api/v1/namespaces/n/pods", expect!["create /v1 ns=n pods/ name= rest="]);
     check_info("DELETE /api/v1/namespaces/n/pods", expect!["deletecollection /v1 ns=n pods/ name= rest="]);
-    check_info("PATCH /apis/apps/v1/namespaces/n/deployments/d/status", expect!["patch apps/v1 ns=n deployments/status name=d rest="]);
-    check_info("GET /api/v1/namespaces/n/services/http:s:80/proxy/a/b/", expect!["get /v1 ns=n services/proxy name=http:s:80 rest=/a/b/"]);
+    check_info(
+        "PATCH /apis/apps/v1/namespaces/n/deployments/d/status",
+        expect!["patch apps/v1 ns=n deployments/status name=d rest="],
+    );
+    check_info(
+        "GET /api/v1/namespaces/n/services/http:s:80/proxy/a/b/",
+        expect!["get /v1 ns=n services/proxy name=http:s:80 rest=/a/b/"],
+    );
     check_info("GET /api/v1/pods?watch=true", expect!["watch /v1 ns= pods/ name= rest="]);
-    check_info("GET /api/v1/pods?watch=false&fieldSelector=metadata.name%3Dp", expect!["list /v1 ns= pods/ name=p rest="]);
+    check_info(
+        "GET /api/v1/pods?watch=false&fieldSelector=metadata.name%3Dp",
+        expect!["list /v1 ns= pods/ name=p rest="],
+    );
     check_info("GET /api/v1/watch/namespaces/n/pods/p", expect!["watch /v1 ns=n pods/ name=p rest="]);
     check_info("GET /api/v1/watch", expect!["unable to determine kind and namespace from url, /api/v1/watch"]);
     check_info("GET /apis/apps/v1", expect!["no resource, get"]);
     check_info("POST /api", expect!["no resource, post"]);
     check_info("GET /healthz", expect!["no resource, get"]);
-    check_info("GET /apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", expect!["get rbac.authorization.k8s.io/v1 ns= clusterroles/ name=system:node rest="]);
+    check_info(
+        "GET /apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+        expect!["get rbac.authorization.k8s.io/v1 ns= clusterroles/ name=system:node rest="],
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,5 +198,6 @@ async fn people_see_indented_json() {
           },
           "code": 404
         }
-    "#]].assert_eq(std::str::from_utf8(&text).unwrap());
+    "#]]
+    .assert_eq(std::str::from_utf8(&text).unwrap());
 }

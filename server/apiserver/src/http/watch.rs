@@ -5,6 +5,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,9 +15,9 @@ use bytes::{Bytes, BytesMut};
 use coracle_api::meta::Revision;
 use coracle_api::status::Status;
 use coracle_client::Clock;
-use coracle_store::{Event, Lagged};
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use coracle_store::{Entry, Event, Lagged};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Server;
 use super::metrics::Metrics;
@@ -74,7 +75,7 @@ pub(super) fn respond(
     style: WatchStyle,
 ) -> Result<Response, Status> {
     let slot = Slot::take(server)?;
-    let watching = match start() {
+    let mut watching = match start() {
         Ok(watching) => watching,
         Err(status) if status.code == 410 => {
             return Ok(respond::plain(200, "application/json", Body::from(error_frame(&status))));
@@ -97,14 +98,14 @@ pub(super) fn respond(
             include: style.include,
             headers_sent: false,
         },
-        initial: 0,
+        initial: std::mem::take(&mut watching.initial).into_iter(),
         watching,
         bookmarks: style.bookmarks,
         bookmarked: Revision::UNSET,
-        next_bookmark: now + period,
+        next_bookmark: Box::pin(sleep_until(now + period)),
         period,
-        deadline: now + life,
-        stopping: server.stopping.clone(),
+        deadline: Box::pin(sleep_until(now + life)),
+        stopping: Box::pin(server.stopping.clone().cancelled_owned()),
         over: false,
         _slot: slot,
     };
@@ -118,15 +119,16 @@ pub(super) fn respond(
 struct Stream {
     encoder: Encoder,
     watching: Watching,
-    /// How many of the initial objects have been sent.
-    initial: usize,
+    /// What has not been sent yet of what existed at the start.
+    initial: std::vec::IntoIter<Arc<Entry>>,
     bookmarks: bool,
     /// The revision of the last bookmark.
     bookmarked: Revision,
-    next_bookmark: Instant,
+    // These three live as long as the watch, so that an event costs no timer and no registration.
+    next_bookmark: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     period: Duration,
-    deadline: Instant,
-    stopping: CancellationToken,
     over: bool,
     _slot: Slot,
 }
@@ -136,31 +138,35 @@ impl Stream {
         if self.over {
             return None;
         }
-        if self.initial < self.watching.initial.len() {
-            return Some(self.initial_chunk());
+        if let Some(chunk) = self.initial_chunk() {
+            return Some(chunk);
         }
         if let Some(revision) = self.watching.initial_end.take() {
-            self.watching.initial = Vec::new();
-            self.initial = 0;
             self.bookmarked = revision;
             return Some(self.encoder.bookmark(revision, true));
         }
         loop {
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return None,
-                () = sleep_until(self.deadline) => {
+                () = &mut self.stopping => {
+                    self.over = true;
+                    return None;
+                }
+                () = &mut self.deadline => {
                     self.over = true;
                     return self.bookmark_chunk();
                 }
                 event = self.watching.events.next() => match event {
-                    None => return None,
+                    None => {
+                        self.over = true;
+                        return None;
+                    }
                     Some(first) => if let Some(chunk) = self.chunk(first) {
                         return Some(chunk);
                     }
                 },
-                () = sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + self.period;
+                () = &mut self.next_bookmark, if self.bookmarks => {
+                    self.next_bookmark.as_mut().reset(Instant::now() + self.period);
                     if let Some(chunk) = self.bookmark_chunk() {
                         return Some(chunk);
                     }
@@ -169,16 +175,19 @@ impl Stream {
         }
     }
 
-    fn initial_chunk(&mut self) -> Bytes {
-        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-        while let Some(entry) = self.watching.initial.get(self.initial) {
+    fn initial_chunk(&mut self) -> Option<Bytes> {
+        let mut chunk = BytesMut::new();
+        while chunk.len() < CHUNK_BYTES
+            && let Some(entry) = self.initial.next()
+        {
             chunk.extend_from_slice(&self.encoder.frame(Seen::Added, &entry.json));
-            self.initial += 1;
-            if chunk.len() >= CHUNK_BYTES {
-                break;
-            }
         }
-        chunk.freeze()
+        if chunk.is_empty() {
+            // The objects are not to be kept for the life of the watch.
+            self.initial = Vec::new().into_iter();
+            return None;
+        }
+        Some(chunk.freeze())
     }
 
     /// A bookmark, unless the client knows the revision already.

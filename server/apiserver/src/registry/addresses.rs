@@ -153,7 +153,8 @@ impl ServiceAddresses {
     }
 
     fn fill_ports(&self, registry: &Registry, service: &mut Object, taken: &Taken) -> Result<(), Status> {
-        let ports = service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).map_err(Status::internal)?.unwrap_or_default();
+        let ports =
+            service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).map_err(Status::internal)?.unwrap_or_default();
         let named = |port: &ServicePort| port.node_port.filter(|number| *number != 0);
         let mut given: Vec<u16> = Vec::with_capacity(ports.len());
         for (at, port) in ports.iter().enumerate() {
@@ -285,7 +286,8 @@ fn drop_what_the_type_had(service: &mut Object, old: &Object) {
         }
     }
     if service.int(&["spec", "healthCheckNodePort"]) == old.int(&["spec", "healthCheckNodePort"])
-        && (service_type(service) != "LoadBalancer" || service.field(&["spec", "externalTrafficPolicy"]) != Some("Local"))
+        && (service_type(service) != "LoadBalancer"
+            || service.field(&["spec", "externalTrafficPolicy"]) != Some("Local"))
     {
         service.remove(&["spec", "healthCheckNodePort"]);
     }

@@ -74,6 +74,12 @@ impl Registry {
     fn last_draft(&self, entry: &Entry) -> Draft {
         let events = self.catalog.get("", "v1", EVENTS).expect("core/v1 Events are built in");
         let (json, revision_at) = events.header.without_revision(&entry.json);
-        Draft { uid: entry.uid.clone(), labels: (*entry.labels).clone(), fields: entry.fields.clone(), json, revision_at }
+        Draft {
+            uid: entry.uid.clone(),
+            labels: (*entry.labels).clone(),
+            fields: entry.fields.clone(),
+            json,
+            revision_at,
+        }
     }
 }

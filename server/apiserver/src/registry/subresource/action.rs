@@ -180,8 +180,7 @@ fn set_condition(pod: &mut Object, kind: &str, status: &str, context: &Context) 
     let place = conditions
         .iter()
         .position(|one| Object::from_value(one.clone()).is_ok_and(|one| one.field(&["type"]) == Some(kind)));
-    let fresh =
-        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": format_time(context.now)});
+    let fresh = json!({"type": kind, "status": status, "lastTransitionTime": format_time(context.now)});
     match place {
         Some(at) => {
             let same =

@@ -53,7 +53,7 @@ async fn node_ports_follow_the_type() {
             422 code=422 message="Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated"
             422 code=422 message="Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
             200 spec.ports.0.nodePort=30080
-            200 spec.type="ClusterIP" spec.ports=[{"name":"x","port":80}]
+            200 spec.type="ClusterIP" spec.ports=[{"name":"x","port":80,"protocol":"TCP","targetPort":80}]
             201 spec.ports.0.nodePort=30080
             200 spec.clusterIP=- spec.clusterIPs=- spec.ports.0.nodePort=-
             200 spec.type="ClusterIP" spec.ports.0.port=80

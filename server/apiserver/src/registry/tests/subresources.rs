@@ -48,7 +48,7 @@ async fn a_pod_is_bound_once() {
             201 metadata.name="default"
             201 metadata.name="p"
             201 {"apiVersion":"v1","kind":"Status","metadata":{},"status":"Success"}
-            200 spec.nodeName="n1" metadata.annotations={"a":"b"} status.conditions=[{"lastProbeTime":null,"lastTransitionTime":"2026-01-01T00:00:00Z","status":"True","type":"PodScheduled"}]
+            200 spec.nodeName="n1" metadata.annotations={"a":"b"} status.conditions=[{"lastTransitionTime":"2026-01-01T00:00:00Z","status":"True","type":"PodScheduled"}]
             409 code=409 message="Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
             409 code=409 reason="Conflict"
             422 code=422 message="Binding \"p\" is invalid: [target.kind: Unsupported value: \"Moon\": supported values: \"Node\", \"<empty>\", target.name: Required value]"

@@ -150,7 +150,8 @@ async fn watches_end_in_time_and_at_shutdown() {
         short: the end
         long: nothing
         long: the end
-    "#]].assert_eq(&format!("{outcome}{after}"));
+    "#]]
+    .assert_eq(&format!("{outcome}{after}"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,8 @@
+use coracle_store::Mode;
 use expect_test::expect;
+use futures::future::join_all;
 
+use crate::http::Limits;
 use crate::testing::{World, check_script};
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +166,7 @@ async fn status_and_spec_are_written_apart_and_generation_counts_the_spec() {
         "#,
         expect![[r#"
             201 metadata.generation=1 status.replicas=-
-            200 metadata.generation=1 spec.replicas=- status.replicas=3
+            200 metadata.generation=1 spec.replicas=1 status.replicas=3
             200 metadata.generation=2 spec.replicas=5 status.replicas=3
             200 metadata.generation=2
             200 metadata.generation=3
@@ -205,7 +208,11 @@ async fn versions_of_a_resource_share_their_objects() {
 #[tokio::test(start_paused = true)]
 async fn events_go_an_hour_after_their_last_change() {
     let mut world = World::new().await;
-    let event = |name: &str| format!(r#"POST /api/v1/namespaces/default/events {{"metadata":{{"name":"{name}"}},"involvedObject":{{"namespace":"default"}}}} | code"#);
+    let event = |name: &str| {
+        format!(
+            r#"POST /api/v1/namespaces/default/events {{"metadata":{{"name":"{name}"}},"involvedObject":{{"namespace":"default"}}}} | code"#
+        )
+    };
     let script = format!(
         r#"
         {}
@@ -235,4 +242,59 @@ async fn events_go_an_hour_after_their_last_change() {
         200 count=2
         404 code=404
     "#]].assert_eq(&outcome);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_said_and_costs_nothing() {
+    let mut world = World::with(|config| config.max_bytes = Some(1 << 20), Limits::default()).await;
+    let post = format!(
+        r#"POST /api/v1/namespaces/default/configmaps {{"metadata":{{"generateName":"a-"}},"data":{{"k":"{}"}}}} | code message"#,
+        "x".repeat(100_000)
+    );
+    let mut refused = String::new();
+    for _ in 0..20 {
+        let outcome = world.run(&post).await;
+        if !outcome.starts_with("201") {
+            refused = outcome;
+            break;
+        }
+    }
+    let rest = world.run("GET /api/v1/namespaces/default/configmaps?limit=1 | kind").await;
+    expect![[r#"
+        507 code=507 message="no space is left on the disk of the state store: free some, nothing was lost"
+        200 kind="ConfigMapList"
+    "#]]
+    .assert_eq(&format!("{refused}{rest}"));
+}
+
+/// Each of many writers at once changes its own part: none is refused, nothing is lost.
+#[tokio::test]
+async fn patches_that_name_no_revision_never_conflict() {
+    const WRITERS: usize = 24;
+    let mut world = World::with(|config| config.mode = Mode::Threaded, Limits::default()).await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    world.run(&format!(r#"POST {path} {{"metadata":{{"name":"a"}}}} | code"#)).await;
+    let path = format!("{path}/a");
+    let bodies: Vec<String> = (0..WRITERS).map(|n| format!(r#"{{"data":{{"k{n}":"v"}}}}"#)).collect();
+    let answers = join_all(bodies.iter().map(|body| world.send("PATCH", &path, None, body))).await;
+    let good = answers.iter().filter(|answer| answer.status() == 200).count();
+    let last = world.run(&format!("GET {path} | data metadata.resourceVersion")).await;
+    expect!["24 24 true"].assert_eq(&format!(
+        "{good} {} {}",
+        last.matches("\":\"v\"").count(),
+        last.contains(&format!("r{}", WRITERS + 1))
+    ));
+}
+
+#[tokio::test]
+async fn services_made_at_once_share_no_address() {
+    let world = World::with(|config| config.mode = Mode::Threaded, Limits::default()).await;
+    let path = "/api/v1/namespaces/default/services";
+    let bodies: Vec<String> = (0..24)
+        .map(|n| format!(r#"{{"metadata":{{"name":"s{n}"}},"spec":{{"type":"NodePort","clusterIP":"127.43.9.{}","ports":[{{"port":80}}]}}}}"#, n % 4 + 1))
+        .collect();
+    let answers = join_all(bodies.iter().map(|body| world.send("POST", path, None, body))).await;
+    let (good, bad) = (201, 422);
+    let count = |code| answers.iter().filter(|answer| answer.status() == code).count();
+    expect!["4 made, 20 refused"].assert_eq(&format!("{} made, {} refused", count(good), count(bad)));
 }
