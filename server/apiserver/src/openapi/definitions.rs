@@ -210,6 +210,7 @@ impl Types {
     ) -> Value {
         let of_type = descriptions.get(name);
         let definition = schema.ty(ty);
+        let own_text = of_type.map(|description| description.text.clone()).unwrap_or_else(|| common_type_text(name));
         let mut properties = Map::new();
         let mut required = Vec::new();
         for field in &definition.fields {
@@ -225,8 +226,8 @@ impl Types {
         let mut put = |key: &str, value: Value| {
             fields.insert(key.to_owned(), value);
         };
-        if let Some(description) = of_type.filter(|description| !description.text.is_empty()) {
-            put("description", Value::from(description.text.as_str()));
+        if !own_text.is_empty() {
+            put("description", Value::from(own_text));
         }
         if !properties.is_empty() {
             put("properties", Value::Object(properties));
@@ -247,7 +248,17 @@ impl Types {
     }
 }
 
-/// k8s-openapi keeps these two out of its structs, and so out of their schemas.
+/// k8s-openapi makes lists and watch events of any kind from one type, which has no schema.
+fn common_type_text(name: &str) -> String {
+    let short = name.rsplit('.').next().unwrap_or(name);
+    match short.strip_suffix("List") {
+        Some(kind) => format!("{short} is a list of {kind}."),
+        None if short == "WatchEvent" => "Event represents a single event to a watched resource.".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// k8s-openapi keeps apiVersion and kind out of its structs, and so out of their schemas.
 fn common_text(field: &str) -> &'static str {
     match field {
         "apiVersion" => {
@@ -255,6 +266,10 @@ fn common_text(field: &str) -> &'static str {
         }
         "kind" => {
             "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
+        }
+        "items" => "List of objects.",
+        "metadata" => {
+            "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
         }
         _undescribed => "",
     }

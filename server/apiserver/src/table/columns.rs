@@ -48,6 +48,12 @@ pub(super) fn default() -> &'static Printer {
     DEFAULT.get_or_init(|| Printer { columns: parse("Name=name, Created At:date"), print: cluster::name_and_created })
 }
 
+/// Each kind's name and columns, as written down.
+#[cfg(test)]
+pub(super) fn lines() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PRINTERS.iter().map(|(name, columns, _)| (*name, *columns))
+}
+
 type Line = (&'static str, &'static str, super::Print);
 
 #[rustfmt::skip]

@@ -221,7 +221,7 @@ fn a_damaged_authority_is_named_with_its_cure() {
     check_damage(
         |pki| fs::write(pki.dir().join("service-account.key"), "rubbish").unwrap(),
         expect![
-            "DIR/server/tls/service-account.key is damaged: no private key in PEM in it (PEM error: no items found); restore it from a backup, or remove it to make a new one (all service-account tokens then end)"
+            "DIR/server/tls/service-account.key is damaged: no private key in PEM in it (PEM error: malformedframing); restore it from a backup, or remove it to make a new one (all service-account tokens then end)"
         ],
     );
 }
