@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 
 pub(crate) use filter::Calls;
-pub(crate) use mounts::detached;
+pub(crate) use mounts::{Purpose, detached};
 
 /// The user `nobody` of every distribution, and of the kernel's overflow id.
 const NOBODY: u32 = 65534;

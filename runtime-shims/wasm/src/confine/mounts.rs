@@ -8,10 +8,21 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+/// What a directory is handed over for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Machine code, to be mapped and run.
+    Code,
+    /// Files to be read.
+    Read,
+    /// Files to be read and written.
+    Write,
+}
+
 /// Opens `dir` for somebody who is not trusted. As root on Linux 5.12 or later the descriptor is a mount of its own:
-/// `..` leads nowhere, even for native code, and `readonly` is the kernel's business. Elsewhere it is a plain directory.
-pub(crate) fn detached(dir: &Path, readonly: bool) -> io::Result<OwnedFd> {
-    match clone_mount(dir, readonly) {
+/// `..` leads nowhere, even for native code, and the purpose is the kernel's business. Elsewhere it is a plain directory.
+pub(crate) fn detached(dir: &Path, purpose: Purpose) -> io::Result<OwnedFd> {
+    match clone_mount(dir, purpose) {
         Ok(fd) => Ok(fd),
         Err(error) => match error.raw_os_error() {
             // Not root; not this kernel; a filter in the way; a place that may not be cloned (in a user namespace).
@@ -41,7 +52,7 @@ const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 
 #[allow(unsafe_code)]
-fn clone_mount(dir: &Path, readonly: bool) -> io::Result<OwnedFd> {
+fn clone_mount(dir: &Path, purpose: Purpose) -> io::Result<OwnedFd> {
     let path = CString::new(dir.as_os_str().as_bytes())?;
     let flags = OPEN_TREE_CLONE | (libc::AT_RECURSIVE as libc::c_uint) | (libc::O_CLOEXEC as libc::c_uint);
     // SAFETY: the path is a C string that outlives the call; the other arguments are plain numbers.
@@ -55,15 +66,14 @@ fn clone_mount(dir: &Path, readonly: bool) -> io::Result<OwnedFd> {
     if !rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode).is_dir() {
         return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
     }
-    let mut attr = MountAttr {
-        attr_set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    if readonly {
-        attr.attr_set |= MOUNT_ATTR_RDONLY;
-    }
+    let attr_set = MOUNT_ATTR_NOSUID
+        | MOUNT_ATTR_NODEV
+        | match purpose {
+            Purpose::Code => MOUNT_ATTR_RDONLY,
+            Purpose::Read => MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC,
+            Purpose::Write => MOUNT_ATTR_NOEXEC,
+        };
+    let mut attr = MountAttr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as libc::c_uint;
     // SAFETY: the empty path means the descriptor itself; the struct is as the kernel declares it, and its size given.
     let set = unsafe {

@@ -1,0 +1,83 @@
+//! Each test ends up without rights, so it does so in a child made for it: the test's own program, told by an argument
+//! which test to be.
+
+use std::process::{Command, Stdio};
+
+use super::*;
+
+/// Runs `test` of this file again in a process of its own.
+fn in_child(test: &str) -> std::process::Output {
+    Command::new(std::env::current_exe().expect("it has a file"))
+        .args(["--exact", "--ignored", "--nocapture", "--test-threads=1", &format!("confine::tests::{test}")])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts")
+}
+
+fn check_child(test: &str) {
+    let output = in_child(test);
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_worker_cannot_do_what_it_has_no_need_of() {
+    check_child("child_worker");
+}
+
+#[test]
+#[ignore = "run by a_worker_cannot_do_what_it_has_no_need_of, in a process of its own"]
+fn child_worker() {
+    no_new_privileges().expect("it can always be set");
+    allow_only(Calls::Worker).expect("the filter is accepted");
+    let refused = |what: &str, outcome: io::Result<()>| {
+        let error = outcome.expect_err(what);
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSYS), "{what}: {error}");
+    };
+    refused("exec", Command::new("/bin/true").spawn().map(drop));
+    refused("unix socket", std::os::unix::net::UnixDatagram::unbound().map(drop));
+    refused("mount", rustix::process::chroot("/").map_err(Into::into));
+    refused("kill", rustix::process::kill_process(rustix::process::getpid(), Signal::URG).map_err(Into::into));
+    refused("limits", rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(Into::into));
+    // And what it needs works.
+    std::net::TcpListener::bind("127.0.0.1:0").expect("it may listen");
+    std::thread::spawn(|| ()).join().expect("it may start threads");
+    std::fs::read_dir(".").expect("it may read what it can reach").count();
+}
+
+#[test]
+fn a_compiler_can_only_compute() {
+    check_child("child_compiler");
+}
+
+#[test]
+#[ignore = "run by a_compiler_can_only_compute, in a process of its own"]
+fn child_compiler() {
+    no_new_privileges().expect("it can always be set");
+    allow_only(Calls::Compiler).expect("the filter is accepted");
+    assert!(std::fs::File::open("/etc/passwd").is_err());
+    assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err());
+    assert!(Command::new("/bin/true").spawn().is_err());
+    assert_eq!(vec![1_u8; 10 << 20].len(), 10 << 20, "it may use memory");
+}
+
+#[test]
+fn a_directory_that_is_handed_over_cannot_be_left() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let outer = tempfile::tempdir().expect("a directory can be made");
+    let inner = outer.path().join("inner");
+    std::fs::create_dir(&inner).expect("a directory can be made");
+    std::fs::write(outer.path().join("secret"), "not yours").expect("it can be written");
+    std::fs::write(inner.join("file"), "yours").expect("it can be written");
+    let open = |dir: &std::os::fd::OwnedFd, path: &str, flags| {
+        rustix::fs::openat(dir, path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+    };
+    let read = rustix::fs::OFlags::RDONLY;
+    let dir = detached(&inner, Purpose::Read).expect("it can be opened");
+    assert!(open(&dir, "file", read).is_ok());
+    assert_eq!(open(&dir, "../secret", read).err(), Some(rustix::io::Errno::NOENT));
+    assert_eq!(open(&dir, "file", rustix::fs::OFlags::WRONLY).err(), Some(rustix::io::Errno::ROFS));
+    let dir = detached(&inner, Purpose::Write).expect("it can be opened");
+    assert!(open(&dir, "file", rustix::fs::OFlags::WRONLY).is_ok());
+}

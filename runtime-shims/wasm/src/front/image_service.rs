@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use coracle_cri::v1::image_service_server::ImageService;
 use coracle_cri::v1::*;
-use coracle_cri::{Request, Response, Status};
+use coracle_cri::{Code, Request, Response, Status};
 
 use super::convert;
 use super::runtime_service::Front;
@@ -50,9 +50,14 @@ impl ImageService for Front {
         let registries = &self.0.config.registries;
         let image =
             self.0.images.pull(&name, &credentials, registries).await.map_err(convert::image_failed)?;
-        // Now, not at the first start: and a file that cannot be run is the image's fault.
-        self.0.compiled(&image).await?;
+        // Now, not at the first start: and a file that cannot be run is the image's fault. It does not stay, so that a
+        // repaired one of the same name is pulled.
+        let compiled = self.0.compiled(&image).await;
+        if compiled.as_ref().is_err_and(|error| error.code() == Code::InvalidArgument) {
+            self.0.images.remove(&image.name).map_err(convert::image_failed)?;
+        }
         self.forget_unused_code()?;
+        compiled?;
         Ok(Response::new(PullImageResponse { image_ref: image.id.to_string() }))
     }
 

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command as Process};
 use tokio::sync::oneshot;
 
 use crate::compile::Reexec;
-use crate::confine;
+use crate::confine::{self, Purpose};
 use crate::engine::Profile;
 use crate::wire::{Answer, Channel, Command, Exit, Order, Report, Setup};
 
@@ -79,8 +79,8 @@ impl Link {
                 io::Error::new(error.kind(), format!("cannot start {}: {error}", start.reexec.program.display()))
             })?;
         let channel = Channel::new(ours)?;
-        let code = confine::detached(start.code, true)?;
-        let empty = confine::detached(start.empty, true)?;
+        let code = confine::detached(start.code, Purpose::Code)?;
+        let empty = confine::detached(start.empty, Purpose::Read)?;
         let setup = Setup { profile: start.profile, threads: start.threads };
         channel.send(&setup, &[code.as_fd(), empty.as_fd(), start.lock.as_fd()]).await?;
         match tokio::time::timeout(PATIENCE, channel.receive()).await? {

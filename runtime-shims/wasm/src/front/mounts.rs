@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use coracle_cri::v1::Mount;
 
-use crate::confine;
+use crate::confine::{self, Purpose};
 use crate::wire::VolumeSpec;
 
 /// Where guests see volumes, decided from the mounts and what lies on the host.
@@ -106,7 +106,8 @@ impl MountPlan {
         let mut volumes = Vec::new();
         let mut fds = Vec::new();
         let mut add = |guest_path: &str, host_path: &Path, readonly: bool| {
-            let fd = confine::detached(host_path, readonly)
+            let purpose = if readonly { Purpose::Read } else { Purpose::Write };
+            let fd = confine::detached(host_path, purpose)
                 .map_err(|error| format!("mount {guest_path}: cannot open {}: {error}", host_path.display()))?;
             volumes.push(VolumeSpec { guest_path: guest_path.to_owned(), readonly, dir: first + fds.len() });
             fds.push(fd);

@@ -1,0 +1,64 @@
+use std::io::Write;
+
+use super::*;
+
+fn mount(host: &Path, container: &str, readonly: bool) -> Mount {
+    Mount {
+        host_path: host.to_string_lossy().into_owned(),
+        container_path: container.to_owned(),
+        readonly,
+        ..Mount::default()
+    }
+}
+
+fn is_dir(path: &Path) -> Option<bool> {
+    fs::metadata(path).ok().map(|meta| meta.is_dir())
+}
+
+#[test]
+fn files_of_one_directory_share_one_made_for_them() {
+    let host = tempfile::tempdir().expect("a directory can be made");
+    let scratch = tempfile::tempdir().expect("a directory can be made");
+    for (name, text) in [("hosts", "127.0.0.1 localhost"), ("resolv", "nameserver 10.0.0.10"), ("log", "")] {
+        fs::write(host.path().join(name), text).expect("it can be written");
+    }
+    let mounts = [
+        mount(&host.path().join("hosts"), "/etc/hosts", true),
+        mount(&host.path().join("resolv"), "/etc/resolv.conf", true),
+        mount(&host.path().join("log"), "/dev/termination-log", false),
+        mount(host.path(), "/data//x/", false),
+    ];
+    let plan = plan_mounts(&mounts, is_dir).expect("it can be done");
+    let (volumes, fds) = plan.open(scratch.path(), 2).expect("it can be opened");
+    let shown: Vec<String> =
+        volumes.iter().map(|volume| format!("{} {} {}", volume.guest_path, volume.readonly, volume.dir)).collect();
+    assert_eq!(shown, ["/data/x false 2", "/etc true 3", "/dev false 4"]);
+    assert_eq!(fds.len(), 3);
+    assert_eq!(fs::read_to_string(scratch.path().join("0/hosts")).expect("it is there"), "127.0.0.1 localhost");
+
+    // What the guest writes into a file arrives where it came from.
+    let mut log = fs::OpenOptions::new().append(true).open(scratch.path().join("1/termination-log")).expect("it is there");
+    log.write_all(b"last words").expect("it can be written");
+    assert_eq!(fs::read_to_string(host.path().join("log")).expect("it is there"), "last words");
+
+    // A second start finds the remains of the first.
+    plan.open(scratch.path(), 2).expect("it can be opened again");
+}
+
+#[test]
+fn a_read_only_file_cannot_be_written_through_a_directory_that_can() {
+    let host = tempfile::tempdir().expect("a directory can be made");
+    let scratch = tempfile::tempdir().expect("a directory can be made");
+    fs::write(host.path().join("config"), "precious").expect("it can be written");
+    fs::write(host.path().join("state"), "").expect("it can be written");
+    let mounts = [
+        mount(&host.path().join("config"), "/app/config", true),
+        mount(&host.path().join("state"), "/app/state", false),
+    ];
+    let plan = plan_mounts(&mounts, is_dir).expect("it can be done");
+    plan.open(scratch.path(), 0).expect("it can be opened");
+    let seen = scratch.path().join("0/config");
+    fs::remove_file(&seen).expect("its own directory is its own");
+    fs::write(&seen, "spoiled").expect("as root, anything can be written");
+    assert_eq!(fs::read_to_string(host.path().join("config")).expect("it is there"), "precious");
+}

@@ -245,8 +245,9 @@ impl Contents {
         let reader = rootfs::decompressed(open).map_err(|error| ImageError::corrupt(&what, error))?;
         let mut archive = tar::Archive::new(reader);
         let mut contents = Contents { documents: BTreeMap::new(), files: BTreeMap::new() };
-        for entry in archive.entries().map_err(|error| ImageError::corrupt(&what, error))? {
-            let mut entry = entry.map_err(|error| ImageError::corrupt(&what, error))?;
+        let bad = |error| ImageError::corrupt(&what, format!("neither WebAssembly nor a readable tar archive: {error}"));
+        for entry in archive.entries().map_err(bad)? {
+            let mut entry = entry.map_err(bad)?;
             if !entry.header().entry_type().is_file() {
                 continue;
             }

@@ -98,6 +98,7 @@ pub(super) fn magic(what: &str, head: &[u8]) -> Result<Magic, ImageError> {
     match head {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(Magic::Module),
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(Magic::Component),
+        [0, b'a', b's', b'm', version @ ..] if version.len() < 4 => Err(ImageError::corrupt(what, "it is cut short")),
         [0, b'a', b's', b'm', version @ ..] => Err(ImageError::corrupt(
             what,
             format!("WebAssembly of an unknown version {:02x?}", &version[..version.len().min(4)]),

@@ -113,8 +113,13 @@ impl ImageStore {
     /// where the file does not say what it is called; for a bare module without one, the file's stem is used.
     pub fn import(&self, file: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageError> {
         let name = name.map(ImageName::parse).transpose()?;
-        let _adding = self.blobs.adding()?;
-        archive::import(self, file, name.as_ref())
+        let outcome = {
+            let _adding = self.blobs.adding()?;
+            archive::import(self, file, name.as_ref())
+        };
+        // What came of a bad file, or lay under the name before, has no name.
+        self.collect()?;
+        outcome
     }
 
     /// Imports every archive in `dir` that is new or changed since it was last taken in. One bad file does not keep
@@ -188,13 +193,13 @@ impl ImageStore {
         registries: &Registries,
     ) -> Result<Image, ImageError> {
         let name = ImageName::parse(name)?;
-        let image = {
+        let outcome = {
             let _adding = self.blobs.adding()?;
-            pull::pull(self, &name, credentials, registries).await?
+            pull::pull(self, &name, credentials, registries).await
         };
-        // A tag that moved leaves its old content without a name.
+        // What came of a pull that failed, or lay under the name before, has no name.
         self.collect()?;
-        Ok(image)
+        outcome
     }
 
     /// Pushes `name` to the registry it names, or as `target` if one is given. Returns the manifest's digest.

@@ -1,0 +1,311 @@
+use std::io::Write;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+struct Bench {
+    dir: tempfile::TempDir,
+    store: ImageStore,
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let store = ImageStore::open_with_clock(dir.path().join("store"), Clock::stepping(1)).expect("it opens");
+    Bench { dir, store }
+}
+
+impl Bench {
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).expect("it can be written");
+        path
+    }
+
+    fn import(&self, name: &str, content: &[u8], as_name: Option<&str>) -> Result<Vec<Image>, ImageError> {
+        self.store.import(&self.file(name, content), as_name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.store.list().expect("it can be read").into_iter().map(|image| image.name).collect()
+    }
+
+    fn blobs(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("store/blobs/sha256")).expect("it is there").count()
+    }
+}
+
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = ::tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, *content).expect("it can be written");
+    }
+    archive.into_inner().expect("it can be finished")
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("it can be written");
+    encoder.finish().expect("it can be finished")
+}
+
+fn check_name(spellings: &[&str], expected: Expect) {
+    let shown: String = spellings
+        .iter()
+        .map(|text| match ImageName::parse(text) {
+            Ok(name) => format!("{text} → {name}\n"),
+            Err(error) => format!("{text} → {error}\n"),
+        })
+        .collect();
+    expected.assert_eq(&shown);
+}
+
+#[test]
+fn names_are_spelled_out_as_docker_does() {
+    check_name(
+        &["hello", "hello:dev", "team/hello", "localhost:5000/hello:1", "ghcr.io/a/b:v1", "Hello", "", "hello:"],
+        expect![[r#"
+            hello → docker.io/library/hello:latest
+            hello:dev → docker.io/library/hello:dev
+            team/hello → docker.io/team/hello:latest
+            localhost:5000/hello:1 → localhost:5000/hello:1
+            ghcr.io/a/b:v1 → ghcr.io/a/b:v1
+            Hello → invalid image name "Hello": invalid reference format
+             → invalid image name "": repository name must have at least one component
+            hello: → invalid image name "hello:": invalid reference format
+        "#]],
+    );
+}
+
+#[test]
+fn a_bare_file_becomes_an_image_found_by_any_of_its_names() {
+    let bench = bench();
+    let images = bench.import("hello.wasm", COMPONENT, Some("hello:dev")).expect("it is taken in");
+    let image = &images[0];
+    assert_eq!((image.name.as_str(), image.wasm_bytes), ("docker.io/library/hello:dev", 8));
+    let id = image.id.to_string();
+    for spelling in ["hello:dev", "docker.io/library/hello:dev", &id, image.id.hex(), &image.id.hex()[..12], &image.repo_digest()] {
+        let found = bench.store.get(spelling).expect("it can be read");
+        assert_eq!(found.as_ref().map(|found| &found.id), Some(&image.id), "{spelling}");
+    }
+    for other in ["hello", "hello:other", "other:dev", &format!("other@{id}")] {
+        assert_eq!(bench.store.get(other).expect("it can be read"), None, "{other}");
+    }
+    // Without a name, the file's is taken; the same bytes are the same image.
+    let again = bench.import("again.wasm", COMPONENT, None).expect("it is taken in");
+    assert_eq!((again[0].name.as_str(), &again[0].id), ("docker.io/library/again:latest", &image.id));
+    assert_eq!(bench.blobs(), 3, "the file, a configuration, a manifest");
+}
+
+#[test]
+fn removing_a_name_keeps_what_another_needs() {
+    let bench = bench();
+    let id = bench.import("a.wasm", MODULE, None).expect("it is taken in")[0].id.to_string();
+    bench.store.tag("a", "b:1").expect("it is there");
+    bench.import("c.wasm", COMPONENT, None).expect("it is taken in");
+    assert_eq!(bench.store.remove("a").expect("it can be removed"), ["docker.io/library/a:latest"]);
+    assert_eq!((bench.names().len(), bench.blobs()), (2, 6));
+    assert_eq!(bench.store.remove(&id).expect("it can be removed"), ["docker.io/library/b:1"]);
+    assert_eq!((bench.names().len(), bench.blobs()), (1, 3));
+    assert!(bench.store.remove("a").expect("it is gone").is_empty());
+}
+
+#[test]
+fn content_is_not_collected_while_somebody_adds() {
+    let bench = bench();
+    bench.import("a.wasm", MODULE, None).expect("it is taken in");
+    let adding = bench.store.blobs.adding().expect("it can be locked");
+    bench.store.blobs.put("new", b"not named yet").expect("it can be written");
+    bench.store.remove("a").expect("it can be removed");
+    assert_eq!(bench.blobs(), 4);
+    drop(adding);
+    bench.import("b.wasm", COMPONENT, None).expect("it is taken in");
+    bench.store.remove("b").expect("it can be removed");
+    assert_eq!(bench.blobs(), 0);
+}
+
+#[test]
+fn a_torn_record_or_a_missing_blob_is_an_absent_image() {
+    let bench = bench();
+    let image = bench.import("a.wasm", MODULE, None).expect("it is taken in").remove(0);
+    bench.import("b.wasm", COMPONENT, None).expect("it is taken in");
+    let record = bench.store.ref_path(&image.name);
+    let text = std::fs::read(&record).expect("it is there");
+    std::fs::write(&record, &text[..text.len() / 2]).expect("it can be written");
+    assert_eq!(bench.names(), ["docker.io/library/b:latest"]);
+    std::fs::write(&record, text).expect("it can be written");
+    std::fs::remove_file(bench.store.blobs.path(&image.wasm)).expect("it is there");
+    assert_eq!(bench.store.get("a").expect("it can be read"), None);
+    bench.import("a.wasm", MODULE, None).expect("it is taken in anew");
+    assert_eq!(bench.names().len(), 2);
+}
+
+#[test]
+fn half_written_files_are_cleared_when_nobody_writes() {
+    let bench = bench();
+    let torn = bench.dir.path().join("store/tmp/torn");
+    std::fs::write(&torn, "half").expect("it can be written");
+    let adding = bench.store.blobs.adding().expect("it can be locked");
+    ImageStore::open(bench.dir.path().join("store")).expect("it opens");
+    assert!(torn.exists(), "somebody else is writing");
+    drop(adding);
+    ImageStore::open(bench.dir.path().join("store")).expect("it opens");
+    assert!(!torn.exists());
+}
+
+#[test]
+fn what_is_no_webassembly_is_refused() {
+    let bench = bench();
+    let mut shown = String::new();
+    for (name, content) in [
+        ("script.wasm", b"#!/bin/sh\n".as_slice()),
+        ("empty.wasm", b""),
+        ("cut.wasm", b"\0asm"),
+        ("future.wasm", b"\0asm\x02\0\0\0"),
+        ("code.wasm", b"\x7fELF\x02"),
+        ("text.txt", b"hello"),
+        ("zstd.tar", b"\x28\xb5\x2f\xfdrest"),
+    ] {
+        let error = bench.import(name, content, None).expect_err(name);
+        shown.push_str(&format!("{error}\n").replace(&format!("{}/", bench.dir.path().display()), ""));
+    }
+    expect![[r#"
+        script.wasm is corrupt: not WebAssembly: it begins with [23, 21, 2f, 62] instead of "\0asm"
+        empty.wasm is corrupt: it is empty
+        cut.wasm is corrupt: WebAssembly of an unknown version []
+        future.wasm is corrupt: WebAssembly of an unknown version [02, 00, 00, 00]
+        code.wasm is corrupt: it is machine code, not WebAssembly (precompiled files are not accepted)
+        text.txt is corrupt: failed to read entire block
+        zstd.tar is corrupt: it is compressed with zstd, which is not supported; use gzip
+    "#]]
+    .assert_eq(&shown);
+    assert_eq!((bench.names().len(), bench.blobs()), (0, 0));
+}
+
+/// What `docker save` writes, of an image with these layers.
+fn docker_save(config: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let names: Vec<String> = (0..layers.len()).map(|number| format!("{number}/layer.tar")).collect();
+    let list = format!(r#"[{{"Config":"config.json","RepoTags":["team/app:v1","app:latest"],"Layers":{names:?}}}]"#);
+    let mut files: Vec<(&str, &[u8])> = vec![("config.json", config.as_bytes()), ("manifest.json", list.as_bytes())];
+    for (name, layer) in names.iter().zip(layers) {
+        files.push((name, layer));
+    }
+    tar(&files)
+}
+
+#[test]
+fn docker_archives_give_the_file_their_entrypoint_names() {
+    let bench = bench();
+    let config = r#"{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/app/main.wasm","--serve"],"Env":["A=1"],"WorkingDir":"/app"}}"#;
+    let layers = [
+        tar(&[("app/main.wasm", MODULE), ("app/other.wasm", MODULE)]),
+        gzip(&tar(&[("./app/main.wasm", COMPONENT), ("etc/passwd", b"root")])),
+    ];
+    let images = bench.import("app.tar.gz", &gzip(&docker_save(config, &layers)), None).expect("it is taken in");
+    assert_eq!(bench.names(), ["docker.io/library/app:latest", "docker.io/team/app:v1"]);
+    let image = &images[0];
+    assert_eq!(image.wasm, Digest::of(COMPONENT), "the upper layer's file");
+    assert_eq!((image.entrypoint.join(" "), image.working_dir.as_str()), ("/app/main.wasm --serve".to_owned(), "/app"));
+    assert_eq!(image.env, ["A=1"]);
+}
+
+#[test]
+fn layers_that_have_no_such_file_are_refused() {
+    let bench = bench();
+    let entry = r#"{"os":"linux","architecture":"amd64","config":{"Cmd":["main.wasm"]}}"#;
+    let platform = r#"{"os":"wasi","architecture":"wasm"}"#;
+    let linux = r#"{"os":"linux","architecture":"arm64","config":{"Entrypoint":["/bin/sh"]}}"#;
+    let mut shown = String::new();
+    for (config, layers) in [
+        (entry, vec![tar(&[("other.wasm", MODULE)])]),
+        (entry, vec![tar(&[("main.wasm", MODULE)]), tar(&[(".wh.main.wasm", b"")])]),
+        (platform, vec![tar(&[("a.wasm", MODULE), ("b.wasm", MODULE)])]),
+        (platform, vec![tar(&[("readme", b"nothing here")])]),
+        (linux, vec![tar(&[("bin/sh", b"ELF")])]),
+        (entry, vec![b"not a tar, but long enough to look like one".repeat(40)]),
+    ] {
+        let error = bench.import("app.tar", &docker_save(config, &layers), None).expect_err("it is refused");
+        let text = error.to_string();
+        let text = text.split("sha256:").map(|part| part.trim_start_matches(|c: char| c.is_ascii_hexdigit())).collect::<String>();
+        shown.push_str(&format!("{text}\n"));
+    }
+    expect![[r#"
+        "docker.io/team/app:v1" is not a WebAssembly image: no layer has its entrypoint "main.wasm"
+        "docker.io/team/app:v1" is not a WebAssembly image: no layer has its entrypoint "main.wasm"
+        "docker.io/team/app:v1" is not a WebAssembly image: it has several .wasm files (a.wasm, b.wasm) and no entrypoint that names one
+        "docker.io/team/app:v1" is not a WebAssembly image: no layer has a .wasm file
+        "docker.io/team/app:v1" is not a WebAssembly image: its entrypoint is no .wasm file and its platform not wasi/wasm (configuration application/vnd.oci.image.config.v1+json for linux/arm64; layers application/vnd.oci.image.layer.v1.tar). Accepted are a layer of type application/wasm or application/vnd.wasm.content.layer.v1+wasm or application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, a platform of wasi/wasm, or an entrypoint that is a .wasm file
+        layer  of docker.io/team/app:v1 is corrupt: numeric field was not a number:  enough  when getting cksum for not a tar, but long enough to look like onenot a tar, but long enough to look like onenot a tar, but
+    "#]].assert_eq(&shown);
+}
+
+#[test]
+fn oci_layouts_are_read_and_verified() {
+    let bench = bench();
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.wasm.config.v0+json","digest":"{}","size":2}},
+            "layers":[{{"mediaType":"application/wasm","digest":"{}","size":8}}]}}"#,
+        Digest::of(b"{}"),
+        Digest::of(MODULE),
+    );
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}",
+            "size":{},"annotations":{{"io.containerd.image.name":"ghcr.io/team/app:v2"}}}}]}}"#,
+        Digest::of(manifest.as_bytes()),
+        manifest.len(),
+    );
+    let blob = |content: &[u8]| format!("blobs/sha256/{}", Digest::of(content).hex());
+    let whole: Vec<(String, &[u8])> = vec![
+        ("index.json".to_owned(), index.as_bytes()),
+        (blob(manifest.as_bytes()), manifest.as_bytes()),
+        (blob(b"{}"), b"{}"),
+        (blob(MODULE), MODULE),
+    ];
+    let archive = |files: &[(String, &[u8])]| tar(&files.iter().map(|(name, content)| (name.as_str(), *content)).collect::<Vec<_>>());
+    bench.import("layout.tar", &archive(&whole), None).expect("it is taken in");
+    assert_eq!(bench.names(), ["ghcr.io/team/app:v2"]);
+
+    let incomplete = bench.import("cut.tar", &archive(&whole[..3]), Some("cut:1"));
+    assert!(incomplete.is_ok(), "the missing blob is in the store already");
+    bench.store.remove("cut:1").expect("it can be removed");
+    bench.store.remove("ghcr.io/team/app:v2").expect("it can be removed");
+    let incomplete = bench.import("cut.tar", &archive(&whole[..3]), Some("cut:1")).expect_err("it is refused");
+    assert!(incomplete.to_string().contains("is missing from the archive"), "{incomplete}");
+    let mut lying = whole.clone();
+    lying[3].1 = COMPONENT;
+    let lying = bench.import("lying.tar", &archive(&lying), None).expect_err("it is refused");
+    assert!(lying.to_string().contains("its digest is"), "{lying}");
+}
+
+#[test]
+fn a_directory_of_archives_is_read_once() {
+    let bench = bench();
+    let dir = bench.dir.path().join("archives");
+    let look = || {
+        let outcomes = bench.store.import_dir(&dir).expect("it can be read");
+        outcomes
+            .iter()
+            .map(|(file, outcome)| {
+                let file = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                format!("{file} {}", if outcome.is_ok() { "in" } else { "bad" })
+            })
+            .collect::<Vec<_>>()
+    };
+    assert!(look().is_empty(), "there is no such directory");
+    std::fs::create_dir(&dir).expect("a directory can be made");
+    std::fs::write(dir.join("good.wasm"), MODULE).expect("it can be written");
+    std::fs::write(dir.join("bad.wasm"), "bad").expect("it can be written");
+    std::fs::write(dir.join(".hidden.wasm"), MODULE).expect("it can be written");
+    assert_eq!(look(), ["bad.wasm bad", "good.wasm in"]);
+    assert!(look().is_empty());
+    std::fs::write(dir.join("bad.wasm"), COMPONENT).expect("it can be written");
+    assert_eq!(look(), ["bad.wasm in"]);
+    bench.store.remove("good").expect("it can be removed");
+    assert_eq!(look(), ["good.wasm in"], "an image that was removed comes back while its archive lies here");
+}

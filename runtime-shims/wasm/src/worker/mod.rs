@@ -260,14 +260,11 @@ impl Worker {
         let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
         let files = self.shared.loader.volumes(&spec.volumes, &fds).map_err(failed)?;
-        let listener = match &spec.http {
-            Some(http) => Some((Self::duplicate(&fds, http.listener)?, http.clone())),
-            None => None,
-        };
-        let log = match spec.log {
-            Some(log) => Some(Self::duplicate(&fds, log)?),
-            None => None,
-        };
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        // The only copy: when it is dropped, the kernel refuses connections.
+        let mut take = |index: usize| fds.get_mut(index).and_then(Option::take).ok_or("a descriptor is missing");
+        let listener = spec.http.as_ref().map(|http| take(http.listener).map(|fd| (fd, http.clone()))).transpose()?;
+        let log = spec.log.map(take).transpose()?;
         let container = Arc::new(Container {
             budget: Budget::new(spec.memory_bytes),
             used: Arc::default(),
@@ -275,7 +272,7 @@ impl Worker {
             log: self.logs.log(log.map(File::from), self.clock.clone()),
             net: Arc::new(PodNet::new(spec.net.clone())),
             files,
-            _volumes: fds,
+            _volumes: fds.into_iter().flatten().collect(),
             spec,
         });
         let (stop, stopping) = watch::channel(Stop::Run);
@@ -300,11 +297,6 @@ impl Worker {
         };
         self.tasks.spawn_on(task, &self.guests);
         Ok(())
-    }
-
-    fn duplicate(fds: &[OwnedFd], index: usize) -> Result<OwnedFd, String> {
-        let fd = fds.get(index).ok_or("a descriptor is missing")?;
-        fd.try_clone().map_err(|error| error.to_string())
     }
 }
 

@@ -1,0 +1,129 @@
+//! Guests: the examples as they are committed, and small ones made from text.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Core modules on WASI 0.1.
+const MODULES: &[(&str, &str)] = &[
+    ("exit", r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (call $exit (i32.const 42))))"#),
+    ("trap", r#"(module
+        (memory (export "memory") 1)
+        (func $deep unreachable)
+        (func (export "_start") (call $deep)))"#),
+    ("spin", r#"(module
+        (memory (export "memory") 1)
+        (func (export "_start") (loop (br 0))))"#),
+    ("bomb", r#"(module
+        (memory (export "memory") 1)
+        (func (export "_start")
+          (loop
+            (drop (memory.grow (i32.const 16)))
+            (br 0))))"#),
+    ("table-bomb", r#"(module
+        (memory (export "memory") 1)
+        (table $t 1 funcref)
+        (func (export "_start")
+          (loop
+            (drop (table.grow $t (ref.null func) (i32.const 65536)))
+            (br 0))))"#),
+    ("recursion", r#"(module
+        (memory (export "memory") 1)
+        (func $again (call $again))
+        (func (export "_start") (call $again)))"#),
+    ("chatter", r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 16) "out\nout again\n")
+        (data (i32.const 48) "err\nno newline")
+        (func $say (param $fd i32) (param $at i32) (param $length i32)
+          (i32.store (i32.const 0) (local.get $at))
+          (i32.store (i32.const 4) (local.get $length))
+          (drop (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+        (func (export "_start")
+          (call $say (i32.const 1) (i32.const 16) (i32.const 14))
+          (call $say (i32.const 2) (i32.const 48) (i32.const 14))))"#),
+    ("flood", r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 16) "a line of a flood that does not end by itself\n")
+        (func (export "_start")
+          (i32.store (i32.const 0) (i32.const 16))
+          (i32.store (i32.const 4) (i32.const 46))
+          (loop
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (br 0))))"#),
+    ("library", r#"(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))"#),
+    ("stranger", r#"(module
+        (import "env" "summon" (func))
+        (func (export "_start")))"#),
+];
+
+/// Core code of components that serve `wasi:http`, as the body of `handle`.
+const HANDLERS: &[(&str, &str)] = &[
+    ("http-spin", "(loop (br 0))"),
+    ("http-trap", "(unreachable)"),
+    ("http-silent", ""),
+    ("http-bomb", "(loop (drop (memory.grow (i32.const 16))) (br 0))"),
+];
+
+/// Names and files of all guests. Made once for all tests of a run.
+pub fn files() -> Vec<(String, PathBuf)> {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let put = |name: &str, text: &str| {
+            let wasm = wat::parse_str(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            std::fs::write(dir.path().join(format!("{name}.wasm")), wasm).expect("it can be written");
+        };
+        for (name, text) in MODULES {
+            put(name, text);
+        }
+        for (name, body) in HANDLERS {
+            put(name, &handler(body));
+        }
+        put("command-fails", COMMAND_FAILS);
+        put("neither", "(component)");
+        dir
+    });
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut files = vec![
+        ("hello:dev".to_owned(), examples.join("hello/hello.wasm")),
+        ("worker:dev".to_owned(), examples.join("worker/worker.wasm")),
+    ];
+    for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {
+        let path = entry.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned();
+        files.push((stem, path));
+    }
+    files
+}
+
+fn handler(body: &str) -> String {
+    format!(
+        r#"(component
+          (import "wasi:http/types@0.2.0" (instance $types
+            (export "incoming-request" (type (sub resource)))
+            (export "response-outparam" (type (sub resource)))))
+          (alias export $types "incoming-request" (type $request))
+          (alias export $types "response-outparam" (type $out))
+          (core module $code
+            (memory (export "memory") 1)
+            (func (export "handle") (param i32 i32) {body}))
+          (core instance $core (instantiate $code))
+          (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+            (canon lift (core func $core "handle")))
+          (instance $exports (export "handle" (func $handle)))
+          (export "wasi:http/incoming-handler@0.2.0" (instance $exports)))"#
+    )
+}
+
+/// `wasi:cli/run` that returns an error.
+const COMMAND_FAILS: &str = r#"(component
+  (core module $code (func (export "run") (result i32) (i32.const 1)))
+  (core instance $core (instantiate $code))
+  (func $run (result (result)) (canon lift (core func $core "run")))
+  (instance $exports (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $exports)))"#;

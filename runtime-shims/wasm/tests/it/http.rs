@@ -1,0 +1,152 @@
+//! Guests that serve HTTP.
+
+use coracle_cri::v1::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::shim::{Shim, eventually, get, guest, request, within};
+
+#[tokio::test]
+async fn a_component_answers_on_the_pods_address_and_logs() {
+    let shim = Shim::start().await;
+    let hello = guest("hello:dev").env("POD_NAME", "hello-1").env("GREETING", "Good morning");
+    let pod = shim.run("hello", hello).await;
+    assert!(pod.ip.starts_with(shim.range().rsplit_once('.').expect("a range").0), "{}", pod.ip);
+    assert_eq!(get(&pod.ip, "/").await, (200, "Good morning from hello-1\n".to_owned()));
+    assert_eq!(get(&pod.ip, "/nowhere").await.0, 404);
+    let body = "all of it, ".repeat(10_000);
+    let echoed = within("it is echoed", request(&pod.ip, 8080, "POST /echo", &body)).await.expect("an answer");
+    assert_eq!(echoed, (200, body));
+    eventually("its lines are in the log", || async {
+        (shim.log("hello", "main") == "stdout F GET /\nstdout F GET /nowhere\nstdout F POST /echo\n").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_finish_and_takes_no_more() {
+    let shim = Shim::start().await;
+    let pod = shim.run("drain", guest("hello:dev")).await;
+    // A request that is under way: its body has not come yet.
+    let mut stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+    let mut answer = vec![0; 64 << 10];
+    let mut got = 0;
+    while !String::from_utf8_lossy(&answer[..got]).contains("half") {
+        let more = within("half is echoed", stream.read(&mut answer[got..])).await.expect("it is answered");
+        assert!(more > 0, "the connection stays open");
+        got += more;
+    }
+    let stopping = tokio::join!(shim.stop(&pod.container, 60), async {
+        eventually("nothing is accepted any more", || async {
+            TcpStream::connect((pod.ip.as_str(), 8080)).await.err()
+        })
+        .await;
+        assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
+        stream.write_all(b"done").await.expect("the request is still served");
+        let mut rest = Vec::new();
+        within("the rest is echoed", stream.read_to_end(&mut rest)).await.expect("the connection ends well");
+        String::from_utf8_lossy(&rest).into_owned()
+    });
+    assert!(stopping.1.contains("done"), "{}", stopping.1);
+    assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_is_ended_with_the_grace() {
+    let shim = Shim::start().await;
+    let pod = shim.run("stuck", guest("hello:dev")).await;
+    let mut stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+    let mut first = [0; 16];
+    within("it is answered", stream.read(&mut first)).await.expect("it is answered");
+    shim.stop(&pod.container, 1).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"137 Error """#);
+}
+
+#[tokio::test]
+async fn a_trap_costs_one_request_and_is_told_in_the_log() {
+    let shim = Shim::start().await;
+    let pod = shim.run("trap", guest("http-trap")).await;
+    for _ in 0..2 {
+        assert_eq!(get(&pod.ip, "/some/path").await.0, 500);
+    }
+    assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
+    eventually("the trap is logged", || async {
+        shim.log("trap", "main")
+            .contains("stderr F coracle: GET /some/path: wasm trap: wasm `unreachable` instruction executed")
+            .then_some(())
+    })
+    .await;
+    let pod = shim.run("silent", guest("http-silent")).await;
+    assert_eq!(get(&pod.ip, "/").await.0, 500);
+    eventually("the silence is logged", || async {
+        shim.log("silent", "main").contains("the guest returned without a response").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_port_comes_from_the_container_ports_or_an_annotation() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("ports", &[9000, 9001], &[("coracle.dev/http-port.third", "9500")]).await;
+    let ip = shim.ip(&sandbox).await;
+    for (name, port) in [("first", 9000), ("second", 9001), ("third", 9500), ("fourth", 8080)] {
+        let id = shim.create(&sandbox, name, guest("hello:dev").env("GREETING", name)).await.expect("it is made");
+        shim.start_container(&id).await.expect("it starts");
+        let answer = within("it answers", request(&ip, port, "GET /", "")).await.expect("an answer");
+        assert_eq!(answer, (200, format!("{name} from a Wasm pod\n")), "{port}");
+    }
+    let refused = shim.create(&sandbox, "fifth", guest("hello:dev")).await;
+    assert_eq!(
+        crate::shim::refusal(refused),
+        "InvalidArgument: port 8080 is another container's of this pod; give this one its own in annotation \
+         coracle.dev/http-port.fifth"
+    );
+}
+
+#[tokio::test]
+async fn http2_without_tls_is_understood() {
+    use http_body_util::{BodyExt, Empty};
+    let shim = Shim::start().await;
+    let pod = shim.run("h2c", guest("hello:dev")).await;
+    let stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Empty<bytes::Bytes>>(executor, io).await.expect("HTTP/2 is spoken");
+    let exchange = async {
+        let uri = format!("http://{}:8080/", pod.ip);
+        let request = http::Request::get(uri).body(Empty::new()).expect("a request");
+        let response = sender.send_request(request).await.expect("an answer");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    };
+    let answer = tokio::select! {
+        biased;
+        answer = within("it answers", exchange) => answer,
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    };
+    assert_eq!(answer, (200, "Hello from a Wasm pod\n".to_owned()));
+}
+
+#[tokio::test]
+async fn usage_is_reported() {
+    let shim = Shim::start().await;
+    let spin = shim.run("spin", guest("spin")).await;
+    let idle = shim.run("idle", guest("hello:dev")).await;
+    let spun = eventually("processor time is counted", || async {
+        let request = ContainerStatsRequest { container_id: spin.container.clone() };
+        let stats = shim.runtime().container_stats(request).await.ok()?.into_inner().stats?;
+        let cpu = stats.cpu?.usage_core_nano_seconds?.value;
+        (cpu > 0).then_some((cpu, stats.memory?.working_set_bytes?.value))
+    })
+    .await;
+    assert_eq!(spun.1, 64 << 10, "one page of memory");
+    let request = ListPodSandboxStatsRequest::default();
+    let all = shim.runtime().list_pod_sandbox_stats(request).await.expect("stats").into_inner().stats;
+    let of_idle = all.iter().find(|pod| pod.attributes.as_ref().is_some_and(|pod| pod.id == idle.sandbox)).expect("it is listed");
+    let memory = of_idle.linux.as_ref().and_then(|linux| linux.memory.as_ref()).expect("memory");
+    assert_eq!(memory.working_set_bytes, Some(UInt64Value { value: 0 }), "nothing is instantiated before a request");
+}

@@ -1,0 +1,198 @@
+//! Images over CRI: pulled from a registry, put into the directory of archives, refused for what they are.
+
+use std::io::Write;
+
+use coracle_cri::v1::*;
+use coracle_shim_wasm::front::FrontConfig;
+use coracle_shim_wasm::images::{Credentials, ImageStore, Registries};
+use expect_test::expect;
+
+use crate::registry::{Registry, digest};
+use crate::shim::{Shim, get, guest, refusal};
+
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn spec(name: &str) -> Option<ImageSpec> {
+    Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() })
+}
+
+async fn pull(shim: &Shim, name: &str, auth: Option<AuthConfig>) -> Result<String, coracle_cri::Status> {
+    let request = PullImageRequest { image: spec(name), auth, sandbox_config: None };
+    Ok(shim.images().pull_image(request).await?.into_inner().image_ref)
+}
+
+async fn status(shim: &Shim, name: &str) -> Option<Image> {
+    let request = ImageStatusRequest { image: spec(name), verbose: false };
+    shim.images().image_status(request).await.expect("an answer").into_inner().image
+}
+
+fn hello() -> Vec<u8> {
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/hello/hello.wasm")).expect("it is committed")
+}
+
+/// A manifest of one layer, with its blobs.
+fn publish(registry: &Registry, repository: &str, tag: &str, config: (&str, &[u8]), layer: (&str, &[u8])) -> String {
+    let config_digest = registry.put_blob(repository, config.1);
+    let layer_digest = registry.put_blob(repository, layer.1);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI}",
+            "config":{{"mediaType":"{}","digest":"{config_digest}","size":{}}},
+            "layers":[{{"mediaType":"{}","digest":"{layer_digest}","size":{}}}]}}"#,
+        config.0,
+        config.1.len(),
+        layer.0,
+        layer.1.len(),
+    );
+    registry.put_manifest(repository, tag, OCI, &manifest)
+}
+
+fn tar_of(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, path, content).expect("it can be written");
+    archive.into_inner().expect("it can be finished")
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("it can be written");
+    encoder.finish().expect("it can be finished")
+}
+
+#[tokio::test]
+async fn every_accepted_shape_is_pulled_and_runs() {
+    let shim = Shim::start().await;
+    let registry = Registry::start(None).await;
+    let wasm = hello();
+    let artifact = ("application/vnd.wasm.config.v0+json", b"{}".as_slice());
+    publish(&registry, "shapes/artifact", "v1", artifact, ("application/wasm", &wasm));
+    let older = ("application/vnd.wasm.config.v1+json", b"{}".as_slice());
+    publish(&registry, "shapes/older", "v1", older, ("application/vnd.wasm.content.layer.v1+wasm", &wasm));
+    let config = br#"{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/app/hello.wasm"],"Env":["GREETING=Image"]}}"#;
+    let layer = gzip(&tar_of("app/hello.wasm", &wasm));
+    let oci = ("application/vnd.oci.image.config.v1+json", config.as_slice());
+    publish(&registry, "shapes/entrypoint", "v1", oci, ("application/vnd.oci.image.layer.v1.tar+gzip", &layer));
+    let config = br#"{"os":"wasi","architecture":"wasm"}"#;
+    let layer = tar_of("any/name.wasm", &wasm);
+    let oci = ("application/vnd.oci.image.config.v1+json", config.as_slice());
+    let single = publish(&registry, "shapes/platform", "single", oci, ("application/vnd.oci.image.layer.v1.tar", &layer));
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[
+            {{"mediaType":"{OCI}","digest":"sha256:{}","size":1,"platform":{{"os":"linux","architecture":"arm64"}}}},
+            {{"mediaType":"{OCI}","digest":"{single}","size":1,"platform":{{"os":"wasi","architecture":"wasm"}}}}]}}"#,
+        "0".repeat(64)
+    );
+    registry.put_manifest("shapes/platform", "v1", "application/vnd.oci.image.index.v1+json", &index);
+    for shape in ["artifact", "older", "entrypoint", "platform"] {
+        let name = format!("{}/shapes/{shape}:v1", registry.host);
+        let image_ref = pull(&shim, &name, None).await.unwrap_or_else(|error| panic!("{shape}: {error:?}"));
+        let image = status(&shim, &name).await.expect("it is there");
+        assert_eq!((image.id.as_str(), image.repo_tags.as_slice()), (image_ref.as_str(), &[name][..]));
+        // By the reference the pull gave, as the kubelet does.
+        let pod = shim.run(shape, guest(&image_ref)).await;
+        let greeting = if shape == "entrypoint" { "Image" } else { "Hello" };
+        assert_eq!(get(&pod.ip, "/").await, (200, format!("{greeting} from a Wasm pod\n")), "{shape}");
+    }
+    // One file, compiled once, though four images have it.
+    let code = std::fs::read_dir(shim.dir.path().join("wasm/code")).expect("it is there").flatten().next();
+    let files = std::fs::read_dir(code.expect("compiled code").path()).expect("it is there").count();
+    assert_eq!(files, 2, "the code and its record");
+}
+
+#[tokio::test]
+async fn what_is_no_wasm_or_not_what_it_says_is_refused() {
+    let shim = Shim::start().await;
+    let registry = Registry::start(None).await;
+    let artifact = ("application/vnd.wasm.config.v0+json", b"{}".as_slice());
+    let config = br#"{"os":"linux","architecture":"amd64","config":{"Entrypoint":["/bin/sh"]}}"#;
+    let oci = ("application/vnd.oci.image.config.v1+json", config.as_slice());
+    publish(&registry, "linux", "v1", oci, ("application/vnd.oci.image.layer.v1.tar+gzip", b"never fetched"));
+    publish(&registry, "text", "v1", artifact, ("application/wasm", b"#!/bin/sh\n"));
+    publish(&registry, "cut", "v1", artifact, ("application/wasm", &hello()[..5000]));
+    let mut mutated = hello();
+    mutated[200..260].fill(0xff);
+    publish(&registry, "mutated", "v1", artifact, ("application/wasm", &mutated));
+    publish(&registry, "lying", "v1", artifact, ("application/wasm", &hello()[..3000]));
+    registry.put_lie("lying", &digest(&hello()[..3000]), b"something of another digest");
+    publish(&registry, "long", "v1", artifact, ("application/wasm", b"\0asm\x01\0\0\0"));
+    registry.put_lie("long", &digest(b"\0asm\x01\0\0\0"), &hello());
+    let linux_only = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{OCI}","digest":"sha256:{}","size":1,"platform":{{"os":"linux","architecture":"arm64"}}}}]}}"#,
+        "0".repeat(64)
+    );
+    registry.put_manifest("platforms", "v1", "application/vnd.oci.image.index.v1+json", &linux_only);
+    let mut refusals = String::new();
+    for repository in ["linux", "text", "cut", "mutated", "lying", "long", "platforms", "absent"] {
+        let outcome = pull(&shim, &format!("{}/{repository}:v1", registry.host), None).await;
+        let told = refusal(outcome).replace(&registry.host, "HOST");
+        refusals.push_str(&format!("{}\n", shortened(&told)));
+        // A repaired image of the same name must be pulled, not what is in the store.
+        assert!(status(&shim, &format!("{}/{repository}:v1", registry.host)).await.is_none(), "{repository}");
+    }
+    expect![[""]].assert_eq(&refusals);
+}
+
+/// Digests and offsets, out of the way.
+fn shortened(text: &str) -> String {
+    text.split(' ')
+        .map(|word| match word.find("sha256:") {
+            Some(at) => format!("{}sha256:…", &word[..at]),
+            None => word.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[tokio::test]
+async fn credentials_are_sent_and_their_lack_is_told() {
+    let shim = Shim::start().await;
+    // user:secret
+    let registry = Registry::start(Some("Basic dXNlcjpzZWNyZXQ=")).await;
+    let artifact = ("application/vnd.wasm.config.v0+json", b"{}".as_slice());
+    publish(&registry, "private", "v1", artifact, ("application/wasm", &hello()));
+    let name = format!("{}/private:v1", registry.host);
+    let told = refusal(pull(&shim, &name, None).await);
+    assert!(told.starts_with("PermissionDenied: failed to pull image"), "{told}");
+    assert!(told.ends_with("check imagePullSecrets"), "{told}");
+    let auth = AuthConfig { username: "user".to_owned(), password: "secret".to_owned(), ..AuthConfig::default() };
+    pull(&shim, &name, Some(auth)).await.expect("it is pulled");
+    let removed = RemoveImageRequest { image: spec(&name) };
+    shim.images().remove_image(removed.clone()).await.expect("it is removed");
+    shim.images().remove_image(removed).await.expect("it has been removed");
+    let auth = AuthConfig { auth: "dXNlcjpzZWNyZXQ=".to_owned(), ..AuthConfig::default() };
+    pull(&shim, &name, Some(auth)).await.expect("it is pulled");
+}
+
+#[tokio::test]
+async fn an_archive_that_is_put_into_the_directory_is_found() {
+    let shim = Shim::start().await;
+    assert!(status(&shim, "dropped:latest").await.is_none());
+    let dir = shim.dir.path().join("images");
+    std::fs::create_dir_all(&dir).expect("a directory can be made");
+    std::fs::write(dir.join("dropped.wasm"), hello()).expect("it can be written");
+    let image = status(&shim, "dropped").await.expect("it was taken in");
+    // The same file under two names is one image.
+    assert_eq!(image.repo_tags, ["docker.io/library/dropped:latest", "docker.io/library/hello:dev"]);
+    let list = shim.images().list_images(ListImagesRequest::default()).await.expect("a list").into_inner().images;
+    assert_eq!(list.iter().filter(|other| other.id == image.id).count(), 1);
+    let info = shim.images().image_fs_info(ImageFsInfoRequest {}).await.expect("usage").into_inner();
+    assert!(info.image_filesystems[0].used_bytes.is_some_and(|bytes| bytes.value > 100_000));
+}
+
+#[tokio::test]
+async fn what_is_pushed_can_be_pulled_and_has_the_same_digest() {
+    let shim = Shim::start().await;
+    let registry = Registry::start(None).await;
+    let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("the store opens");
+    let target = format!("{}/team/hello:v2", registry.host);
+    let pushed = store.push("hello:dev", Some(&target), &Credentials::Anonymous, &Registries::default()).await;
+    let pushed = pushed.expect("it is pushed").to_string();
+    let manifest = registry.get("/v2/team/hello/manifests/v2").expect("it is there");
+    assert_eq!(digest(&manifest), pushed);
+    store.remove("hello:dev").expect("it is removed");
+    assert_eq!(pull(&shim, &target, None).await.expect("it is pulled"), pushed);
+    let by_digest = format!("{}/team/hello@{pushed}", registry.host);
+    assert_eq!(status(&shim, &by_digest).await.expect("it is known by its digest").id, pushed);
+}

@@ -1,0 +1,13 @@
+//! The shim as its users have it: the real program, its real worker and compiler processes, spoken to over CRI.
+#![allow(unreachable_pub, reason = "a test is no library")]
+
+mod commands;
+mod guests;
+mod hostile;
+mod http;
+mod images;
+mod pods;
+mod registry;
+mod restarts;
+mod shim;
+mod volumes;
