@@ -183,7 +183,9 @@ fn limit(item: &LimitRangeItem, at: &FieldPath<'_>, errors: &mut Errors) {
 fn relations(item: &LimitRangeItem, name: &str, at: &FieldPath<'_>, errors: &mut Errors) {
     let get = |list: &Option<Quantities>| list.as_ref().and_then(|list| list.get(name)).map(number);
     let (min, max) = (get(&item.min), get(&item.max));
-    let (default, request) = (get(&item.default), get(&item.default_request));
+    // A pod has no defaults: they were refused.
+    let own = |list| if item.type_ == "Pod" { None } else { get(list) };
+    let (default, request) = (own(&item.default), own(&item.default_request));
     let mut order =
         |low: Option<Quantity>, high: Option<Quantity>, field: &str, shown: Option<Quantity>, words: [&str; 2]| {
             if let (Some(low), Some(high)) = (low, high)
