@@ -74,6 +74,7 @@ impl ApiServer {
             catalog,
             clock,
             ids,
+            authorizer: hooks.authorizer.clone(),
             admission: Admission::default(),
             addresses: ServiceAddresses::new(config.service_cidr, config.node_ports),
         };

@@ -71,9 +71,14 @@ impl Authenticator for Outsider {
 }
 
 impl Authorizer for Outsider {
-    /// The user `nobody` may do nothing.
-    fn authorize(&self, user: &UserInfo, _attributes: &Attributes<'_>) -> Decision {
-        if user.name == "nobody" { Decision::NoOpinion(String::new()) } else { Decision::Allow(String::new()) }
+    /// The user `nobody` may do nothing, `editor` everything but to read secrets, to bind and to escalate.
+    fn authorize(&self, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
+        let held = match user.name.as_str() {
+            "nobody" => false,
+            "editor" => !matches!(asked.verb, "bind" | "escalate" | "*") && asked.resource != "secrets",
+            _ => true,
+        };
+        if held { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
     }
 
     fn rules(&self, _user: &UserInfo, _namespace: &str) -> RuleList {
@@ -138,6 +143,7 @@ impl World {
             catalog: Arc::new(Catalog::builtin()),
             clock: TokioClock::shared("2026-01-01T00:00:00Z".parse().expect("a valid time")),
             ids: RandomIds::seeded(1),
+            authorizer: Arc::new(Outsider),
             admission: Admission::default(),
             addresses: ServiceAddresses::new("127.43.0.0/16".parse().expect("a valid network"), 30_000..=32_767),
         };

@@ -6,6 +6,7 @@ mod limits;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod rbac;
 mod runtime_class;
 mod service_account;
 #[cfg(test)]
@@ -46,7 +47,7 @@ trait Plugin: Send + Sync {
 
 /// The plugins in their order.
 pub(crate) struct Admission {
-    plugins: [&'static dyn Plugin; 8],
+    plugins: [&'static dyn Plugin; 9],
 }
 
 impl Default for Admission {
@@ -61,6 +62,7 @@ impl Default for Admission {
                 &priority::Priority,
                 &tolerations::DefaultTolerationSeconds,
                 &runtime_class::RuntimeClass,
+                &rbac::RbacEscalation,
             ],
         }
     }

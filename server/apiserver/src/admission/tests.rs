@@ -140,3 +140,27 @@ async fn one_priority_class_may_be_the_default() {
     )
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_grants_what_they_do_not_have() {
+    check_script(
+        r#"
+        POST /apis/rbac.authorization.k8s.io/v1/clusterroles {"metadata":{"name":"all"},"rules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}]} | metadata.name
+        as editor devs
+        POST /apis/rbac.authorization.k8s.io/v1/namespaces/default/roles {"metadata":{"name":"r"},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods","pods/log"]}]} | metadata.name
+        PATCH /apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/r {"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["secrets"]}]} | code message
+        POST /apis/rbac.authorization.k8s.io/v1/clusterroles {"metadata":{"name":"c"},"aggregationRule":{"clusterRoleSelectors":[{}]}} | code message
+        POST /apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings {"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"r"},"subjects":[{"kind":"User","apiGroup":"rbac.authorization.k8s.io","name":"x"}]} | metadata.name
+        POST /apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings {"metadata":{"name":"c"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"all"},"subjects":[]} | code message
+        "#,
+        expect![[r#"
+            201 metadata.name="all"
+            201 metadata.name="r"
+            403 code=403 message="roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"editor\" (groups=[\"devs\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"
+            403 code=403 message="clusterroles.rbac.authorization.k8s.io \"c\" is forbidden: user \"editor\" (groups=[\"devs\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"*\"], Resources:[\"*\"], Verbs:[\"*\"]}\n{NonResourceURLs:[\"*\"], Verbs:[\"*\"]}"
+            201 metadata.name="b"
+            403 code=403 message="rolebindings.rbac.authorization.k8s.io \"c\" is forbidden: user \"editor\" (groups=[\"devs\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"*\"], Resources:[\"*\"], Verbs:[\"*\"]}"
+        "#]],
+    )
+    .await;
+}

@@ -71,13 +71,12 @@ impl Facts {
             }
             Some(_) | None => name,
         };
-        let problems = match self.name {
+        match self.name {
             NameRule::Subdomain => coracle_api::names::dns1123_subdomain(name),
             NameRule::Label => coracle_api::names::dns1123_label(name),
             NameRule::Label1035 => coracle_api::names::dns1035_label(name),
             NameRule::PathSegment => coracle_api::names::path_segment(name),
-        };
-        problems
+        }
     }
 }
 

@@ -33,6 +33,7 @@ use coracle_client::{Clock, Ids};
 use coracle_store::{CommitError, Entry, Store};
 
 use crate::admission::Admission;
+use crate::hooks::Authorizer;
 use addresses::ServiceAddresses;
 use catalog::{Catalog, Resource};
 
@@ -41,6 +42,7 @@ pub struct Registry {
     pub catalog: Arc<Catalog>,
     pub clock: Arc<dyn Clock>,
     pub ids: Ids,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) admission: Admission,
     pub(crate) addresses: ServiceAddresses,
 }

@@ -18,6 +18,9 @@ use crate::registry::update::Part;
 const MIN_TOKEN_SECONDS: i64 = 10 * 60;
 const DEFAULT_TOKEN_SECONDS: i64 = 60 * 60;
 
+/// A node's name and uid.
+type NodeId = (String, String);
+
 impl Registry {
     /// pods/binding: gives the pod its node, once.
     pub async fn bind(&self, context: &Context, resource: &Resource, binding: &Object) -> Result<(), Status> {
@@ -106,7 +109,7 @@ impl Registry {
         &self,
         context: &Context,
         request: &Object,
-    ) -> Result<(Option<BoundObject>, Option<(String, String)>), Status> {
+    ) -> Result<(Option<BoundObject>, Option<NodeId>), Status> {
         let field = |name| request.field(&["spec", "boundObjectRef", name]).unwrap_or_default();
         if request.path(&["spec", "boundObjectRef"]).is_none() {
             return Ok((None, None));

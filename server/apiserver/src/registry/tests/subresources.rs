@@ -143,3 +143,20 @@ async fn ephemeral_containers_are_only_added() {
     )
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn approval_changes_conditions_only() {
+    check_script(
+        r#"
+        POST /apis/certificates.k8s.io/v1/certificatesigningrequests {"metadata":{"name":"c"},"spec":{"request":"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K","signerName":"example.org/s","usages":["client auth"]}} | spec.username
+        PATCH /apis/certificates.k8s.io/v1/certificatesigningrequests/c/approval {"spec":{"signerName":"other.org/s"},"status":{"certificate":"eA==","conditions":[{"type":"Approved","status":"True","reason":"r"}]}} | spec.signerName status.certificate status.conditions.0.type
+        GET /apis/certificates.k8s.io/v1/certificatesigningrequests/c/approval | status.conditions.0.reason
+        "#,
+        expect![[r#"
+            201 spec.username="admin"
+            200 spec.signerName="example.org/s" status.certificate=- status.conditions.0.type="Approved"
+            200 status.conditions.0.reason="r"
+        "#]],
+    )
+    .await;
+}
