@@ -39,9 +39,7 @@ fn read(text: &str, messages: &mut Messages) -> Result<(), String> {
     let mut current: Option<(String, Vec<Field>)> = None;
     let mut in_comment = false;
     for line in text.lines().map(str::trim) {
-        if in_comment {
-            in_comment = !line.contains("*/");
-        } else if line.starts_with("/*") {
+        if in_comment || line.starts_with("/*") {
             in_comment = !line.contains("*/");
         } else if line.is_empty() || line.starts_with("//") {
         } else if let Some(name) = line.strip_prefix("package ") {

@@ -106,6 +106,7 @@ impl std::ops::Add for Quantity {
     }
 }
 
+#[expect(clippy::suspicious_arithmetic_impl, reason = "a difference is a sum, with its rule about the form")]
 impl std::ops::Sub for Quantity {
     type Output = Quantity;
     fn sub(self, other: Quantity) -> Quantity {

@@ -31,7 +31,7 @@ pub(super) fn base64(mut text: String) -> Result<Value, String> {
     if let Some(at) = digits.iter().position(|c| !known(c)) {
         return Err(format!("illegal base64 data at input byte {at}"));
     }
-    if bytes.len() % 4 != 0 {
+    if !bytes.len().is_multiple_of(4) {
         return Err(format!("illegal base64 data at input byte {}", bytes.len() / 4 * 4));
     }
     Ok(Value::String(text))

@@ -32,7 +32,8 @@ pub enum ProtobufError {
 pub fn decode(body: &[u8], schema: &Schema) -> Result<Map<String, Value>, ProtobufError> {
     let envelope = Envelope::read(body)?;
     let gvk = GroupVersionKind::from_api_version(&envelope.api_version, &envelope.kind);
-    let unknown = || ProtobufError::UnknownKind { api_version: envelope.api_version.clone(), kind: envelope.kind.clone() };
+    let unknown =
+        || ProtobufError::UnknownKind { api_version: envelope.api_version.clone(), kind: envelope.kind.clone() };
     let ty = schema.type_of_kind(&gvk).ok_or_else(unknown)?;
     let mut object = message(schema, ty, envelope.raw, 0)?;
     for (key, value) in [("apiVersion", envelope.api_version), ("kind", envelope.kind)] {
@@ -148,12 +149,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn entry(
-        &self,
-        element: &FieldType,
-        shape: ProtoShape,
-        wire: Wire<'_>,
-    ) -> Result<(String, Value), ProtobufError> {
+    fn entry(&self, element: &FieldType, shape: ProtoShape, wire: Wire<'_>) -> Result<(String, Value), ProtobufError> {
         let (mut key, mut item) = (String::new(), None);
         let mut reader = Reader::new(wire.bytes()?);
         while let Some((number, wire)) = reader.field()? {
@@ -228,9 +224,7 @@ impl Decoder<'_> {
             Value::Null => true,
             Value::String(text) => text.is_empty() && !field.required && !POINTERS_TO_STRINGS.contains(&&*field.name),
             Value::Bool(set) => !set && !field.required && self.is_plain(&field.name),
-            Value::Number(number) => {
-                number.as_f64() == Some(0.0) && !field.required && self.is_plain(&field.name)
-            }
+            Value::Number(number) => number.as_f64() == Some(0.0) && !field.required && self.is_plain(&field.name),
             Value::Array(_) | Value::Object(_) => false,
         }
     }

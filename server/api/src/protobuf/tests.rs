@@ -83,16 +83,44 @@ fn a_deployment_is_read_as_its_json() {
              4{1"RollingUpdate" 2{1{1=1 3"25%"} 2{1=0 2=1}}}
              5=0 7=0}
            3{1=0}"#,
-        expect![[r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"labels":{"app":"web"},"name":"web"},"spec":{"replicas":0,"selector":{"matchLabels":{"app":"web"}},"strategy":{"rollingUpdate":{"maxSurge":1,"maxUnavailable":"25%"},"type":"RollingUpdate"},"template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"env":[{"name":"E"}],"image":"nginx:1","name":"c","ports":[{"containerPort":80}],"resources":{"limits":{"cpu":"100m"}}}],"volumes":[{"emptyDir":{},"name":"v"}]}}},"status":{}}"#]],
+        expect![[
+            r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"labels":{"app":"web"},"name":"web"},"spec":{"replicas":0,"selector":{"matchLabels":{"app":"web"}},"strategy":{"rollingUpdate":{"maxSurge":1,"maxUnavailable":"25%"},"type":"RollingUpdate"},"template":{"metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"env":[{"name":"E"}],"image":"nginx:1","name":"c","ports":[{"containerPort":80}],"resources":{"limits":{"cpu":"100m"}}}],"volumes":[{"emptyDir":{},"name":"v"}]}}},"status":{}}"#
+        ]],
     );
 }
 
 #[test]
 fn bytes_times_and_wrapped_lists_are_read() {
-    check_decode("v1", "Secret", r#"1{1"s" 8{1=1767225600 2=0}} 2{1"k" 2"hello"} 3"Opaque""#, expect![[r#"{"apiVersion":"v1","data":{"k":"aGVsbG8="},"kind":"Secret","metadata":{"creationTimestamp":"2026-01-01T00:00:00Z","name":"s"},"type":"Opaque"}"#]]);
-    check_decode("authentication.k8s.io/v1", "TokenReview", r#"1{} 2{1"t"} 3{1=0 2{1"u" 4{1"k" 2{1"a" 1"b"}}}}"#, expect![[r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","metadata":{},"spec":{"token":"t"},"status":{"user":{"extra":{"k":["a","b"]},"username":"u"}}}"#]]);
-    check_decode("apps/v1", "ControllerRevision", r#"1{} 2{1"{}"} 3=-1"#, expect![[r#"{"apiVersion":"apps/v1","data":{},"kind":"ControllerRevision","metadata":{},"revision":-1}"#]]);
-    check_decode("v1", "DeleteOptions", r#"1=0 4"Background" 2{1"uid"}"#, expect![[r#"{"apiVersion":"v1","gracePeriodSeconds":0,"kind":"DeleteOptions","preconditions":{"uid":"uid"},"propagationPolicy":"Background"}"#]]);
+    check_decode(
+        "v1",
+        "Secret",
+        r#"1{1"s" 8{1=1767225600 2=0}} 2{1"k" 2"hello"} 3"Opaque""#,
+        expect![[
+            r#"{"apiVersion":"v1","data":{"k":"aGVsbG8="},"kind":"Secret","metadata":{"creationTimestamp":"2026-01-01T00:00:00Z","name":"s"},"type":"Opaque"}"#
+        ]],
+    );
+    check_decode(
+        "authentication.k8s.io/v1",
+        "TokenReview",
+        r#"1{} 2{1"t"} 3{1=0 2{1"u" 4{1"k" 2{1"a" 1"b"}}}}"#,
+        expect![[
+            r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","metadata":{},"spec":{"token":"t"},"status":{"user":{"extra":{"k":["a","b"]},"username":"u"}}}"#
+        ]],
+    );
+    check_decode(
+        "apps/v1",
+        "ControllerRevision",
+        r#"1{} 2{1"{}"} 3=-1"#,
+        expect![[r#"{"apiVersion":"apps/v1","data":{},"kind":"ControllerRevision","metadata":{},"revision":-1}"#]],
+    );
+    check_decode(
+        "v1",
+        "DeleteOptions",
+        r#"1=0 4"Background" 2{1"uid"}"#,
+        expect![[
+            r#"{"apiVersion":"v1","gracePeriodSeconds":0,"kind":"DeleteOptions","preconditions":{"uid":"uid"},"propagationPolicy":"Background"}"#
+        ]],
+    );
 }
 
 #[test]

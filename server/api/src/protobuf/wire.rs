@@ -15,7 +15,9 @@ impl<'a> Wire<'a> {
     pub(super) fn number(self) -> Result<u64, ProtobufError> {
         match self {
             Wire::Number(number) => Ok(number),
-            Wire::Fixed64(_) | Wire::Fixed32(_) | Wire::Bytes(_) => Err(ProtobufError::Damaged("a number was expected")),
+            Wire::Fixed64(_) | Wire::Fixed32(_) | Wire::Bytes(_) => {
+                Err(ProtobufError::Damaged("a number was expected"))
+            }
         }
     }
 
@@ -72,7 +74,8 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], ProtobufError> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(ProtobufError::Damaged("it ends within a field"))?;
+        let (taken, rest) =
+            self.rest.split_at_checked(length).ok_or(ProtobufError::Damaged("it ends within a field"))?;
         self.rest = rest;
         Ok(taken)
     }

@@ -99,7 +99,7 @@ fn read_resource(rest: &'static str, names: &Names) -> Result<ResourceDef, Strin
         namespaced: scope == "namespaced",
         verbs,
         subresources: Box::default(),
-        selectable: list(selectable).iter().map(|name| read_selectable(name)).collect(),
+        selectable: list(selectable).iter().map(read_selectable).collect(),
         ty: type_id(ty, names)?,
         schema: SchemaRef::BuiltIn,
     })

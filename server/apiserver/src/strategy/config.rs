@@ -97,10 +97,8 @@ fn of_type(object: &Object, data: &FieldPath<'_>, errors: &mut Errors) {
         errors.extend(keys.iter().map(|key| FieldError::required(&data.key(key), "")));
     };
     match object.field(&["type"]).unwrap_or_default() {
-        "kubernetes.io/service-account-token" => {
-            if object.annotation(ACCOUNT).unwrap_or_default().is_empty() {
-                errors.push(FieldError::required(&FieldPath::new("metadata.annotations").key(ACCOUNT), ""));
-            }
+        "kubernetes.io/service-account-token" if object.annotation(ACCOUNT).unwrap_or_default().is_empty() => {
+            errors.push(FieldError::required(&FieldPath::new("metadata.annotations").key(ACCOUNT), ""));
         }
         "kubernetes.io/dockercfg" => json(value(".dockercfg"), &data.key(".dockercfg"), errors),
         "kubernetes.io/dockerconfigjson" => {
