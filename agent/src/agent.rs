@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Addressing, AgentConfig, AgentDeps, NetworkReady, NodeAddressing};
+use crate::config::{Addressing, AgentConfig, AgentDeps, NetworkReady, NodeAddressing, NodeNetwork};
 use crate::local::{Records, write_private};
 use crate::node::{NodeState, NodeTask, RuntimeView, allocatable, renew};
 use crate::pod::context::{NodeNet, Shared};
@@ -113,11 +113,8 @@ impl Agent {
         };
         let pending = Some("this node has no pod CIDR yet".to_owned());
         let net = watch::Sender::new(NodeNet { pending, ips, dns: None });
-        let state = NodeState {
-            net: net.borrow().clone(),
-            pod_cidr: recorded_cidr(&config.data_dir),
-            ..NodeState::default()
-        };
+        let state =
+            NodeState { net: net.borrow().clone(), pod_cidr: recorded_cidr(&config.data_dir), ..NodeState::default() };
         let state = watch::Sender::new(state);
         let runtimes = Runtimes::new(deps.runtimes.clone());
         let shared = Arc::new(Shared {
@@ -194,7 +191,7 @@ impl Parts {
         let (parts, network, own) = (self.clone(), deps.network.clone(), scope.clone());
         scope.spawn("node-network", OnExit::restart(), move |cancel| {
             let (parts, network, own) = (parts.clone(), network.clone(), own.clone());
-            async move { until(cancel.clone(), parts.bring_up_network(network, &own, cancel)).await }
+            async move { until(cancel, parts.bring_up_network(network, &own)).await }
         });
     }
 
@@ -224,10 +221,10 @@ impl Parts {
                 },
                 Err(error) => tracing::debug!(runtime = runtime.endpoint().name(), %error, "not there yet"),
             }
-            self.set_view(index, RuntimeView {
-                fault: Some("container runtime is down".to_owned()),
-                ..self.view(index)
-            });
+            self.set_view(
+                index,
+                RuntimeView { fault: Some("container runtime is down".to_owned()), ..self.view(index) },
+            );
             sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
@@ -285,7 +282,8 @@ impl Parts {
                     match condition.r#type.as_str() {
                         "NetworkReady" => view.network_fault = Some(message),
                         "RuntimeReady" => {
-                            view.fault = Some(format!("container runtime not ready: RuntimeReady=false reason:{message}"));
+                            view.fault =
+                                Some(format!("container runtime not ready: RuntimeReady=false reason:{message}"));
                         }
                         _ => {}
                     }
@@ -297,15 +295,24 @@ impl Parts {
     }
 
     /// Waits for the pod CIDR, tells the runtimes, starts the node's network and the node API.
-    async fn bring_up_network(
-        &self,
-        network: Option<Arc<dyn crate::config::NodeNetwork>>,
-        scope: &TaskScope,
-        cancel: CancellationToken,
-    ) {
+    async fn bring_up_network(&self, network: Option<Arc<dyn NodeNetwork>>, scope: &TaskScope) {
         let mut state = self.state.subscribe();
-        let Ok(cidr) = state.wait_for(|state| state.pod_cidr.is_some()).await.map(|state| state.pod_cidr) else { return };
-        let cidr = cidr.expect("just waited for");
+        loop {
+            let Ok(cidr) = state.wait_for(|state| state.pod_cidr.is_some()).await.map(|state| state.pod_cidr) else {
+                return;
+            };
+            let own = scope.child("network");
+            self.bring_up(network.clone(), cidr.expect("just waited for"), &own).await;
+            // Another cluster, or a Node object that was deleted and made again, gives another one.
+            if state.wait_for(|state| state.pod_cidr != cidr).await.is_err() {
+                return;
+            }
+            tracing::warn!(old = ?cidr, "this node has been given another pod CIDR");
+            own.shutdown().await;
+        }
+    }
+
+    async fn bring_up(&self, network: Option<Arc<dyn NodeNetwork>>, cidr: IpNet, scope: &TaskScope) {
         record_cidr(&self.config.data_dir, cidr);
         let ips = match &self.config.addressing {
             Addressing::Fixed(ips) => ips.clone(),
@@ -317,7 +324,11 @@ impl Parts {
                 self.refresh_view(index, runtime).await;
             }
         }
-        self.set_net(NodeNet { pending: Some("the node's network is starting".to_owned()), ips: ips.clone(), dns: None });
+        self.set_net(NodeNet {
+            pending: Some("the node's network is starting".to_owned()),
+            ips: ips.clone(),
+            dns: None,
+        });
         let node = NodeAddressing {
             node_name: self.config.node_name.clone(),
             node_ips: ips.clone(),
@@ -331,16 +342,9 @@ impl Parts {
         self.serve_api(&ips, scope).await;
         self.set_net(NodeNet { pending: None, ips, dns: ready.dns });
         self.pods.retry();
-        // Nothing more to do; a return would be taken for a fault.
-        cancel.cancelled().await;
     }
 
-    async fn start_network(
-        &self,
-        network: &dyn crate::config::NodeNetwork,
-        node: NodeAddressing,
-        scope: &TaskScope,
-    ) -> NetworkReady {
+    async fn start_network(&self, network: &dyn NodeNetwork, node: NodeAddressing, scope: &TaskScope) -> NetworkReady {
         let mut wait = RETRY_FIRST;
         loop {
             match network.start(node.clone(), scope.clone()).await {
@@ -398,3 +402,7 @@ fn record_cidr(data_dir: &Path, cidr: IpNet) {
         tracing::error!(path = %path.display(), %error, "the pod CIDR cannot be recorded");
     }
 }
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

@@ -18,6 +18,8 @@ pub mod runtime;
 pub mod server;
 pub mod sources;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod tokens;
 pub mod volumes;
 

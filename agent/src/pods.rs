@@ -85,7 +85,9 @@ impl Pods {
         let mut found = BTreeSet::new();
         for runtime in self.shared.runtimes.all() {
             let sandboxes = runtime.sandboxes(None).await?;
-            found.extend(sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(POD_UID)).map(|uid| Uid::from(&**uid)));
+            found.extend(
+                sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(POD_UID)).map(|uid| Uid::from(&**uid)),
+            );
         }
         Ok(found)
     }
@@ -115,13 +117,15 @@ impl Pods {
                     for pod in listed {
                         self.upsert(pod, &in_runtimes);
                     }
-                    let gone: Vec<Uid> = self.slots.lock().keys().filter(|uid| !known.contains(*uid)).cloned().collect();
+                    let gone: Vec<Uid> =
+                        self.slots.lock().keys().filter(|uid| !known.contains(*uid)).cloned().collect();
                     for uid in gone {
                         self.remove(&uid, None);
                     }
                     if std::mem::take(&mut first) {
                         let held: BTreeSet<Uid> = self.slots.lock().keys().cloned().collect();
-                        let orphans: Vec<Uid> = in_runtimes.iter().filter(|uid| !held.contains(*uid)).cloned().collect();
+                        let orphans: Vec<Uid> =
+                            in_runtimes.iter().filter(|uid| !held.contains(*uid)).cloned().collect();
                         self.remove_orphans(orphans);
                         // From now on a pod that is new to this agent is new to the runtimes.
                         in_runtimes.clear();
@@ -277,9 +281,10 @@ impl Pods {
         if sandbox.is_some_and(|sandbox| sandbox.id == event.container_id) {
             return mailbox.put(|mail| mail.lost_sandbox = Some(id));
         }
-        let status = event.containers_statuses.into_iter().find(|status| {
-            status.id == event.container_id && status.state() == ContainerState::ContainerExited
-        });
+        let status = event
+            .containers_statuses
+            .into_iter()
+            .find(|status| status.id == event.container_id && status.state() == ContainerState::ContainerExited);
         mailbox.put(|mail| drop(mail.exits.insert(id, status.map(Box::new))));
     }
 
@@ -326,7 +331,13 @@ impl PodSource for Pods {
         shown.collect()
     }
 
-    fn container_log(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<ContainerLog, NoLog> {
+    fn container_log(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        previous: bool,
+    ) -> Result<ContainerLog, NoLog> {
         let found = self.slots.lock().values().find_map(|slot| {
             let context = &slot.context;
             (&*context.key.namespace == namespace && &*context.key.name == pod).then(|| context.clone())

@@ -173,7 +173,9 @@ impl Sources {
             Known::Failed(message) => Err(SourceError::Failed(message)),
             Known::Nothing => {
                 let (noun, name) = (key.kind.noun(), &key.name);
-                Err(SourceError::Failed(format!("failed to sync {noun} cache: timed out waiting for {noun} \"{name}\"")))
+                Err(SourceError::Failed(format!(
+                    "failed to sync {noun} cache: timed out waiting for {noun} \"{name}\""
+                )))
             }
         }
     }

@@ -136,7 +136,8 @@ impl StatusWriter {
                 }
                 Step::Delete { key } => {
                     let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
-                    let params = DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
+                    let params =
+                        DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
                     match self.client.namespaced::<Pod>(&key.namespace).delete(&key.name, &params).await {
                         Ok(()) => return Outcome::Done,
                         Err(error) => (key, error),

@@ -15,7 +15,11 @@ fn only_what_changed_and_is_the_nodes_is_sent() {
     let gate = json!({"type": "example.com/lb", "status": "True"});
     let known = json!({"phase": "Pending", "conditions": [{"type": "Ready", "status": "False", "reason": "X"}, gate]});
     check_patch(known.clone(), known.clone(), expect!["none"]);
-    check_patch(known.clone(), json!({"phase": "Running", "conditions": [ready("True")]}), expect![[r#"{"conditions":[{"reason":null,"status":"True","type":"Ready"}],"phase":"Running"}"#]]);
+    check_patch(
+        known.clone(),
+        json!({"phase": "Running", "conditions": [ready("True")]}),
+        expect![[r#"{"conditions":[{"reason":null,"status":"True","type":"Ready"}],"phase":"Running"}"#]],
+    );
     check_patch(json!({"conditions": [gate]}), json!({}), expect!["none"]);
 }
 
@@ -23,6 +27,10 @@ fn only_what_changed_and_is_the_nodes_is_sent() {
 fn lists_with_a_merge_key_are_replaced() {
     let ips = |ip: &str| json!({"podIP": ip, "podIPs": [{"ip": ip}]});
     check_patch(json!({}), ips("10.0.0.1"), expect![[r#"{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"}]}"#]]);
-    check_patch(ips("10.0.0.1"), ips("10.0.0.2"), expect![[r#"{"podIP":"10.0.0.2","podIPs":[{"$patch":"replace"},{"ip":"10.0.0.2"}]}"#]]);
+    check_patch(
+        ips("10.0.0.1"),
+        ips("10.0.0.2"),
+        expect![[r#"{"podIP":"10.0.0.2","podIPs":[{"$patch":"replace"},{"ip":"10.0.0.2"}]}"#]],
+    );
     check_patch(json!({"reason": "Evicted"}), json!({}), expect![[r#"{"reason":null}"#]]);
 }

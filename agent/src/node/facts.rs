@@ -25,7 +25,8 @@ impl HostFacts {
     /// What only describes the host is left empty if it cannot be read; how much memory and disk there is must be known.
     pub fn read() -> io::Result<Self> {
         let text = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
-        let cpus = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",

@@ -6,8 +6,8 @@ use coracle_api::Quantity;
 use coracle_cri::v1::Image;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeSpec,
-    NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
+    NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -92,9 +92,9 @@ pub(super) fn status(
         allocatable: Some(text(allocatable(config))),
         conditions: Some(conditions(state, node, now)),
         addresses: Some(addresses),
-        daemon_endpoints: state.api_port.map(|port| NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }),
-        }),
+        daemon_endpoints: state
+            .api_port
+            .map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }) }),
         node_info: Some(NodeSystemInfo {
             architecture: host.architecture.clone(),
             boot_id: host.boot_id.clone(),

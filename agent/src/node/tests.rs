@@ -58,7 +58,13 @@ fn check(state: &NodeState, expected: Expect) {
     };
     let conditions = status.conditions.unwrap().into_iter().map(|condition| {
         let since = condition.last_transition_time.unwrap().0;
-        format!("{}={} {} {since}\n  {}\n", condition.type_, condition.status, condition.reason.unwrap(), condition.message.unwrap())
+        format!(
+            "{}={} {} {since}\n  {}\n",
+            condition.type_,
+            condition.status,
+            condition.reason.unwrap(),
+            condition.message.unwrap()
+        )
     });
     let conditions: String = conditions.filter(|line| line.starts_with("Ready")).collect();
     let text = format!(
@@ -74,31 +80,40 @@ fn check(state: &NodeState, expected: Expect) {
 
 #[test]
 fn a_node_says_what_it_is_and_why_it_is_not_ready() {
-    check(&state(None, None, None), expect![[r#"
+    check(
+        &state(None, None, None),
+        expect![[r#"
         {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
         cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
         cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
         ["127.42.0.1", "n1"] wasm://1.0
         Ready=True KubeletReady 2026-01-01T00:00:00Z
           kubelet is posting ready status
-    "#]]);
+    "#]],
+    );
     let faults = state(Some("container runtime is down"), None, Some("waiting for a pod CIDR"));
-    check(&faults, expect![[r#"
+    check(
+        &faults,
+        expect![[r#"
         {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
         cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
         cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
         ["127.42.0.1", "n1"] wasm://1.0
         Ready=False KubeletNotReady 2026-01-01T00:00:00Z
           [container runtime is down, node network is not ready: waiting for a pod CIDR]
-    "#]]);
-    check(&state(None, Some("the pod CIDR is not known yet"), None), expect![[r#"
+    "#]],
+    );
+    check(
+        &state(None, Some("the pod CIDR is not known yet"), None),
+        expect![[r#"
         {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
         cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
         cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
         ["127.42.0.1", "n1"] wasm://1.0
         Ready=False KubeletNotReady 2026-01-01T00:00:00Z
           [container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the pod CIDR is not known yet]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::events::EventType;
-use coracle_cri::v1::{ContainerState, CreateContainerRequest, ImageSpec, Mount, PullImageRequest};
+use coracle_cri::v1::{ContainerState, CreateContainerRequest, ImageSpec, Mount, PodSandboxState, PullImageRequest};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use tokio::time::{Instant, timeout};
@@ -128,7 +128,12 @@ async fn try_ensure_image(context: &PodContext, pod: &Pod, name: &str) -> Result
             let (waited, took) = pull(context, pod, &runtime, &spec).await.map_err(pull_fault)?;
             let found = runtime.image(spec).await.map_err(inspect)?.unwrap_or_default();
             let (took, waited, size) = (go_duration(took), go_duration(waited), found.size);
-            event("Pulled", format!("Successfully pulled image \"{written}\" in {took} ({waited} including waiting). Image size: {size} bytes."));
+            event(
+                "Pulled",
+                format!(
+                    "Successfully pulled image \"{written}\" in {took} ({waited} including waiting). Image size: {size} bytes."
+                ),
+            );
             Ok(image_info(found))
         }
     }
@@ -257,13 +262,7 @@ pub(super) async fn start(context: &PodContext, pod: &Pod, name: Arc<str>, id: &
     }
 }
 
-pub(super) async fn post_start(
-    context: &PodContext,
-    pod: &Pod,
-    name: Arc<str>,
-    id: &str,
-    ips: Vec<String>,
-) -> Input {
+pub(super) async fn post_start(context: &PodContext, pod: &Pod, name: Arc<str>, id: &str, ips: Vec<String>) -> Input {
     let handler = declared(pod, &name).ok().and_then(|c| c.lifecycle.as_ref()?.post_start.clone());
     let Some(handler) = handler else { return Input::HookDone { container: name } };
     match hook(context, pod, &name, id, &handler, &ips, HOOK).await {
@@ -418,7 +417,9 @@ async fn try_dispose(context: &PodContext) -> Result<(), String> {
 /// Removes what a runtime has of a pod; whatever still lives in it is killed.
 pub async fn remove_sandboxes(runtime: &Runtime, uid: &str) -> Result<(), CriError> {
     for sandbox in runtime.sandboxes(Some(uid)).await? {
-        runtime.stop_sandbox(&sandbox.id).await?;
+        if sandbox.state() == PodSandboxState::SandboxReady {
+            runtime.stop_sandbox(&sandbox.id).await?;
+        }
         runtime.remove_sandbox(&sandbox.id).await?;
     }
     Ok(())

@@ -93,9 +93,10 @@ mod tests {
     #[test]
     fn durations_are_written_as_go_writes_them() {
         let write = |millis| go_duration(Duration::from_millis(millis));
-        assert_eq!([write(12), write(10_000), write(160_000), write(300_000), write(1_500)], [
-            "12ms", "10s", "2m40s", "5m0s", "1.5s"
-        ]);
+        assert_eq!(
+            [write(12), write(10_000), write(160_000), write(300_000), write(1_500)],
+            ["12ms", "10s", "2m40s", "5m0s", "1.5s"]
+        );
         assert_eq!(go_duration(Duration::from_secs(3661)), "1h1m1s");
     }
 }

@@ -45,7 +45,11 @@ pub fn sandbox(pod: &Pod, node: &NodeView<'_>, dirs: &PodDirs, attempt: u32) -> 
             namespace: text(&meta.namespace),
             attempt,
         }),
-        hostname: if spec.host_network == Some(true) { node.node_name.to_owned() } else { hostname(pod, node.cluster_domain)? },
+        hostname: if spec.host_network == Some(true) {
+            node.node_name.to_owned()
+        } else {
+            hostname(pod, node.cluster_domain)?
+        },
         log_directory: dirs.logs.display().to_string(),
         dns_config: Some(dns(pod, &spec, node)),
         port_mappings,
@@ -99,7 +103,10 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
     let domain = host_domain(pod, cluster_domain);
     let full = if domain.is_empty() { short } else { format!("{short}.{domain}") };
     if full.len() > 64 {
-        return Err(format!("failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {} characters requested)", full.len()));
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {} characters requested)",
+            full.len()
+        ));
     }
     Ok(full)
 }
@@ -187,9 +194,11 @@ fn namespaces(spec: &PodSpec) -> NamespaceOption {
 
 fn sandbox_security(spec: &PodSpec) -> LinuxSandboxSecurityContext {
     let context = spec.security_context.clone().unwrap_or_default();
-    let privileged = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|container| {
-        container.security_context.as_ref().and_then(|context| context.privileged) == Some(true)
-    });
+    let privileged = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .any(|container| container.security_context.as_ref().and_then(|context| context.privileged) == Some(true));
     LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(spec)),
         selinux_options: context.se_linux_options.as_ref().map(selinux),

@@ -34,13 +34,31 @@ fn check_dns(spec: Value, expected: Expect) {
 
 #[test]
 fn dns_and_hostname_follow_the_policies() {
-    check_dns(json!({"containers": []}), expect![[r#"p ["127.42.0.1:1053"] ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"] ["ndots:5"]"#]]);
+    check_dns(
+        json!({"containers": []}),
+        expect![[
+            r#"p ["127.42.0.1:1053"] ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"] ["ndots:5"]"#
+        ]],
+    );
     check_dns(json!({"containers": [], "dnsPolicy": "Default"}), expect![[r#"p ["9.9.9.9"] ["lan"] ["edns0"]"#]]);
     check_dns(json!({"containers": [], "hostNetwork": true}), expect![[r#"n1 ["9.9.9.9"] ["lan"] ["edns0"]"#]]);
-    check_dns(json!({"containers": [], "dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}), expect![[r#"n1 ["127.42.0.1:1053"] ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"] ["ndots:5"]"#]]);
+    check_dns(
+        json!({"containers": [], "dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}),
+        expect![[
+            r#"n1 ["127.42.0.1:1053"] ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"] ["ndots:5"]"#
+        ]],
+    );
     let own = json!({"nameservers": ["1.1.1.1"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}]});
-    check_dns(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": own.clone()}), expect![[r#"p ["1.1.1.1"] ["x"] ["ndots:2"]"#]]);
-    check_dns(json!({"containers": [], "dnsConfig": own, "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}), expect![[r#"h.s.ns.svc.cluster.local ["127.42.0.1:1053", "1.1.1.1"] ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan", "x"] ["ndots:2"]"#]]);
+    check_dns(
+        json!({"containers": [], "dnsPolicy": "None", "dnsConfig": own.clone()}),
+        expect![[r#"p ["1.1.1.1"] ["x"] ["ndots:2"]"#]],
+    );
+    check_dns(
+        json!({"containers": [], "dnsConfig": own, "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}),
+        expect![[
+            r#"h.s.ns.svc.cluster.local ["127.42.0.1:1053", "1.1.1.1"] ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan", "x"] ["ndots:2"]"#
+        ]],
+    );
 }
 
 fn check_container(extra: Value, expected: Expect) {
@@ -86,15 +104,24 @@ fn check_container(extra: Value, expected: Expect) {
 
 #[test]
 fn containers_carry_resources_security_and_identity() {
-    check_container(json!({}), expect![[r#"
+    check_container(
+        json!({}),
+        expect![[r#"
         ["run", "world"] ["$(NOPE)"] c/2.log {"io.kubernetes.container.name": "c", "io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "ns", "io.kubernetes.pod.uid": "u"}
         shares=2 quota=0 memory=0 oom=1000 user=None ro=false
-    "#]]);
+    "#]],
+    );
     let resources = json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m", "memory": "32Mi"}});
     let security = json!({"runAsUser": 7, "readOnlyRootFilesystem": true});
-    check_container(json!({"resources": resources, "securityContext": security}), expect![[r#"
+    check_container(
+        json!({"resources": resources, "securityContext": security}),
+        expect![[r#"
         ["run", "world"] ["$(NOPE)"] c/2.log {"io.kubernetes.container.name": "c", "io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "ns", "io.kubernetes.pod.uid": "u"}
         shares=256 quota=50000 memory=67108864 oom=969 user=Some(7) ro=true
-    "#]]);
-    check_container(json!({"securityContext": {"runAsUser": 0, "runAsNonRoot": true}}), expect!["container's runAsUser breaks non-root policy (container: c)"]);
+    "#]],
+    );
+    check_container(
+        json!({"securityContext": {"runAsUser": 0, "runAsNonRoot": true}}),
+        expect!["container's runAsUser breaks non-root policy (container: c)"],
+    );
 }

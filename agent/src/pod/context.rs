@@ -173,10 +173,7 @@ impl PodContext {
         self.shared.sources.hold(&self.uid, &self.mailbox, &references(pod));
     }
 
-    pub async fn fetch(
-        &self,
-        keys: &BTreeSet<SourceKey>,
-    ) -> BTreeMap<SourceKey, Result<Arc<Source>, SourceError>> {
+    pub async fn fetch(&self, keys: &BTreeSet<SourceKey>) -> BTreeMap<SourceKey, Result<Arc<Source>, SourceError>> {
         let fetched = join_all(keys.iter().map(|key| self.shared.sources.get(key))).await;
         keys.iter().cloned().zip(fetched).collect()
     }

@@ -78,13 +78,18 @@ fn quote(text: &str) -> String {
 }
 
 /// A container's request or limit as a number in units of the divisor, rounded up.
-pub fn resource(pod: &Pod, own: &Container, facts: &PodFacts, wanted: &ResourceFieldSelector) -> Result<String, String> {
+pub fn resource(
+    pod: &Pod,
+    own: &Container,
+    facts: &PodFacts,
+    wanted: &ResourceFieldSelector,
+) -> Result<String, String> {
     let spec = pod.spec.as_ref();
     let container = match wanted.container_name.as_deref().filter(|name| !name.is_empty()) {
         None => own,
-        Some(name) => spec
-            .and_then(|spec| container(spec, name))
-            .ok_or_else(|| format!("container {name} not found"))?,
+        Some(name) => {
+            spec.and_then(|spec| container(spec, name)).ok_or_else(|| format!("container {name} not found"))?
+        }
     };
     let resources = container.resources.as_ref();
     let amount = |amounts: Option<&BTreeMap<String, Text>>, name: &str| -> Option<Quantity> {

@@ -27,9 +27,9 @@ pub fn environment(input: &EnvInput<'_>) -> Result<BTreeMap<String, String>, Str
     from_sources(input, &mut env)?;
     for variable in input.container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) if !value.is_empty() => Some(expand(value, |name| {
-                env.get(name).or_else(|| input.services.get(name)).cloned()
-            })),
+            (Some(value), _) if !value.is_empty() => {
+                Some(expand(value, |name| env.get(name).or_else(|| input.services.get(name)).cloned()))
+            }
             (_, Some(from)) => referred(input, from)?,
             (_, None) => Some(String::new()),
         };
@@ -71,10 +71,7 @@ fn is_variable(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') && !name.contains('=')
 }
 
-fn referred(
-    input: &EnvInput<'_>,
-    from: &k8s_openapi::api::core::v1::EnvVarSource,
-) -> Result<Option<String>, String> {
+fn referred(input: &EnvInput<'_>, from: &k8s_openapi::api::core::v1::EnvVarSource) -> Result<Option<String>, String> {
     if let Some(field) = &from.field_ref {
         return downward::field(input.pod, input.facts, &field.field_path).map(Some);
     }

@@ -22,7 +22,8 @@ fn sources() -> BTreeMap<SourceKey, Result<Arc<Source>, SourceError>> {
 fn services() -> BTreeMap<String, String> {
     let service = |namespace: &str, name: &str, ip: &str| -> Arc<Service> {
         let ports = json!([{"port": 80, "name": "http-x", "protocol": "TCP"}]);
-        let value = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"clusterIP": ip, "ports": ports}});
+        let value =
+            json!({"metadata": {"name": name, "namespace": namespace}, "spec": {"clusterIP": ip, "ports": ports}});
         Arc::new(serde_json::from_value(value).unwrap())
     };
     let services = [
@@ -93,9 +94,7 @@ fn variables_refer_to_each_other_and_to_sources() {
 
 #[test]
 fn resources_are_rounded_up_and_default_to_the_node() {
-    let resource = |name: &str, resource: &str, divisor: &str| {
-        json!({"name": name, "valueFrom": {"resourceFieldRef": {"resource": resource, "divisor": divisor}}})
-    };
+    let resource = |name: &str, resource: &str, divisor: &str| json!({"name": name, "valueFrom": {"resourceFieldRef": {"resource": resource, "divisor": divisor}}});
     check_env(
         json!({"name": "c", "resources": {"limits": {"cpu": "1500m"}, "requests": {"memory": "100M"}}, "env": [
             resource("CPU", "limits.cpu", "0"), resource("MCPU", "limits.cpu", "1m"),
@@ -113,8 +112,14 @@ fn resources_are_rounded_up_and_default_to_the_node() {
 #[test]
 fn what_is_missing_is_named() {
     let env = |from: Value| json!({"name": "c", "env": [{"name": "X", "valueFrom": from}]});
-    check_env(env(json!({"configMapKeyRef": {"name": "none", "key": "k"}})), expect![[r#"configmap "none" not found"#]]);
-    check_env(env(json!({"configMapKeyRef": {"name": "map", "key": "k"}})), expect!["couldn't find key k in ConfigMap ns/map"]);
+    check_env(
+        env(json!({"configMapKeyRef": {"name": "none", "key": "k"}})),
+        expect![[r#"configmap "none" not found"#]],
+    );
+    check_env(
+        env(json!({"configMapKeyRef": {"name": "map", "key": "k"}})),
+        expect!["couldn't find key k in ConfigMap ns/map"],
+    );
     check_env(env(json!({"fieldRef": {"fieldPath": "spec.bogus"}})), expect!["unsupported fieldPath: spec.bogus"]);
 }
 
@@ -138,5 +143,6 @@ fn services_are_named_as_docker_links_were() {
         MY_DB_SERVICE_HOST=127.43.0.9
         MY_DB_SERVICE_PORT=80
         MY_DB_SERVICE_PORT_HTTP_X=80
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }

@@ -148,9 +148,13 @@ fn matches(place: &str, repository: &str) -> bool {
     let host = if host == "docker.io" { "index.docker.io" } else { host };
     let (own_host, own_path) = repository.split_once('/').unwrap_or((repository, ""));
     let (wanted, own): (Vec<_>, Vec<_>) = (host.split('.').collect(), own_host.split('.').collect());
-    let hosts = wanted.len() == own.len() && wanted.iter().zip(&own).all(|(wanted, own)| *wanted == "*" || wanted == own);
+    let hosts =
+        wanted.len() == own.len() && wanted.iter().zip(&own).all(|(wanted, own)| *wanted == "*" || wanted == own);
     let path = path.trim_end_matches('/');
-    hosts && (path.is_empty() || own_path == path || own_path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
+    hosts
+        && (path.is_empty()
+            || own_path == path
+            || own_path.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
 }
 
 #[cfg(test)]
@@ -169,7 +173,12 @@ mod tests {
         check_name("hello", expect!["hello:latest"]);
         check_name("hello:dev", expect!["hello:dev"]);
         check_name("localhost:5000/a/b", expect!["localhost:5000/a/b:latest"]);
-        check_name("Hello", expect![[r#"couldn't parse image name "Hello": invalid reference format: repository name (Hello) must be lowercase"#]]);
+        check_name(
+            "Hello",
+            expect![[
+                r#"couldn't parse image name "Hello": invalid reference format: repository name (Hello) must be lowercase"#
+            ]],
+        );
         check_name("a//b", expect![[r#"couldn't parse image name "a//b": invalid reference format"#]]);
         check_name("a:b:c", expect![[r#"couldn't parse image name "a:b:c": invalid reference format"#]]);
         check_name("", expect![[r#"couldn't parse image name "": invalid reference format"#]]);
@@ -182,10 +191,9 @@ mod tests {
             "https://index.docker.io/v1/": auth("hub"), "example.com": auth("host"), "example.com/team": auth("team"),
             "*.example.com": auth("star"),
         }});
-        let secret: k8s_openapi::api::core::v1::Secret = serde_json::from_value(
-            json!({"data": {".dockerconfigjson": STANDARD.encode(config.to_string())}}),
-        )
-        .unwrap();
+        let secret: k8s_openapi::api::core::v1::Secret =
+            serde_json::from_value(json!({"data": {".dockerconfigjson": STANDARD.encode(config.to_string())}}))
+                .unwrap();
         let source = Source::from(secret);
         let users = |image: &str| {
             let users: Vec<_> = credentials(image, &[&source]).into_iter().map(|auth| auth.username).collect();

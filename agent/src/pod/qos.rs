@@ -12,7 +12,10 @@ pub fn class(spec: &PodSpec) -> &'static str {
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let mut any = false;
     let mut guaranteed = true;
-    let pod_level = spec.resources.as_ref().filter(|resources| is_set(resources.requests.as_ref()) || is_set(resources.limits.as_ref()));
+    let pod_level = spec
+        .resources
+        .as_ref()
+        .filter(|resources| is_set(resources.requests.as_ref()) || is_set(resources.limits.as_ref()));
     let all: Vec<Option<&ResourceRequirements>> = match pod_level {
         Some(resources) => vec![Some(resources)],
         None => containers.map(|container| container.resources.as_ref()).collect(),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
+    Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -116,7 +116,9 @@ impl Facts<'_> {
                 let running = Some(ContainerStateRunning { started_at: Some(time(*started)) });
                 (ContainerState { running, ..ContainerState::default() }, last())
             }
-            Run::Exited { exit, .. } if slot.waiting.is_some() && !self.terminating => (waiting(), Some(terminated(exit))),
+            Run::Exited { exit, .. } if slot.waiting.is_some() && !self.terminating => {
+                (waiting(), Some(terminated(exit)))
+            }
             Run::Exited { exit, .. } => (terminated(exit), last()),
         };
         let running = slot.is_running();

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use coracle_client::OnExit;
 use coracle_client::events::EventType;
-use coracle_cri::v1::ContainerState;
 use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::FuturesUnordered;
@@ -231,8 +230,9 @@ impl Worker {
                     lane.abort();
                 }
             }
-            Effect::Create { container, attempt, image } => self
-                .add(async move { acts::create(&context, &pod, container, attempt, image, sandbox).await }),
+            Effect::Create { container, attempt, image } => {
+                self.add(async move { acts::create(&context, &pod, container, attempt, image, sandbox).await })
+            }
             Effect::Start { container, id } => {
                 self.add(async move { acts::start(&context, &pod, container, &id).await });
             }
@@ -273,7 +273,7 @@ impl Worker {
         let pod = self.machine.pod().clone();
         let Some(declared) = pod.spec.as_ref().and_then(|spec| container(spec, name)) else { return };
         let Some((runtime, _)) = self.context.chosen.lock().clone() else { return };
-        let token = self.probes.entry(name.clone()).or_insert_with(CancellationToken::new).clone();
+        let token = self.probes.entry(name.clone()).or_default().clone();
         let host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
         let ips = if host { self.context.shared.host_ips() } else { sandbox.map(|info| info.ips).unwrap_or_default() };
         let ip: Option<IpAddr> = ips.first().and_then(|ip| ip.parse().ok());
@@ -347,14 +347,9 @@ impl Worker {
         let (context, pod) = (self.context.clone(), self.machine.pod().clone());
         let Some((runtime, _)) = self.context.chosen.lock().clone().filter(|_| live) else { return };
         self.work.push(Box::pin(async move {
-            let status = runtime.container_status(&id).await;
-            match status {
-                Ok(status) if status.state() == ContainerState::ContainerRunning => None,
-                Ok(_) | Err(_) => match acts::ended(&context, &runtime, &pod, id).await {
-                    exited @ Input::Exited { .. } => Some(exited),
-                    _ => None,
-                },
-            }
+            // Anything else is no news: it runs on, or the runtime will be asked again when it is heard again.
+            let input = acts::ended(&context, &runtime, &pod, id).await;
+            if let Input::Exited { .. } = input { Some(input) } else { None }
         }));
     }
 
@@ -445,5 +440,6 @@ impl Worker {
 fn is_on_its_way(status: &PodStatus) -> bool {
     let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let mut waiting = all.filter_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
-    status.phase.as_deref() == Some("Pending") && waiting.all(|reason| matches!(reason, "ContainerCreating" | "PodInitializing"))
+    status.phase.as_deref() == Some("Pending")
+        && waiting.all(|reason| matches!(reason, "ContainerCreating" | "PodInitializing"))
 }

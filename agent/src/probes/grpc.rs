@@ -41,7 +41,11 @@ pub(super) async fn check(stream: TcpStream, service: &str) -> Outcome {
     let (status, body) = answer.map_err(|error| failed(&error))?;
     match status.as_deref() {
         Some("0") | None => {}
-        Some("12") => return Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
+        Some("12") => {
+            return Err(
+                "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()
+            );
+        }
         Some(code) => return Err(failed(&format_args!("rpc error: code = {code}"))),
     }
     match serving(&body) {

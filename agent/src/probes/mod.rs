@@ -31,10 +31,19 @@ use crate::runtime::Runtime;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Check {
     Http(HttpCheck),
-    Tcp { host: String, port: u16 },
-    Grpc { host: String, port: u16, service: String },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Grpc {
+        host: String,
+        port: u16,
+        service: String,
+    },
     /// In the container, through its runtime.
-    Exec { command: Vec<String> },
+    Exec {
+        command: Vec<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -165,7 +174,10 @@ impl ProbeTask {
 fn timed_out(check: &Check, limit: Duration) -> String {
     match check {
         Check::Http(http) => {
-            format!("Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)", http.url())
+            format!(
+                "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+                http.url()
+            )
         }
         Check::Tcp { host, port } => format!("dial tcp {host}:{port}: i/o timeout"),
         Check::Grpc { host, port, .. } => {

@@ -56,7 +56,8 @@ async fn run(kind: ProbeKind, probe: Value, script: &str, seconds: u64) -> Strin
     let watch = async {
         loop {
             for ((_, kind), verdict) in mailbox.take().await.verdicts {
-                out += &format!("{}s {kind} {}\n", start.elapsed().as_secs(), if verdict.healthy { "ok" } else { "bad" });
+                out +=
+                    &format!("{}s {kind} {}\n", start.elapsed().as_secs(), if verdict.healthy { "ok" } else { "bad" });
             }
         }
     };
@@ -86,20 +87,44 @@ async fn check(kind: ProbeKind, probe: Value, script: &str, expected: Expect) {
 #[tokio::test(start_paused = true)]
 async fn verdicts_change_at_the_thresholds() {
     let probe = json!({"periodSeconds": 5, "failureThreshold": 2, "successThreshold": 2, "initialDelaySeconds": 3});
-    check(ProbeKind::Readiness, probe, "xoooxoxxo", expect![[r#"
+    check(
+        ProbeKind::Readiness,
+        probe,
+        "xoooxoxxo",
+        expect![[r#"
         13s Readiness ok
         38s Readiness bad
         48s Readiness ok
-        goes on"#]]).await;
-    check(ProbeKind::Liveness, json!({"periodSeconds": 5}), "oxxoxxx", expect![[r#"
+        goes on"#]],
+    )
+    .await;
+    check(
+        ProbeKind::Liveness,
+        json!({"periodSeconds": 5}),
+        "oxxoxxx",
+        expect![[r#"
         30s Liveness bad
-        ended"#]]).await;
-    check(ProbeKind::Startup, json!({"periodSeconds": 1, "failureThreshold": 30}), "xxxo", expect![[r#"
+        ended"#]],
+    )
+    .await;
+    check(
+        ProbeKind::Startup,
+        json!({"periodSeconds": 1, "failureThreshold": 30}),
+        "xxxo",
+        expect![[r#"
         3s Startup ok
-        ended"#]]).await;
-    check(ProbeKind::Startup, json!({"periodSeconds": 1}), "-", expect![[r#"
+        ended"#]],
+    )
+    .await;
+    check(
+        ProbeKind::Startup,
+        json!({"periodSeconds": 1}),
+        "-",
+        expect![[r#"
         3s Startup bad
-        ended"#]]).await;
+        ended"#]],
+    )
+    .await;
 }
 
 fn container() -> Container {
@@ -121,7 +146,10 @@ fn ports_may_be_named() {
     check_target(json!({"httpGet": {"port": "http", "path": "healthz"}}), expect!["http://127.42.0.2:8080/healthz"]);
     check_target(json!({"httpGet": {"port": "nope"}}), expect![[r#"couldn't find port: "nope" in pod"#]]);
     check_target(json!({"tcpSocket": {"port": 70000}}), expect!["invalid port number: 70000"]);
-    check_target(json!({"grpc": {"port": 9, "service": "s"}}), expect![[r#"Grpc { host: "127.42.0.2", port: 9, service: "s" }"#]]);
+    check_target(
+        json!({"grpc": {"port": 9, "service": "s"}}),
+        expect![[r#"Grpc { host: "127.42.0.2", port: 9, service: "s" }"#]],
+    );
     check_target(json!({}), expect!["missing probe handler"]);
 }
 
@@ -159,7 +187,8 @@ async fn http_answers_are_judged_by_their_code() {
         x-a: b
         connection: close
 
-        Ok(())"#]].assert_eq(&against("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
+        Ok(())"#]]
+    .assert_eq(&against("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
     let outcome = against("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
     assert!(outcome.ends_with("Err(\"HTTP probe failed with statuscode: 503\")"), "{outcome}");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

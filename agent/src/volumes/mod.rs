@@ -81,7 +81,8 @@ pub struct VolumeError {
 
 /// Makes what is not there and brings the content of the rest up to date. What is right already is not touched.
 pub fn set_up(input: &VolumeInput<'_>) -> Result<(), VolumeError> {
-    let io_fault = |volume: &str, error: io::Error| VolumeError { volume: volume.to_owned(), message: error.to_string() };
+    let io_fault =
+        |volume: &str, error: io::Error| VolumeError { volume: volume.to_owned(), message: error.to_string() };
     make_dir(&input.dirs.root, 0o750).map_err(|error| io_fault("", error))?;
     for volume in volumes(input.pod) {
         let failed = |message: String| VolumeError { volume: volume.name.clone(), message };
@@ -138,7 +139,10 @@ fn type_name(volume: &Volume) -> &'static str {
 
 /// Content that the node writes, and containers may only read.
 fn is_written_by_node(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some()
 }
 
 fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {

@@ -23,14 +23,20 @@ pub fn mounts(
     let mut mounts = Vec::new();
     for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
         let volume = volumes(pod).find(|volume| volume.name == wanted.name);
-        let volume = volume.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", wanted.name, container.name))?;
+        let volume = volume.ok_or_else(|| {
+            format!("cannot find volume \"{}\" to mount into container \"{}\"", wanted.name, container.name)
+        })?;
         let root = path(dirs, volume)?;
         let host = match sub_path(wanted, env)? {
             None => root,
             Some(below) => {
                 let place = dirs.root.join("volume-subpaths").join(&volume.name).join(&container.name);
-                resolve(&root, &below, volume, &place.join(index.to_string()))
-                    .map_err(|error| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", wanted.name, container.name))?
+                resolve(&root, &below, volume, &place.join(index.to_string())).map_err(|error| {
+                    format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                        wanted.name, container.name
+                    )
+                })?
             }
         };
         let propagation = match wanted.mount_propagation.as_deref() {

@@ -98,7 +98,9 @@ fn check(volume: Value, expected: Expect) {
 
 #[test]
 fn config_maps_are_seen_through_links() {
-    check(json!({"name": "v", "configMap": {"name": "map"}}), expect![[r#"
+    check(
+        json!({"name": "v", "configMap": {"name": "map"}}),
+        expect![[r#"
         /kubernetes.io~configmap 755
         /kubernetes.io~configmap/v 755
         /kubernetes.io~configmap/v/..2026_01_01_00_00_01.000000000 755
@@ -109,13 +111,16 @@ fn config_maps_are_seen_through_links() {
         /kubernetes.io~configmap/v/a 644 "1"
         /kubernetes.io~configmap/v/b -> ..data/b
         /kubernetes.io~configmap/v/b 644 "2"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn items_choose_keys_paths_and_modes() {
     let items = json!([{"key": "a", "path": "x/y/a.txt", "mode": 0o400}]);
-    check(json!({"name": "v", "configMap": {"name": "map", "items": items, "defaultMode": 0o440}}), expect![[r#"
+    check(
+        json!({"name": "v", "configMap": {"name": "map", "items": items, "defaultMode": 0o440}}),
+        expect![[r#"
         /kubernetes.io~configmap 755
         /kubernetes.io~configmap/v 755
         /kubernetes.io~configmap/v/..2026_01_01_00_00_01.000000000 755
@@ -127,7 +132,8 @@ fn items_choose_keys_paths_and_modes() {
         /kubernetes.io~configmap/v/x 755
         /kubernetes.io~configmap/v/x/y 755
         /kubernetes.io~configmap/v/x/y/a.txt 400 "1"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -139,7 +145,9 @@ fn projections_are_put_together() {
         {"configMap": {"name": "none", "optional": true}},
         {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
     ]);
-    check(json!({"name": "v", "projected": {"sources": sources, "defaultMode": 0o600}}), expect![[r#"
+    check(
+        json!({"name": "v", "projected": {"sources": sources, "defaultMode": 0o600}}),
+        expect![[r#"
         /kubernetes.io~projected 755
         /kubernetes.io~projected/v 755
         /kubernetes.io~projected/v/..2026_01_01_00_00_01.000000000 755
@@ -156,18 +164,38 @@ fn projections_are_put_together() {
         /kubernetes.io~projected/v/labels 600 "app=\"web\""
         /kubernetes.io~projected/v/token -> ..data/token
         /kubernetes.io~projected/v/token 600 "TOKEN"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn what_cannot_be_made_is_said_as_kubelet_says_it() {
-    check(json!({"name": "v", "configMap": {"name": "none"}}), expect![[r#"MountVolume.SetUp failed for volume "v" : configmap "none" not found"#]]);
+    check(
+        json!({"name": "v", "configMap": {"name": "none"}}),
+        expect![[r#"MountVolume.SetUp failed for volume "v" : configmap "none" not found"#]],
+    );
     let items = json!([{"key": "zz", "path": "a"}]);
-    check(json!({"name": "v", "configMap": {"name": "map", "items": items}}), expect![[r#"MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: zz"#]]);
-    check(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}), expect![[r#"MountVolume.SetUp failed for volume "v" : this node does not provide volumes of the type persistentVolumeClaim"#]]);
-    check(json!({"name": "v", "hostPath": {"path": "/no/such", "type": "Directory"}}), expect![[r#"MountVolume.SetUp failed for volume "v" : hostPath type check failed: /no/such is not a directory"#]]);
+    check(
+        json!({"name": "v", "configMap": {"name": "map", "items": items}}),
+        expect![[r#"MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: zz"#]],
+    );
+    check(
+        json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}),
+        expect![[
+            r#"MountVolume.SetUp failed for volume "v" : this node does not provide volumes of the type persistentVolumeClaim"#
+        ]],
+    );
+    check(
+        json!({"name": "v", "hostPath": {"path": "/no/such", "type": "Directory"}}),
+        expect![[
+            r#"MountVolume.SetUp failed for volume "v" : hostPath type check failed: /no/such is not a directory"#
+        ]],
+    );
     let items = json!([{"key": "a", "path": "../../etc/passwd"}]);
-    check(json!({"name": "v", "configMap": {"name": "map", "items": items}}), expect![[r#"MountVolume.SetUp failed for volume "v" : invalid path "../../etc/passwd" in the volume"#]]);
+    check(
+        json!({"name": "v", "configMap": {"name": "map", "items": items}}),
+        expect![[r#"MountVolume.SetUp failed for volume "v" : invalid path "../../etc/passwd" in the volume"#]],
+    );
 }
 
 #[test]
@@ -191,7 +219,8 @@ fn an_update_turns_all_files_at_once_and_nothing_is_written_twice() {
         /kubernetes.io~configmap/v/a 644 "9"
         /kubernetes.io~configmap/v/c -> ..data/c
         /kubernetes.io~configmap/v/c 644 "3"
-    "#]].assert_eq(&bench.seen());
+    "#]]
+    .assert_eq(&bench.seen());
     tear_down(&bench.dirs()).unwrap();
     assert!(!bench.dirs().root.exists());
     tear_down(&bench.dirs()).unwrap();
@@ -217,20 +246,40 @@ fn check_mounts(volume: Value, mount: Value, expected: Expect) {
 #[test]
 fn mounts_name_folders_and_what_lies_in_them() {
     let empty = json!({"name": "v", "emptyDir": {}});
-    check_mounts(empty.clone(), json!({"name": "v", "mountPath": "/data"}), expect![[r#"
+    check_mounts(
+        empty.clone(),
+        json!({"name": "v", "mountPath": "/data"}),
+        expect![[r#"
         /data <- DIR/pods/u/volumes/kubernetes.io~empty-dir/v rw
         /etc/hosts <- DIR/pods/u/etc-hosts rw
-    "#]]);
-    check_mounts(empty.clone(), json!({"name": "v", "mountPath": "/d", "subPathExpr": "$(POD)/x"}), expect![[r#"
+    "#]],
+    );
+    check_mounts(
+        empty.clone(),
+        json!({"name": "v", "mountPath": "/d", "subPathExpr": "$(POD)/x"}),
+        expect![[r#"
         /d <- DIR/pods/u/volumes/kubernetes.io~empty-dir/v/p-1/x rw
         /etc/hosts <- DIR/pods/u/etc-hosts rw
-    "#]]);
-    check_mounts(empty.clone(), json!({"name": "v", "mountPath": "/d", "subPath": "../x"}), expect![[r#"subPath "../x" must be a relative path without '..'"#]]);
+    "#]],
+    );
+    check_mounts(
+        empty.clone(),
+        json!({"name": "v", "mountPath": "/d", "subPath": "../x"}),
+        expect![[r#"subPath "../x" must be a relative path without '..'"#]],
+    );
     let map = json!({"name": "v", "configMap": {"name": "map"}});
-    check_mounts(map, json!({"name": "v", "mountPath": "/etc/hosts", "subPath": "a"}), expect![[r#"
+    check_mounts(
+        map,
+        json!({"name": "v", "mountPath": "/etc/hosts", "subPath": "a"}),
+        expect![[r#"
         /etc/hosts <- DIR/pods/u/volume-subpaths/v/c/0 ro
-    "#]]);
-    check_mounts(empty, json!({"name": "w", "mountPath": "/d"}), expect![[r#"cannot find volume "w" to mount into container "c""#]]);
+    "#]],
+    );
+    check_mounts(
+        empty,
+        json!({"name": "w", "mountPath": "/d"}),
+        expect![[r#"cannot find volume "w" to mount into container "c""#]],
+    );
 }
 
 #[test]
@@ -250,5 +299,6 @@ fn hosts_files_name_the_pod_and_its_aliases() {
 
         # Entries added by HostAliases.
         10.0.0.1	a	b
-    "#]].assert_eq(&hosts_file(&pod, &["127.42.0.2".to_owned()], "p", "sub.ns.svc.cluster.local"));
+    "#]]
+    .assert_eq(&hosts_file(&pod, &["127.42.0.2".to_owned()], "p", "sub.ns.svc.cluster.local"));
 }

@@ -276,7 +276,7 @@ impl RuntimeService for FakeRuntime {
             if !container.live() {
                 return Err(Status::failed_precondition(format!("container \"{id}\" is not running")));
             }
-            let code = state.scripts.get(container.image()).and_then(|script| script.exec.get(&line)).copied();
+            let code = state.script(container.image()).and_then(|script| script.exec.get(&line)).copied();
             let exit_code = code.ok_or_else(|| Status::unimplemented(format!("no script for {line:?}")))?;
             Ok(ExecSyncResponse { stdout: Vec::new(), stderr: Vec::new(), exit_code })
         })

@@ -125,15 +125,14 @@ impl State {
 
     /// The script's word on one step: how long it takes, or why it fails. `None` is never.
     pub(super) fn step(&mut self, image: &str, kind: &'static str) -> Result<Option<std::time::Duration>, Status> {
-        let script = self.scripts.get(image);
-        let step = script.map(|script| match kind {
-            "pull" => &script.pull,
-            "create" => &script.create,
-            _ => &script.start,
+        let step = self.script(image).map(|script| match kind {
+            "pull" => script.pull.clone(),
+            "create" => script.create.clone(),
+            _ => script.start.clone(),
         });
         match step {
             None | Some(Step::Ok) => Ok(Some(std::time::Duration::ZERO)),
-            Some(Step::Takes(time)) => Ok(Some(*time)),
+            Some(Step::Takes(time)) => Ok(Some(time)),
             Some(Step::Never) => Ok(None),
             Some(Step::Fails { times, message }) => {
                 let failed = self.failures.entry((image.to_owned(), kind)).or_default();
@@ -144,6 +143,14 @@ impl State {
                 Err(Status::new(if kind == "pull" { Code::NotFound } else { Code::Unknown }, message.clone()))
             }
         }
+    }
+
+    /// The script of an image given by name or by id.
+    pub(super) fn script(&self, image: &str) -> Option<&Script> {
+        self.scripts.get(image).or_else(|| {
+            let spec = self.image(image)?.spec.as_ref()?;
+            self.scripts.get(&spec.image)
+        })
     }
 
     pub(super) fn add_image(&mut self, image: &str) -> String {
@@ -239,9 +246,8 @@ impl State {
         if self.live().contains_key(&key) {
             self.violations.push(format!("a second live container {} in pod {}", key.1, key.0));
         }
+        let script = self.script(container.image()).cloned().unwrap_or_default();
         let attempt = self.starts.entry(key).or_default();
-        let image = container.image().to_owned();
-        let script = self.scripts.get(&image).cloned().unwrap_or_default();
         let run = script.run(usize::try_from(*attempt).unwrap_or(usize::MAX));
         *attempt += 1;
         let log = PathBuf::from(&sandbox.config.log_directory).join(&container.config.log_path);
@@ -270,7 +276,7 @@ impl State {
         }
         let kill_at = now_ns + timeout_s.max(0).saturating_mul(1_000_000_000);
         let killed = Exit { at_ns: kill_at, code: 137, reason: "Error", message: String::new() };
-        let stop = self.scripts.get(container.image()).map(|script| script.stop.clone()).unwrap_or_default();
+        let stop = self.script(container.image()).map(|script| script.stop.clone()).unwrap_or_default();
         let due = match stop {
             Stop::After(time) if now_ns + time.as_nanos() as i64 <= kill_at && timeout_s > 0 => {
                 let at_ns = now_ns + time.as_nanos() as i64;

@@ -94,7 +94,9 @@ impl PodMachine {
                 Run::Running { id, started, .. } if policy == Some("Never") => {
                     Run::Exited { exit: lost(id, Some(started)), at: now.at }
                 }
-                Run::Exited { exit, at } if policy == Some("Never") || (policy == Some("OnFailure") && exit.code == 0) => {
+                Run::Exited { exit, at }
+                    if policy == Some("Never") || (policy == Some("OnFailure") && exit.code == 0) =>
+                {
                     Run::Exited { exit, at }
                 }
                 Run::Running { id, started, .. } => {
