@@ -12,7 +12,6 @@ spec:
   - {name: d, image: 'localhost:5000/y:1.2', env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]}
   volumes:
   - {name: a}
-  - {name: b, configMap: {name: m}}
   - {name: t, projected: {sources: [{serviceAccountToken: {path: token}}]}}
   serviceAccountName: default
   tolerations: [{key: a, operator: Exists, effect: NoExecute}]
@@ -23,76 +22,70 @@ fn defaults_of_a_pod() {
     check_create(
         POD,
         expect![[r#"
-        apiVersion: v1
-        kind: Pod
-        spec:
-          containers:
-          - image: x
-            imagePullPolicy: Always
-            livenessProbe:
-              failureThreshold: 3
-              httpGet:
-                path: /
-                port: 80
-                scheme: HTTP
-              periodSeconds: 10
-              successThreshold: 1
-              timeoutSeconds: 1
-            name: c
-            ports:
-            - containerPort: 80
-              protocol: TCP
-            resources:
-              limits:
-                cpu: '1'
-                memory: 1Gi
-              requests:
-                cpu: '1'
-                memory: 1Gi
-            terminationMessagePath: /dev/termination-log
-            terminationMessagePolicy: File
-          - env:
-            - name: A
-              valueFrom:
-                fieldRef:
-                  apiVersion: v1
-                  fieldPath: status.podIP
-            image: localhost:5000/y:1.2
-            imagePullPolicy: IfNotPresent
-            name: d
-            resources: {}
-            terminationMessagePath: /dev/termination-log
-            terminationMessagePolicy: File
-          dnsPolicy: ClusterFirst
-          enableServiceLinks: true
-          restartPolicy: Always
-          schedulerName: default-scheduler
-          securityContext: {}
-          serviceAccount: default
-          serviceAccountName: default
-          terminationGracePeriodSeconds: 30
-          tolerations:
-          - effect: NoExecute
-            key: a
-            operator: Exists
-          volumes:
-          - emptyDir: {}
-            name: a
-          - configMap:
-              defaultMode: 420
-              name: m
-            name: b
-          - name: t
-            projected:
-              defaultMode: 420
-              sources:
-              - serviceAccountToken:
-                  expirationSeconds: 3600
-                  path: token
-        status:
-          phase: Pending
-          qosClass: Burstable
-    "#]],
+            spec:
+              containers:
+              - image: x
+                imagePullPolicy: Always
+                livenessProbe:
+                  failureThreshold: 3
+                  httpGet:
+                    path: /
+                    port: 80
+                    scheme: HTTP
+                  periodSeconds: 10
+                  successThreshold: 1
+                  timeoutSeconds: 1
+                name: c
+                ports:
+                - containerPort: 80
+                  protocol: TCP
+                resources:
+                  limits:
+                    cpu: '1'
+                    memory: 1Gi
+                  requests:
+                    cpu: '1'
+                    memory: 1Gi
+                terminationMessagePath: /dev/termination-log
+                terminationMessagePolicy: File
+              - env:
+                - name: A
+                  valueFrom:
+                    fieldRef:
+                      apiVersion: v1
+                      fieldPath: status.podIP
+                image: localhost:5000/y:1.2
+                imagePullPolicy: IfNotPresent
+                name: d
+                resources: {}
+                terminationMessagePath: /dev/termination-log
+                terminationMessagePolicy: File
+              dnsPolicy: ClusterFirst
+              enableServiceLinks: true
+              restartPolicy: Always
+              schedulerName: default-scheduler
+              securityContext: {}
+              serviceAccount: default
+              serviceAccountName: default
+              terminationGracePeriodSeconds: 30
+              tolerations:
+              - effect: NoExecute
+                key: a
+                operator: Exists
+              volumes:
+              - emptyDir: {}
+                name: a
+              - name: t
+                projected:
+                  defaultMode: 420
+                  sources:
+                  - serviceAccountToken:
+                      expirationSeconds: 3600
+                      path: token
+            status:
+              phase: Pending
+              qosClass: Burstable
+        "#]],
     );
 }
 
@@ -107,10 +100,9 @@ spec:
   hostNetwork: true
   schedulingGates: [{name: example.com/wait}]
   containers: [{name: c, image: x@sha256:00, ports: [{containerPort: 80}]}]
+  volumes: [{name: b, configMap: {name: m}}]
 ",
         expect![[r#"
-            apiVersion: v1
-            kind: Pod
             spec:
               containers:
               - image: x@sha256:00
@@ -132,6 +124,11 @@ spec:
               - name: example.com/wait
               securityContext: {}
               terminationGracePeriodSeconds: 30
+              volumes:
+              - configMap:
+                  defaultMode: 420
+                  name: m
+                name: b
             status:
               conditions:
               - lastTransitionTime: 2026-01-01T00:00:00Z

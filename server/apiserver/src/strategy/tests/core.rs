@@ -58,11 +58,9 @@ stringData: {a: hello}
 data: {b: AA==}
 ",
         expect![[r#"
-            apiVersion: v1
             data:
               a: aGVsbG8=
               b: AA==
-            kind: Secret
             type: Opaque
         "#]],
     );
@@ -116,14 +114,12 @@ metadata: {name: ns}
     check_create(
         ns,
         expect![[r#"
-        apiVersion: v1
-        kind: Namespace
-        spec:
-          finalizers:
-          - kubernetes
-        status:
-          phase: Active
-    "#]],
+            spec:
+              finalizers:
+              - kubernetes
+            status:
+              phase: Active
+        "#]],
     );
     assert_eq!(created(ns).unwrap().label("kubernetes.io/metadata.name"), Some("ns"));
     check_update(
@@ -164,20 +160,18 @@ status: {capacity: {cpu: 2, pods: 110}}
     check_create(
         node,
         expect![[r#"
-        apiVersion: v1
-        kind: Node
-        spec:
-          podCIDR: 127.42.0.0/20
-          podCIDRs:
-          - 127.42.0.0/20
-        status:
-          allocatable:
-            cpu: '2'
-            pods: '110'
-          capacity:
-            cpu: '2'
-            pods: '110'
-    "#]],
+            spec:
+              podCIDR: 127.42.0.0/20
+              podCIDRs:
+              - 127.42.0.0/20
+            status:
+              allocatable:
+                cpu: '2'
+                pods: '110'
+              capacity:
+                cpu: '2'
+                pods: '110'
+        "#]],
     );
     check_update(
         node,
@@ -207,7 +201,7 @@ status: {capacity: {cpu: 2, pods: 110}}
 }
 
 #[test]
-fn volumes_and_claims() {
+fn volume_claims() {
     let claim = "
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -217,18 +211,16 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
     check_create(
         claim,
         expect![[r#"
-        apiVersion: v1
-        kind: PersistentVolumeClaim
-        spec:
-          accessModes:
-          - ReadWriteOnce
-          resources:
-            requests:
-              storage: 1Gi
-          volumeMode: Filesystem
-        status:
-          phase: Pending
-    "#]],
+            spec:
+              accessModes:
+              - ReadWriteOnce
+              resources:
+                requests:
+                  storage: 1Gi
+              volumeMode: Filesystem
+            status:
+              phase: Pending
+        "#]],
     );
     check_update(
         claim,
@@ -258,6 +250,10 @@ spec: {accessModes: [Sometimes]}
             spec.resources[storage]: Required value
         "#]],
     );
+}
+
+#[test]
+fn volumes() {
     let volume = "
 apiVersion: v1
 kind: PersistentVolume
@@ -267,21 +263,19 @@ spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, hostPath: {path: 
     check_create(
         volume,
         expect![[r#"
-        apiVersion: v1
-        kind: PersistentVolume
-        spec:
-          accessModes:
-          - ReadWriteOnce
-          capacity:
-            storage: 1Gi
-          hostPath:
-            path: /data
-            type: ''
-          persistentVolumeReclaimPolicy: Retain
-          volumeMode: Filesystem
-        status:
-          phase: Pending
-    "#]],
+            spec:
+              accessModes:
+              - ReadWriteOnce
+              capacity:
+                storage: 1Gi
+              hostPath:
+                path: /data
+                type: ''
+              persistentVolumeReclaimPolicy: Retain
+              volumeMode: Filesystem
+            status:
+              phase: Pending
+        "#]],
     );
     check_update(
         volume,
@@ -305,6 +299,10 @@ spec: {nfs: {server: a, path: /b}, hostPath: {path: /a/../b}}
             spec.hostPath.path: Invalid value: "/a/../b": must not contain '..'
         "#]],
     );
+}
+
+#[test]
+fn storage_classes() {
     let class = "
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
@@ -314,12 +312,10 @@ provisioner: example.com/fast
     check_create(
         class,
         expect![[r#"
-        apiVersion: storage.k8s.io/v1
-        kind: StorageClass
-        provisioner: example.com/fast
-        reclaimPolicy: Delete
-        volumeBindingMode: Immediate
-    "#]],
+            provisioner: example.com/fast
+            reclaimPolicy: Delete
+            volumeBindingMode: Immediate
+        "#]],
     );
     check_update(
         class,

@@ -45,11 +45,13 @@ pub(super) fn created(yaml: &str) -> Result<Object, String> {
     Err(errors.iter().map(|error| format!("{error}\n")).collect())
 }
 
-/// What is stored, without metadata, or what is wrong.
+/// What is stored (without its header), or what is wrong.
 pub(super) fn check_create(yaml: &str, expected: Expect) {
     let out = match created(yaml) {
         Ok(mut object) => {
-            object.0.remove("metadata");
+            for field in ["apiVersion", "kind", "metadata"] {
+                object.remove(&[field]);
+            }
             serde_norway::to_string(&object).expect("YAML")
         }
         Err(errors) => errors,

@@ -17,8 +17,6 @@ spec:
   ports: [{port: 80, nodePort: 30080}]
 ",
         expect![[r#"
-            apiVersion: v1
-            kind: Service
             spec:
               clusterIP: 127.43.0.9
               clusterIPs:
@@ -39,6 +37,10 @@ spec:
               loadBalancer: {}
         "#]],
     );
+}
+
+#[test]
+fn faults_of_services() {
     check_create(
         "
 apiVersion: v1
@@ -77,6 +79,10 @@ spec: {type: ExternalName, externalName: UPPER, clusterIPs: ['1.2.3.4']}
             spec.externalName: Invalid value: "UPPER": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
         "#]],
     );
+}
+
+#[test]
+fn services_that_change() {
     let balanced = "
 apiVersion: v1
 kind: Service
@@ -132,17 +138,15 @@ endpoints: [{addresses: [127.42.0.3]}]
     check_create(
         slice,
         expect![[r#"
-        addressType: IPv4
-        apiVersion: discovery.k8s.io/v1
-        endpoints:
-        - addresses:
-          - 127.42.0.3
-        kind: EndpointSlice
-        ports:
-        - name: ''
-          port: 80
-          protocol: TCP
-    "#]],
+            addressType: IPv4
+            endpoints:
+            - addresses:
+              - 127.42.0.3
+            ports:
+            - name: ''
+              port: 80
+              protocol: TCP
+        "#]],
     );
     check_update(
         slice,
@@ -156,7 +160,7 @@ endpoints: [{addresses: [127.42.0.3]}]
 }
 
 #[test]
-fn ingresses_and_policies() {
+fn ingresses() {
     check_create(
         "
 apiVersion: networking.k8s.io/v1
@@ -182,6 +186,10 @@ spec:
             spec.rules[0].http.paths[2].backend: Invalid value: "": cannot set both port name & port number
         "#]],
     );
+}
+
+#[test]
+fn network_policies() {
     check_create(
         "
 apiVersion: networking.k8s.io/v1
@@ -194,8 +202,6 @@ spec:
     to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]
 ",
         expect![[r#"
-            apiVersion: networking.k8s.io/v1
-            kind: NetworkPolicy
             spec:
               egress:
               - ports:

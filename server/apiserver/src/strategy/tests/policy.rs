@@ -13,11 +13,9 @@ value: 1000
     check_create(
         class,
         expect![[r#"
-        apiVersion: scheduling.k8s.io/v1
-        kind: PriorityClass
-        preemptionPolicy: PreemptLowerPriority
-        value: 1000
-    "#]],
+            preemptionPolicy: PreemptLowerPriority
+            value: 1000
+        "#]],
     );
     check_update(
         class,
@@ -82,19 +80,17 @@ subjects: [{kind: User, name: jane}, {kind: ServiceAccount, name: default}]
     check_create(
         binding,
         expect![[r#"
-        apiVersion: rbac.authorization.k8s.io/v1
-        kind: RoleBinding
-        roleRef:
-          apiGroup: rbac.authorization.k8s.io
-          kind: Role
-          name: r
-        subjects:
-        - apiGroup: rbac.authorization.k8s.io
-          kind: User
-          name: jane
-        - kind: ServiceAccount
-          name: default
-    "#]],
+            roleRef:
+              apiGroup: rbac.authorization.k8s.io
+              kind: Role
+              name: r
+            subjects:
+            - apiGroup: rbac.authorization.k8s.io
+              kind: User
+              name: jane
+            - kind: ServiceAccount
+              name: default
+        "#]],
     );
     check_update(
         binding,
@@ -145,8 +141,6 @@ metadata: {name: l, namespace: ns}
 spec: {limits: [{type: Container, max: {cpu: 2}, min: {cpu: 100m}}]}
 ",
         expect![[r#"
-            apiVersion: v1
-            kind: LimitRange
             spec:
               limits:
               - default:
@@ -203,29 +197,27 @@ spec:
     check_create(
         definition,
         expect![[r#"
-        apiVersion: apiextensions.k8s.io/v1
-        kind: CustomResourceDefinition
-        spec:
-          conversion:
-            strategy: None
-          group: example.com
-          names:
-            kind: Thing
-            listKind: ThingList
-            plural: things
-            singular: thing
-          scope: Namespaced
-          versions:
-          - name: v1
-            schema:
-              openAPIV3Schema:
-                type: object
-            served: true
-            storage: true
-        status:
-          storedVersions:
-          - v1
-    "#]],
+            spec:
+              conversion:
+                strategy: None
+              group: example.com
+              names:
+                kind: Thing
+                listKind: ThingList
+                plural: things
+                singular: thing
+              scope: Namespaced
+              versions:
+              - name: v1
+                schema:
+                  openAPIV3Schema:
+                    type: object
+                served: true
+                storage: true
+            status:
+              storedVersions:
+              - v1
+        "#]],
     );
     check_update(
         definition,
@@ -266,18 +258,16 @@ spec:
     check_create(
         request,
         expect![[r#"
-        apiVersion: certificates.k8s.io/v1
-        kind: CertificateSigningRequest
-        spec:
-          groups:
-          - devs
-          request: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K
-          signerName: example.com/signer
-          uid: u1
-          usages:
-          - client auth
-          username: jane
-    "#]],
+            spec:
+              groups:
+              - devs
+              request: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K
+              signerName: example.com/signer
+              uid: u1
+              usages:
+              - client auth
+              username: jane
+        "#]],
     );
     check_update(
         request,
