@@ -94,7 +94,7 @@ impl Front {
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(convert::image_failed)?;
-        for (file, outcome) in outcomes {
+        for images::Imported { file, outcome } in outcomes {
             match outcome {
                 Ok(images) => {
                     let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();

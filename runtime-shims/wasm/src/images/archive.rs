@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Descriptor, Document, Manifest, OCI_CONFIG, OCI_MANIFEST, WASM_CONFIG, WASM_LAYER};
 use super::manifest::{self, MAX_DOCUMENT_BYTES, MAX_LAYER_BYTES, MAX_WASM_BYTES, Magic, Shape};
-use super::{Digest, Image, ImageError, ImageName, ImageStore, rootfs};
+use super::{Digest, Image, ImageError, ImageName, ImageStore, Imported, rootfs};
 
 pub(super) fn import(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Vec<Image>, ImageError> {
     let mut open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
@@ -44,10 +44,7 @@ struct Seen {
     names: Vec<String>,
 }
 
-pub(super) fn import_dir(
-    store: &ImageStore,
-    dir: &Path,
-) -> Result<Vec<(PathBuf, Result<Vec<Image>, ImageError>)>, ImageError> {
+pub(super) fn import_dir(store: &ImageStore, dir: &Path) -> Result<Vec<Imported>, ImageError> {
     use std::os::unix::fs::MetadataExt;
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -86,7 +83,7 @@ pub(super) fn import_dir(
         let seen = serde_json::to_vec(&Seen { names, path: file.path.clone(), ..file })
             .map_err(|error| ImageError::corrupt(record.display().to_string(), error))?;
         store.blobs.replace(&record, &seen)?;
-        outcomes.push((file.path, outcome));
+        outcomes.push(Imported { file: file.path, outcome });
     }
     Ok(outcomes)
 }

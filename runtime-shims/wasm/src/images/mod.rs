@@ -79,6 +79,13 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+/// An archive that was looked at, and what came of it.
+#[derive(Debug)]
+pub struct Imported {
+    pub file: PathBuf,
+    pub outcome: Result<Vec<Image>, ImageError>,
+}
+
 /// The store of images in one directory. Cheap to clone; several processes may use the same directory.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
@@ -124,7 +131,7 @@ impl ImageStore {
 
     /// Imports every archive in `dir` that is new or changed since it was last taken in. One bad file does not keep
     /// the others out: it is returned with what is wrong with it.
-    pub fn import_dir(&self, dir: &Path) -> Result<Vec<(PathBuf, Result<Vec<Image>, ImageError>)>, ImageError> {
+    pub fn import_dir(&self, dir: &Path) -> Result<Vec<Imported>, ImageError> {
         archive::import_dir(self, dir)
     }
 

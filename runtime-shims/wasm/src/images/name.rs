@@ -10,40 +10,133 @@ use sha2::{Digest as _, Sha256};
 use super::ImageError;
 use crate::clock::hex;
 
+const DEFAULT_REGISTRY: &str = "docker.io";
+const DEFAULT_TAG: &str = "latest";
+
 /// An image's full name as Docker and containerd spell it: `hello:dev` is `docker.io/library/hello:dev`.
+///
+/// Parsed by hand: the client library's parser is a regular expression that costs 12 MB of memory once it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageName(Reference);
+pub struct ImageName {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
 
 impl ImageName {
     pub fn parse(text: &str) -> Result<ImageName, ImageError> {
-        Reference::from_str(text)
-            .map(ImageName)
-            .map_err(|error| ImageError::InvalidName { name: text.to_owned(), why: error.to_string() })
+        parse(text).map_err(|why| ImageError::InvalidName { name: text.to_owned(), why: why.to_owned() })
     }
 
     /// Without tag and digest, for example `docker.io/library/hello`.
     pub fn repository(&self) -> String {
-        format!("{}/{}", self.0.registry(), self.0.repository())
-    }
-
-    /// Host and, where given, port.
-    pub fn registry(&self) -> &str {
-        self.0.registry()
+        format!("{}/{}", self.registry, self.repository)
     }
 
     pub fn digest(&self) -> Option<Digest> {
-        self.0.digest().and_then(|digest| digest.parse().ok())
+        self.digest.clone()
     }
 
-    pub(super) fn reference(&self) -> &Reference {
-        &self.0
+    /// Where the registry really is; Docker's own has another name than its images.
+    pub(super) fn host(&self) -> &str {
+        if self.registry == DEFAULT_REGISTRY { "index.docker.io" } else { &self.registry }
+    }
+
+    /// As the client library has it.
+    pub(super) fn reference(&self) -> Reference {
+        let (registry, repository) = (self.registry.clone(), self.repository.clone());
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => Reference::with_digest(registry, repository, digest.to_string()),
+            (None, tag) => {
+                Reference::with_tag(registry, repository, tag.clone().unwrap_or_else(|| DEFAULT_TAG.to_owned()))
+            }
+        }
     }
 }
 
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.whole())
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
     }
+}
+
+fn parse(text: &str) -> Result<ImageName, &'static str> {
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => {
+            (rest, Some(digest.parse().map_err(|_| "its digest is not sha256: and 64 hexadecimal digits")?))
+        }
+        None => (text, None),
+    };
+    // A colon before the last slash belongs to the registry's port.
+    let path_at = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let (path, tag) = match rest[path_at..].split_once(':') {
+        Some((last, tag)) => (&rest[..path_at + last.len()], Some(tag.to_owned())),
+        None => (rest, None),
+    };
+    if tag.as_deref().is_some_and(|tag| !is_tag(tag)) {
+        return Err("its tag is not 1 to 128 letters, digits, dots, dashes and underscores");
+    }
+    let (registry, repository) = match path.split_once('/') {
+        Some((first, repository)) if first == "localhost" || first.contains(['.', ':']) => (first, repository.to_owned()),
+        Some(_) => (DEFAULT_REGISTRY, path.to_owned()),
+        None => (DEFAULT_REGISTRY, format!("library/{path}")),
+    };
+    if !is_host(registry) {
+        return Err("its registry is not a host with an optional port");
+    }
+    if !repository.split('/').all(is_component) {
+        return Err("its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes");
+    }
+    let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+    let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
+    Ok(ImageName { registry: registry.to_owned(), repository, tag, digest })
+}
+
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => return address.parse::<std::net::Ipv6Addr>().is_ok() && is_port(port),
+            None => return false,
+        },
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.split('.').all(label) && is_port(port)
+}
+
+/// Nothing, or a colon and a port.
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+fn is_component(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    let separators = text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    word(*first)
+        && word(*last)
+        && separators.filter(|run| !run.is_empty()).all(|run| matches!(run, "." | "_" | "__") || run.bytes().all(|byte| byte == b'-'))
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    (1..=128).contains(&text.len())
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-')
 }
 
 /// `sha256:` and 64 lower-case hexadecimal digits. Other algorithms are not accepted.

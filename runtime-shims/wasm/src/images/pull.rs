@@ -64,7 +64,7 @@ pub(super) async fn pull(
     let client = client(name, registries)?;
     let auth = credentials.auth();
     let full = name.to_string();
-    let mut text = fetch_manifest(&client, name, name.reference(), &auth).await?;
+    let mut text = fetch_manifest(&client, name, &name.reference(), &auth).await?;
     if let Some(expected) = name.digest() {
         verify(&full, &text, &expected)?;
     }
@@ -186,7 +186,7 @@ async fn fetch_blob(
         size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
         ..OciDescriptor::default()
     };
-    match client.pull_blob(name.reference(), &wanted, &mut writer).await {
+    match client.pull_blob(&name.reference(), &wanted, &mut writer).await {
         Ok(()) => {}
         // The writer remembers why it refused; `finish` says it.
         Err(OciDistributionError::IoError(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {}
@@ -206,7 +206,7 @@ fn verify(name: &str, text: &[u8], expected: &Digest) -> Result<(), ImageError> 
 pub(super) fn client(name: &ImageName, registries: &Registries) -> Result<Client, ImageError> {
     // Installing it twice is refused and harmless: whoever came first chose the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let host = name.reference().resolve_registry();
+    let host = name.host();
     let protocol = if is_loopback(host) || registries.insecure.iter().any(|other| other == host) {
         ClientProtocol::Http
     } else {

@@ -15,7 +15,7 @@ pub(super) async fn push(
     registries: &Registries,
 ) -> Result<Digest, ImageError> {
     let client = client(target, registries)?;
-    let reference = target.reference();
+    let reference = &target.reference();
     client
         .auth(reference, &credentials.auth(), RegistryOperation::Push)
         .await

@@ -69,16 +69,51 @@ fn check_name(spellings: &[&str], expected: Expect) {
 #[test]
 fn names_are_spelled_out_as_docker_does() {
     check_name(
-        &["hello", "hello:dev", "team/hello", "localhost:5000/hello:1", "ghcr.io/a/b:v1", "Hello", "", "hello:"],
+        &[
+            "hello",
+            "hello:dev",
+            "team/hello",
+            "localhost:5000/hello:1",
+            "localhost/hello",
+            "[::1]:5000/a/b",
+            "ghcr.io/a/b__c-d.e:v1",
+            "index.docker.io/library/hello",
+            "a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "a/b:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "Hello",
+            "",
+            "hello:",
+            "hello:a/b",
+            "a//b",
+            "a..b",
+            "-a",
+            "ghcr.io:port/a",
+            "a@sha256:00",
+            "a@sha512:00",
+            "../../etc",
+        ],
         expect![[r#"
             hello → docker.io/library/hello:latest
             hello:dev → docker.io/library/hello:dev
             team/hello → docker.io/team/hello:latest
             localhost:5000/hello:1 → localhost:5000/hello:1
-            ghcr.io/a/b:v1 → ghcr.io/a/b:v1
-            Hello → invalid image name "Hello": invalid reference format
-             → invalid image name "": repository name must have at least one component
-            hello: → invalid image name "hello:": invalid reference format
+            localhost/hello → localhost/hello:latest
+            [::1]:5000/a/b → [::1]:5000/a/b:latest
+            ghcr.io/a/b__c-d.e:v1 → ghcr.io/a/b__c-d.e:v1
+            index.docker.io/library/hello → docker.io/library/hello:latest
+            a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000 → docker.io/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000
+            a/b:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000 → docker.io/a/b:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000
+            Hello → invalid image name "Hello": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
+             → invalid image name "": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
+            hello: → invalid image name "hello:": its tag is not 1 to 128 letters, digits, dots, dashes and underscores
+            hello:a/b → invalid image name "hello:a/b": its registry is not a host with an optional port
+            a//b → invalid image name "a//b": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
+            a..b → invalid image name "a..b": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
+            -a → invalid image name "-a": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
+            ghcr.io:port/a → invalid image name "ghcr.io:port/a": its registry is not a host with an optional port
+            a@sha256:00 → invalid image name "a@sha256:00": its digest is not sha256: and 64 hexadecimal digits
+            a@sha512:00 → invalid image name "a@sha512:00": its digest is not sha256: and 64 hexadecimal digits
+            ../../etc → invalid image name "../../etc": its registry is not a host with an optional port
         "#]],
     );
 }
@@ -178,10 +213,10 @@ fn what_is_no_webassembly_is_refused() {
     expect![[r#"
         script.wasm is corrupt: not WebAssembly: it begins with [23, 21, 2f, 62] instead of "\0asm"
         empty.wasm is corrupt: it is empty
-        cut.wasm is corrupt: WebAssembly of an unknown version []
+        cut.wasm is corrupt: it is cut short
         future.wasm is corrupt: WebAssembly of an unknown version [02, 00, 00, 00]
         code.wasm is corrupt: it is machine code, not WebAssembly (precompiled files are not accepted)
-        text.txt is corrupt: failed to read entire block
+        text.txt is corrupt: neither WebAssembly nor a readable tar archive: failed to read entire block
         zstd.tar is corrupt: it is compressed with zstd, which is not supported; use gzip
     "#]]
     .assert_eq(&shown);
@@ -291,7 +326,7 @@ fn a_directory_of_archives_is_read_once() {
         let outcomes = bench.store.import_dir(&dir).expect("it can be read");
         outcomes
             .iter()
-            .map(|(file, outcome)| {
+            .map(|Imported { file, outcome }| {
                 let file = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
                 format!("{file} {}", if outcome.is_ok() { "in" } else { "bad" })
             })

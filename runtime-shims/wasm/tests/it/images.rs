@@ -131,7 +131,16 @@ async fn what_is_no_wasm_or_not_what_it_says_is_refused() {
         // A repaired image of the same name must be pulled, not what is in the store.
         assert!(status(&shim, &format!("{}/{repository}:v1", registry.host)).await.is_none(), "{repository}");
     }
-    expect![[""]].assert_eq(&refusals);
+    expect![[r#"
+        InvalidArgument: "HOST/linux:v1" is not a WebAssembly image: its entrypoint is no .wasm file and its platform not wasi/wasm (configuration application/vnd.oci.image.config.v1+json for linux/amd64; layers application/vnd.oci.image.layer.v1.tar+gzip). Accepted are a layer of type application/wasm or application/vnd.wasm.content.layer.v1+wasm or application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, a platform of wasi/wasm, or an entrypoint that is a .wasm file
+        InvalidArgument: the Wasm file of HOST/text:v1 is corrupt: not WebAssembly: it begins with [23, 21, 2f, 62] instead of "\0asm"
+        InvalidArgument: cannot run image "HOST/cut:v1": it is not valid WebAssembly: unexpected end-of-file (at offset 0x12de)
+        InvalidArgument: cannot run image "HOST/mutated:v1": it is not valid WebAssembly: invalid var_u32: integer representation too long (at offset 0xcc)
+        InvalidArgument: HOST/lying:v1 is corrupt: Invalid digest. Expected sha256:… got sha256:…
+        ResourceExhausted: blob sha256:… of HOST/long:v1 is larger than the limit of 8 bytes
+        InvalidArgument: "HOST/platforms:v1" is not a WebAssembly image: it is offered for linux/arm64, not for wasi/wasm
+        NotFound: failed to pull image "HOST/absent:v1": not found in the registry
+    "#]].assert_eq(&refusals);
 }
 
 /// Digests and offsets, out of the way.

@@ -114,9 +114,9 @@ async fn lists_are_filtered() {
         }
     };
     let running = Some(ContainerStateValue { state: ContainerState::ContainerRunning.into() });
-    assert_eq!(list(ContainerFilter { state: running, ..Default::default() }).await, [one.container.clone()]);
+    assert_eq!(list(ContainerFilter { state: running, ..Default::default() }).await, std::slice::from_ref(&one.container));
     let in_two = ContainerFilter { pod_sandbox_id: two.sandbox.clone(), ..Default::default() };
-    assert_eq!(list(in_two).await, [two.container.clone()]);
+    assert_eq!(list(in_two).await, std::slice::from_ref(&two.container));
     let labelled = ContainerFilter { label_selector: [("no".to_owned(), "such".to_owned())].into(), ..Default::default() };
     assert!(list(labelled).await.is_empty());
 }
