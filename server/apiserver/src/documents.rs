@@ -22,7 +22,11 @@ use crate::hooks::{Endpoint, RawRequest};
 use crate::http::{negotiate, respond};
 use crate::openapi::{Compressed, Document, OpenApi, Served, group_version_of};
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// How kubectl asks for the protobuf form. The first is no valid media type, so the answer is always called the second.
+const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
 const V3_ROOT: &str = "/openapi/v3/";
 
 /// Answers them.
@@ -77,9 +81,9 @@ impl Endpoint for Documents {
                 ready(response)
             }
             "/openapi/v2" => {
-                let protobuf = accepts(headers, V2_PROTOBUF);
+                let protobuf = accepts(headers, &V2_PROTOBUF);
                 let (which, kind) =
-                    if protobuf { (Document::V2Protobuf, V2_PROTOBUF) } else { (Document::V2Json, "application/json") };
+                    if protobuf { (Document::V2Protobuf, V2_PROTOBUF[1]) } else { (Document::V2Json, "application/json") };
                 self.compressed(which, kind, headers.clone(), None)
             }
             "/openapi/v3" | V3_ROOT => ready(self.index()),
@@ -191,13 +195,13 @@ fn moved(to: &str) -> http::Response<Body> {
     response
 }
 
-/// Whether the first media type the client takes, of those served, is `kind`.
-fn accepts(headers: &HeaderMap, kind: &str) -> bool {
+/// Whether the first media type the client takes, of those served, is one of `kinds`.
+fn accepts(headers: &HeaderMap, kinds: &[&str]) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges =
         values.flat_map(|value| value.split(',')).map(|range| range.split(';').next().unwrap_or_default().trim());
     for range in ranges {
-        if range == kind {
+        if kinds.contains(&range) {
             return true;
         }
         if matches!(range, "application/json" | "*/*" | "application/*") {

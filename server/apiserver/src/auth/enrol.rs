@@ -3,7 +3,7 @@
 //! is kept, hashed, as a Secret.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::body::Body;
 use coracle_api::names;
@@ -13,6 +13,7 @@ use http::Method;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -72,7 +73,7 @@ pub struct Enrolment {
     pki: Arc<Pki>,
     token: JoinToken,
     clock: Arc<dyn Clock>,
-    client: OnceLock<Client>,
+    client: RwLock<Option<Client>>,
 }
 
 /// What is known of a name.
@@ -85,13 +86,17 @@ enum Owner {
 
 impl Enrolment {
     pub fn new(pki: Arc<Pki>, token: JoinToken, clock: Arc<dyn Clock>) -> Enrolment {
-        Enrolment { pki, token, clock, client: OnceLock::new() }
+        Enrolment { pki, token, clock, client: RwLock::new(None) }
     }
 
     /// Gives it the client with which passwords are kept; before that nobody can enrol.
     pub fn bind(&self, client: Client) {
-        // A second client would be as good as the first.
-        let _kept = self.client.set(client);
+        *self.client.write() = Some(client);
+    }
+
+    /// Lets go of that client: it holds the server, which holds this, and a stopped server must let go of its store.
+    pub fn release(&self) {
+        *self.client.write() = None;
     }
 
     pub fn token(&self) -> &JoinToken {
@@ -126,13 +131,13 @@ impl Enrolment {
         // In-process agents are trusted as the process is; a node's own certificate speaks for its own name.
         let trusted = user.in_group("system:masters") || node_name(&user) == Some(&asked.node_name);
         let has_token = trusted || bearer(&parts).is_some_and(|token| self.token.accepts(token));
-        let client = self.client.get().ok_or_else(|| {
+        let client = self.client.read().clone().ok_or_else(|| {
             Status::service_unavailable("this server is still starting; try again in a second").with_retry_after(1)
         })?;
-        let owner = owner(client, &asked).await?;
+        let owner = owner(&client, &asked).await?;
         decide(owner, has_token, &asked.node_name)?;
         if owner == Owner::Nobody {
-            keep(client, &asked).await?;
+            keep(&client, &asked).await?;
         }
         let is_local = user.in_group("system:masters");
         let response = self.sign(&asked, is_local)?;

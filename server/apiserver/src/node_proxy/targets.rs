@@ -157,8 +157,9 @@ fn check_address(text: &str) -> Result<(), Status> {
     let allowed = match ip {
         IpAddr::V4(v4) => {
             let [first, second, ..] = v4.octets();
-            !(v4.is_unspecified() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast())
-                && !(first == 127 && second == 0)
+            let hosts_own = first == 127 && second == 0;
+            let special = v4.is_unspecified() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast();
+            !hosts_own && !special
         }
         IpAddr::V6(v6) => {
             !(v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local())

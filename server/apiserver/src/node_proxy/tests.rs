@@ -189,3 +189,162 @@ fn services_are_reached_at_endpoints_that_are_ready() {
         expect![[r#"503 no endpoints available for service "empty" 503 no endpoints available for service "empty""#]],
     );
 }
+
+/// A node that answers over TLS as an agent does, and the proxy that asks it.
+mod over_tls {
+    use std::net::SocketAddr;
+
+    use axum::Router;
+    use axum::routing::get;
+    use coracle_client::{SystemClock, TaskScope};
+    use futures::StreamExt as _;
+    use http_body_util::BodyExt as _;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use hyper_util::service::TowerToHyperService;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig};
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::auth::pki::{PkiConfig, San};
+    use crate::hooks::UserInfo;
+    use crate::http::request_info::RequestInfo;
+
+    fn pki(dir: &tempfile::TempDir) -> Pki {
+        let config = PkiConfig {
+            data_dir: dir.path().to_owned(),
+            hostname: "server".to_owned(),
+            tls_san: Vec::new(),
+            addresses: Vec::new(),
+            service_ip: "127.43.0.1".parse().unwrap(),
+            cluster_domain: "cluster.local".to_owned(),
+            server_url: "https://127.0.0.1:6443".to_owned(),
+        };
+        Pki::open(config, SystemClock::shared().now()).unwrap()
+    }
+
+    /// What a node called `name` serves with. Its certificate does not name 127.0.0.1, where it is reached.
+    fn tls(pki: &Pki, name: &str) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        let sans = vec![San::parse(name).unwrap()];
+        let certificate = pki.sign_node_serving(name, sans, &csr, SystemClock::shared().now()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(pki.client_ca().der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap(),
+            )
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn routes() -> Router {
+        let log = |uri: http::Uri| async move {
+            let text = uri.to_string();
+            if text.contains("/waiting/") {
+                let why = "container \"c\" in pod \"waiting\" is waiting to start: ContainerCreating";
+                return (http::StatusCode::BAD_REQUEST, Body::from(why));
+            }
+            let begun = futures::stream::once(async move { Ok::<_, std::convert::Infallible>(format!("{text}\n")) });
+            let goes_on = futures::stream::once(async { Ok("and on\n".to_owned()) });
+            (http::StatusCode::OK, Body::from_stream(begun.chain(goes_on)))
+        };
+        Router::new().route("/containerLogs/{*rest}", get(log)).route("/healthz", get(|| async { "ok" }))
+    }
+
+    async fn node(tls: TlsAcceptor, scope: &TaskScope) -> SocketAddr {
+        let listener = Arc::new(TcpListener::bind(("127.0.0.1", 0)).await.unwrap());
+        let address = listener.local_addr().unwrap();
+        scope.spawn("node", coracle_client::OnExit::restart(), move |cancel| {
+            let (tls, listener) = (tls.clone(), listener.clone());
+            async move {
+                let mut connections = JoinSet::new();
+                loop {
+                    let (stream, _) = tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => return Ok::<_, std::io::Error>(()),
+                        accepted = listener.accept() => accepted?,
+                    };
+                    let tls = tls.clone();
+                    connections.spawn(async move {
+                        let Ok(stream) = tls.accept(stream).await else { return };
+                        let service = TowerToHyperService::new(routes());
+                        let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                        let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+                    });
+                }
+            }
+        });
+        address
+    }
+
+    /// Asks the proxy for `path` while the node `edge-1` serves as `serves_as`.
+    async fn check_call(path: &str, serves_as: &str, expected: Expect) {
+        let dir = tempfile::TempDir::new().unwrap();
+        let pki = pki(&dir);
+        let scope = TaskScope::root();
+        let address = node(tls(&pki, serves_as), &scope).await;
+        let pod = |node: &str| json!({ "spec": { "nodeName": node, "containers": [{ "name": "c" }] } });
+        let objects = Fixed(BTreeMap::from([
+            ("nodes /edge-1", json!({ "status": {
+                "addresses": [{ "type": "InternalIP", "address": "127.0.0.1" }],
+                "daemonEndpoints": { "kubeletEndpoint": { "Port": address.port() } },
+            } })),
+            ("pods default/web", pod("edge-1")),
+            ("pods default/waiting", pod("edge-1")),
+            ("pods default/unbound", pod("")),
+        ]));
+        let proxy = NodeProxy::new(Arc::new(objects), &pki, SystemClock::shared());
+        let uri: http::Uri = path.parse().unwrap();
+        let raw = RawRequest {
+            info: RequestInfo::parse(&http::Method::GET, uri.path(), uri.query()).unwrap(),
+            user: Arc::new(UserInfo::system("test")),
+            request: http::Request::get(path).body(Body::empty()).unwrap(),
+        };
+        let response = proxy.call(raw).await;
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = match serde_json::from_slice::<Status>(&body) {
+            Ok(status) => status.message,
+            Err(_) => String::from_utf8(body.to_vec()).unwrap(),
+        };
+        scope.shutdown().await;
+        expected.assert_eq(&format!("{code} {}", text.replace(&address.port().to_string(), "PORT")));
+    }
+
+    const LOG: &str = "/api/v1/namespaces/default/pods/web/log?follow=true&tailLines=3";
+
+    #[tokio::test]
+    async fn a_log_is_streamed_from_the_pods_node() {
+        check_call(LOG, "edge-1", expect![[r#"
+            200 /containerLogs/default/web/c?follow=true&tailLines=3
+            and on
+        "#]]).await;
+        check_call("/api/v1/namespaces/default/pods/unbound/log", "edge-1", expect!["204 "]).await;
+        check_call("/api/v1/nodes/edge-1/proxy/healthz", "edge-1", expect!["200 ok"]).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_node_says_is_wrong_is_passed_on() {
+        check_call("/api/v1/namespaces/default/pods/waiting/log", "edge-1", expect![[r#"400 container "c" in pod "waiting" is waiting to start: ContainerCreating"#]]).await;
+        check_call("/api/v1/namespaces/default/pods/none/log", "edge-1", expect![[r#"404 pods "none" not found"#]]).await;
+        check_call("/api/v1/namespaces/default/pods/web/exec", "edge-1", expect!["501 exec is not supported by this server yet"]).await;
+    }
+
+    #[tokio::test]
+    async fn another_node_in_its_place_is_not_believed() {
+        check_call(LOG, "edge-2", expect![[r#"500 Get "https://127.0.0.1:PORT/containerLogs/default/web/c?follow=true&tailLines=3": invalid peer certificate: certificate not valid for name "127.0.0.1"; certificate is only valid for DnsName("edge-2") (the API of node "edge-1" cannot be reached)"#]]).await;
+    }
+}

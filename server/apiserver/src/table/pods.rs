@@ -181,10 +181,8 @@ fn initialize(pod: &Pod, sidecars: &HashMap<&str, bool>, summary: &mut Summary, 
         if sidecar {
             of_sidecars.restarted(container);
         }
-        if let Some(terminated) = &container.state.terminated {
-            if terminated.exit_code == 0 {
-                continue;
-            }
+        if container.state.terminated.as_ref().is_some_and(|terminated| terminated.exit_code == 0) {
+            continue;
         }
         if sidecar && container.started == Some(true) {
             summary.ready += usize::from(container.ready);

@@ -163,9 +163,9 @@ impl Policy {
                 continue;
             }
             let rules = match &binding.role {
-                RoleName::Cluster(name) => self.cluster_roles.get(name).ok_or_else(|| ("clusterrole", name)),
+                RoleName::Cluster(name) => self.cluster_roles.get(name).ok_or(("clusterrole", name)),
                 RoleName::Local(name) => {
-                    self.roles.get(&(namespace.to_owned(), name.clone())).ok_or_else(|| ("role", name))
+                    self.roles.get(&(namespace.to_owned(), name.clone())).ok_or(("role", name))
                 }
             };
             match rules {
