@@ -48,13 +48,13 @@ pub(crate) struct UpArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CommonArgs {
     /// Where state lies [default: /var/lib/coracle for root, else ~/.local/share/coracle]
-    #[arg(long, short = 'd', value_name = "DIR")]
+    #[arg(long, short = 'd', value_name = "DIR", global = true)]
     pub(crate) data_dir: Option<PathBuf>,
     /// A YAML file with the same names as these flags [default: /etc/coracle/config.yaml if it is there]
-    #[arg(long, short = 'c', value_name = "FILE", env = "CORACLE_CONFIG_FILE")]
+    #[arg(long, short = 'c', value_name = "FILE", env = "CORACLE_CONFIG_FILE", global = true)]
     pub(crate) config: Option<PathBuf>,
     /// Logs more
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) debug: bool,
 }
 

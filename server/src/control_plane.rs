@@ -88,6 +88,7 @@ impl ControlPlane {
             serve::Limits::default(),
             &http,
         )?;
+        assembly.api.spawn_upkeep(&http);
         if let Some(copy) = &args.write_kubeconfig {
             let text = std::fs::read_to_string(paths.kubeconfig()).context("the kubeconfig was just written")?;
             write_private(copy, &text)?;
@@ -144,7 +145,7 @@ impl ControlPlane {
     /// Ends watches, then the parts that use the API, then HTTP, and flushes the store.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.workers.shutdown().await;
-        self.assembly.api.stop();
+        self.assembly.stop();
         self.scope.shutdown().await;
         self.store.close().await.context("the store could not be flushed")
     }

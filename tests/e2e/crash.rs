@@ -7,7 +7,7 @@ fn every_acknowledged_write_survives_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged: Vec<String> = Vec::new();
     for round in 0..3 {
-        let cluster = Cluster::start("server", dir.path(), &["--disable-agent=false", "--node-name", "main"]);
+        let cluster = Cluster::start("server", dir.path(), &["--node-name", "main"]);
         let k = cluster.kubectl();
         for name in &acknowledged {
             k.ok(&["get", "configmap", name]);

@@ -142,7 +142,8 @@ fn refuses_what_is_wrong() {
 fn follows_logs_and_watches() {
     let cluster = Cluster::up(&["examples/worker"]);
     let k = cluster.kubectl();
-    k.ok(&["wait", "--for=condition=Available", "deployment/worker", "--timeout=60s"]);
+    k.ok(&["set", "env", "deployment/worker", "INTERVAL_SECONDS=1"]);
+    k.ok(&["rollout", "status", "deployment/worker", "--timeout=60s"]);
     let lines = wait_for("some lines of log", || {
         let logs = k.ok(&["logs", "deployment/worker"]);
         (logs.lines().count() > 3).then_some(logs)

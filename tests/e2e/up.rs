@@ -86,10 +86,16 @@ fn copy_for_all(dir: &Path) -> std::path::PathBuf {
 fn the_worker_example_reads_its_config_map() {
     let cluster = Cluster::up(&["examples/worker"]);
     let kubectl = cluster.kubectl();
-    kubectl.ok(&["wait", "--for=condition=Available", "deployment/worker", "--timeout=60s"]);
+    kubectl.ok(&["set", "env", "deployment/worker", "INTERVAL_SECONDS=1"]);
+    kubectl.ok(&["rollout", "status", "deployment/worker", "--timeout=60s"]);
     let logs = wait_for("the worker to log what its config map says", || {
         let logs = kubectl.run(&["logs", "deployment/worker"]).stdout;
-        logs.contains("greeting").then_some(logs)
+        logs.contains("Hello from a ConfigMap").then_some(logs)
     });
-    assert!(!logs.is_empty());
+    assert!(!logs.contains("Edited"), "{logs}");
+    let patch = r#"{"data":{"message":"Edited\n"}}"#;
+    kubectl.ok(&["patch", "configmap", "worker", "-p", patch]);
+    wait_for("the worker to see the edited config map", || {
+        kubectl.run(&["logs", "deployment/worker", "--tail=5"]).stdout.contains("Edited").then_some(())
+    });
 }

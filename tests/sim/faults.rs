@@ -29,7 +29,8 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    pub(crate) const NONE: Rates = Rates { lost_before: 0, lost_after: 0, expired: 0, cut: 0, delay_max: Duration::ZERO };
+    pub(crate) const NONE: Rates =
+        Rates { lost_before: 0, lost_after: 0, expired: 0, cut: 0, delay_max: Duration::ZERO };
     pub(crate) const ROUGH: Rates =
         Rates { lost_before: 40, lost_after: 40, expired: 30, cut: 60, delay_max: Duration::from_millis(400) };
 }

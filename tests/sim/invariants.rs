@@ -68,7 +68,8 @@ fn check_capacity(pods: &[Pod], nodes: &[Node]) -> Result<(), String> {
 
 fn runs_on(pod: &Pod, node: &str) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node) && !matches!(phase, Some("Succeeded" | "Failed"))
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node)
+        && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn requests(pod: &Pod, resource: &str) -> i128 {

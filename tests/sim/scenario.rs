@@ -29,7 +29,6 @@ pub(crate) fn run(seed: u64) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
-        .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()))
         .build()
         .expect("a runtime can be built");
     runtime.block_on(async {
@@ -145,7 +144,8 @@ async fn apply(admin: &Client, name: &str, replicas: u32) -> Result<(), String> 
 }
 
 async fn roll(admin: &Client, name: &str, version: u32) -> Result<(), String> {
-    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": format!("app:v{version}")}]}}}});
+    let patch =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": format!("app:v{version}")}]}}}});
     let api = admin.namespaced::<Deployment>("default");
     api.strategic_patch(name, &patch).await.map(drop).map_err(|error| format!("roll {name}: {error}"))
 }

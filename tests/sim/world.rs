@@ -10,8 +10,8 @@ use coracle_agent::probes::NoProber;
 use coracle_agent::{Agent, AgentHandle};
 use coracle_api::meta::NodeName;
 use coracle_apiserver::auth::pki::PkiConfig;
-use coracle_apiserver::{ApiServer, ApiServerConfig, Assembly, AssemblyConfig, UserInfo};
-use coracle_client::{Client, Clock, IdSource as _, Ids, Informers, RandomIds, TaskScope, TokioClock};
+use coracle_apiserver::{ApiServerConfig, Assembly, AssemblyConfig, UserInfo};
+use coracle_client::{Client, Clock, Ids, Informers, RandomIds, TaskScope, TokioClock};
 use coracle_controllers::ControllersConfig;
 use coracle_cri::RuntimeRouter;
 use coracle_cri::fake::FakeRuntime;
@@ -39,7 +39,7 @@ pub(crate) struct World {
 
 struct Server {
     scope: TaskScope,
-    api: ApiServer,
+    assembly: Assembly,
     _store: Store,
 }
 
@@ -136,7 +136,7 @@ impl World {
         self.switch.set(None);
         if let Some(server) = self.server.take() {
             // Connections break with the process that held them.
-            server.api.stop();
+            server.assembly.stop();
             server.scope.abort().await;
         }
     }
@@ -151,19 +151,13 @@ impl World {
         };
         let assembly = Assembly::build(config, store.clone(), self.clock.clone(), self.ids.clone()).await;
         let assembly = assembly.unwrap_or_else(|error| panic!("the server starts: {error}"));
+        assembly.api.spawn_upkeep(&scope);
         self.switch.set(Some(assembly.api.clone()));
 
         let client = |name: &str| self.faults.client(name, UserInfo::system(name), &self.switch);
         let informers = Informers::new(client("informers"), &scope, self.ids.clone());
         let scheduler = client("scheduler");
-        coracle_scheduler::start(
-            SchedulerConfig::default(),
-            &scheduler,
-            &informers,
-            &self.clock,
-            &self.ids,
-            &scope,
-        );
+        coracle_scheduler::start(SchedulerConfig::default(), &scheduler, &informers, &self.clock, &self.ids, &scope);
         let config = ControllersConfig {
             cluster_cidr: "127.42.0.0/16".parse().expect("a constant range"),
             node_mask: 20,
@@ -173,7 +167,7 @@ impl World {
         let (clock, ids) = (self.clock.clone(), self.ids.clone());
         coracle_controllers::start(config, client("controllers"), informers, clock, ids, &scope)
             .expect("the range is large enough");
-        self.server = Some(Server { scope, api: assembly.api, _store: store });
+        self.server = Some(Server { scope, assembly, _store: store });
     }
 
     async fn start_agent(&mut self, node: usize) {

@@ -64,11 +64,16 @@ impl Process {
             if let Some(line) = self.lines.lock().expect("no reader panics").iter().find(|l| l.contains(needle)) {
                 return Some(line.clone());
             }
-            if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("the process ended ({status}) before it printed {needle:?}:\n{}", self.output());
-            }
+            self.must_run();
             None
         })
+    }
+
+    /// Panics with what the process printed if it has ended.
+    pub fn must_run(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            panic!("the process ended ({status}):\n{}", self.output());
+        }
     }
 
     pub fn signal(&self, name: &str) {
@@ -158,10 +163,14 @@ impl Cluster {
         let mut line = Command::new(binary());
         line.arg(command).args(args).arg("--data-dir").arg(dir).args(["--https-listen-port", &port.to_string()]);
         line.args(["--bind-address", "127.0.0.1"]).current_dir(checkout());
-        let cluster =
+        let mut cluster =
             Cluster { process: Process::start(&mut line), port, dir: dir.to_path_buf(), owned: None, leave: false };
+        if command == "up" {
+            cluster.process.wait_for_line("Ctrl-C stops everything");
+        }
         let kubectl = cluster.kubectl();
-        wait_for(&format!("the node to be Ready; printed so far:\n{}", cluster.process.output()), || {
+        wait_for("the node to be Ready", || {
+            cluster.process.must_run();
             let nodes = cluster.kubeconfig().exists().then(|| kubectl.run(&["get", "nodes", "--no-headers"]))?;
             nodes.stdout.split_whitespace().any(|w| w == "Ready").then_some(())
         });

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::checkout;
+
 pub struct Kubectl {
     kubeconfig: PathBuf,
 }
@@ -27,7 +29,12 @@ impl Kubectl {
         let program = std::env::var_os("KUBECTL").unwrap_or_else(|| "kubectl".into());
         let mut command = Command::new(program);
         let cache = self.kubeconfig.with_file_name("kubectl-cache");
-        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", &cache).env("KUBECACHEDIR", cache).args(args);
+        command
+            .current_dir(checkout())
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HOME", &cache)
+            .env("KUBECACHEDIR", cache)
+            .args(args);
         command
     }
 

@@ -95,6 +95,13 @@ impl Assembly {
         enrolment.bind(api.client(UserInfo::system("system:apiserver")));
         Ok(Assembly { api, pki, enrolment })
     }
+
+    /// Ends every watch and takes no more nodes: the first step of a shutdown. Nothing holds the store afterwards but
+    /// what is still being answered.
+    pub fn stop(&self) {
+        self.enrolment.release();
+        self.api.stop();
+    }
 }
 
 fn served(catalog: &Arc<Catalog>) -> Served {
