@@ -12,10 +12,11 @@ pub(crate) fn is_ambiguous(error: &Error) -> bool {
     }
 }
 
-/// Nothing can be made in a namespace that is going: no reason to try again.
+/// Nothing can be made in a namespace that is going or gone: no reason to try again.
 pub(crate) fn is_namespace_terminating(error: &Error) -> bool {
-    let details = error.status().and_then(|status| status.details.as_deref());
-    details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+    let Some(details) = error.status().and_then(|status| status.details.as_deref()) else { return false };
+    let gone = error.is_not_found() && details.kind == "namespaces";
+    gone || details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Success also when the object is gone.

@@ -37,7 +37,7 @@ pub(crate) struct Monitors {
     state: RwLock<State>,
     listeners: Mutex<Vec<Listener>>,
     rediscover: Arc<Notify>,
-    discovered: tokio::sync::watch::Sender<bool>,
+    discovered: coracle_client::watched::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Monitors {
             state: RwLock::default(),
             listeners: Mutex::default(),
             rediscover: Arc::default(),
-            discovered: tokio::sync::watch::Sender::new(false),
+            discovered: coracle_client::watched::Sender::new(false),
         })
     }
 
