@@ -70,7 +70,7 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
 }
 
 fn registry_of(name: &str) -> anyhow::Result<String> {
-    Ok(coracle_shim_wasm::images::ImageName::parse(name)?.registry().to_owned())
+    Ok(coracle_shim_wasm::images::ImageName::parse(name)?.host().to_owned())
 }
 
 /// Bytes as people read them.

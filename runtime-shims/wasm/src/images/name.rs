@@ -39,7 +39,7 @@ impl ImageName {
     }
 
     /// Where the registry really is; Docker's own has another name than its images.
-    pub(super) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         if self.registry == DEFAULT_REGISTRY { "index.docker.io" } else { &self.registry }
     }
 
