@@ -65,6 +65,11 @@ fn a_field_says_how_it_is_merged() {
               "x-kubernetes-patch-strategy": "merge"
             }"##]],
     );
+}
+
+#[test]
+fn a_kind_says_what_it_is_and_has() {
+    let core = v3("", "v1");
     check_part(
         &core,
         "/components/schemas/io.k8s.api.core.v1.ConfigMap",

@@ -82,6 +82,12 @@ fn a_pods_status_is_that_of_its_containers() {
         false,
         expect!["0/2 ErrImagePull 0"],
     );
+}
+
+#[test]
+fn a_pod_of_which_something_ended_shows_what_counts() {
+    let two = || json!({ "containers": [{ "name": "a" }, { "name": "b" }] });
+    let of = |phase: &str, containers: Value| json!({ "phase": phase, "containerStatuses": containers });
     check_pod(
         two(),
         of("Succeeded", json!([ended("a", 0, "Completed"), ended("b", 0, "Completed")])),

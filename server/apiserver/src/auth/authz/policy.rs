@@ -50,17 +50,39 @@ enum RoleName {
     Local(String),
 }
 
-/// Whom a binding is for, as they authenticate.
-enum Subject {
+/// Whom a binding is for.
+struct Subject {
+    who: Who,
+    /// `User "jane"`.
+    shown: String,
+}
+
+/// How they authenticate.
+enum Who {
     User(String),
     Group(String),
 }
 
 impl Subject {
+    fn of(stored: StoredSubject, namespace: &str) -> Option<Subject> {
+        let StoredSubject { kind, name, namespace: own } = stored;
+        let shown = |name: &str| format!("{kind} {name:?}");
+        Some(match kind.as_str() {
+            "User" => Subject { shown: shown(&name), who: Who::User(name) },
+            "Group" => Subject { shown: shown(&name), who: Who::Group(name) },
+            "ServiceAccount" => {
+                let home = if own.is_empty() { namespace } else { &own };
+                let who = Who::User(format!("system:serviceaccount:{home}:{name}"));
+                Subject { shown: shown(&format!("{name}/{home}")), who }
+            }
+            _unknown => return None,
+        })
+    }
+
     fn is(&self, user: &UserInfo) -> bool {
-        match self {
-            Subject::User(name) => *name == user.name,
-            Subject::Group(name) => user.in_group(name),
+        match &self.who {
+            Who::User(name) => *name == user.name,
+            Who::Group(name) => user.in_group(name),
         }
     }
 }
@@ -148,29 +170,26 @@ impl Policy {
         policy
     }
 
-    /// Calls `visit` with each rule the user has in `namespace` and the description of the binding that gives it, until
+    /// Calls `visit` with each rule the user has in `namespace`, and what describes the binding that gives it, until
     /// it answers true. Roles that bindings name but that do not exist are described in the error.
     pub(super) fn visit(
         &self,
         user: &UserInfo,
         namespace: &str,
-        visit: &mut dyn FnMut(&Rule, &str) -> bool,
+        visit: &mut dyn FnMut(&Rule, &dyn Fn() -> String) -> bool,
     ) -> Result<bool, String> {
         let mut missing = Vec::new();
         let local = self.bindings.get(namespace).filter(|_| !namespace.is_empty());
         for binding in self.cluster_bindings.iter().chain(local.into_iter().flatten()) {
-            if !binding.subjects.iter().any(|subject| subject.is(user)) {
-                continue;
-            }
+            let Some(subject) = binding.subjects.iter().find(|subject| subject.is(user)) else { continue };
             let rules = match &binding.role {
                 RoleName::Cluster(name) => self.cluster_roles.get(name).ok_or(("clusterrole", name)),
-                RoleName::Local(name) => {
-                    self.roles.get(&(namespace.to_owned(), name.clone())).ok_or(("role", name))
-                }
+                RoleName::Local(name) => self.roles.get(&(namespace.to_owned(), name.clone())).ok_or(("role", name)),
             };
             match rules {
                 Ok(rules) => {
-                    if rules.iter().any(|rule| visit(rule, &binding.description)) {
+                    if rules.iter().any(|rule| visit(rule, &|| format!("{} to {}", binding.description, subject.shown)))
+                    {
                         return Ok(true);
                     }
                 }
@@ -190,7 +209,7 @@ impl Policy {
         let found = self.visit(user, asked.namespace, &mut |rule, binding| {
             let allows = rule.allows(asked);
             if allows {
-                by = format!("RBAC: allowed by {binding}");
+                by = format!("RBAC: allowed by {}", binding());
             }
             allows
         });
@@ -211,15 +230,7 @@ impl Binding {
             .subjects
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|subject| match subject.kind.as_str() {
-                "User" => Some(Subject::User(subject.name)),
-                "Group" => Some(Subject::Group(subject.name)),
-                "ServiceAccount" => {
-                    let home = if subject.namespace.is_empty() { namespace } else { &subject.namespace };
-                    Some(Subject::User(format!("system:serviceaccount:{home}:{}", subject.name)))
-                }
-                _unknown => None,
-            })
+            .filter_map(|subject| Subject::of(subject, namespace))
             .collect();
         let description = format!("{kind} {shown:?} of {} {:?}", role.kind, role.name);
         let role = match role.kind.as_str() {

@@ -142,12 +142,14 @@ fn check_access(user: &str, questions: &[&str], expected: Expect) {
             for word in &words[2..] {
                 match (word.strip_prefix('?'), word.split_once('/')) {
                     (Some(selector), _) => asked.field_selector = selector,
+                    (None, None) if *word == "why" => {}
                     (None, Some((namespace, name))) => (asked.namespace, asked.name) = (namespace, name),
                     (None, None) => asked.name = word,
                 }
             }
         }
         let answer = match authz.authorize(&user, &asked) {
+            Decision::Allow(reason) if words.contains(&"why") => reason,
             Decision::Allow(_) => "yes".to_owned(),
             Decision::NoOpinion(reason) | Decision::Deny(reason) => forbidden(&user, &asked, &reason).message,
         };
@@ -376,4 +378,17 @@ fn a_users_own_rules_can_be_listed() {
     let joe = authz.rules(&UserInfo::new("joe", &[]), "default");
     expect![[r#"true role.rbac.authorization.k8s.io "gone" not found"#]]
         .assert_eq(&format!("{} {}", joe.incomplete, joe.evaluation_error));
+}
+
+#[test]
+fn an_allowed_request_says_which_binding_allows_it() {
+    check_access("jane", &["list pods default/ why"], expect![[r#"
+        list pods default/ why: RBAC: allowed by RoleBinding "readers/default" of Role "pod-reader" to User "jane"
+    "#]]);
+    check_access("system:serviceaccount:default:bot", &["list pods default/ why"], expect![[r#"
+        list pods default/ why: RBAC: allowed by RoleBinding "bots/default" of Role "pod-reader" to ServiceAccount "bot/default"
+    "#]]);
+    check_access("nobody", &["get /api why"], expect![[r#"
+        get /api why: RBAC: allowed by ClusterRoleBinding "system:discovery" of ClusterRole "system:discovery" to Group "system:authenticated"
+    "#]]);
 }
