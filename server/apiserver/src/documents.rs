@@ -82,8 +82,11 @@ impl Endpoint for Documents {
             }
             "/openapi/v2" => {
                 let protobuf = accepts(headers, &V2_PROTOBUF);
-                let (which, kind) =
-                    if protobuf { (Document::V2Protobuf, V2_PROTOBUF[1]) } else { (Document::V2Json, "application/json") };
+                let (which, kind) = if protobuf {
+                    (Document::V2Protobuf, V2_PROTOBUF[1])
+                } else {
+                    (Document::V2Json, "application/json")
+                };
                 self.compressed(which, kind, headers.clone(), None)
             }
             "/openapi/v3" | V3_ROOT => ready(self.index()),

@@ -298,10 +298,13 @@ mod over_tls {
         let address = node(tls(&pki, serves_as), &scope).await;
         let pod = |node: &str| json!({ "spec": { "nodeName": node, "containers": [{ "name": "c" }] } });
         let objects = Fixed(BTreeMap::from([
-            ("nodes /edge-1", json!({ "status": {
+            (
+                "nodes /edge-1",
+                json!({ "status": {
                 "addresses": [{ "type": "InternalIP", "address": "127.0.0.1" }],
                 "daemonEndpoints": { "kubeletEndpoint": { "Port": address.port() } },
-            } })),
+            } }),
+            ),
             ("pods default/web", pod("edge-1")),
             ("pods default/waiting", pod("edge-1")),
             ("pods default/unbound", pod("")),
@@ -328,19 +331,35 @@ mod over_tls {
 
     #[tokio::test]
     async fn a_log_is_streamed_from_the_pods_node() {
-        check_call(LOG, "edge-1", expect![[r#"
+        check_call(
+            LOG,
+            "edge-1",
+            expect![[r#"
             200 /containerLogs/default/web/c?follow=true&tailLines=3
             and on
-        "#]]).await;
+        "#]],
+        )
+        .await;
         check_call("/api/v1/namespaces/default/pods/unbound/log", "edge-1", expect!["204 "]).await;
         check_call("/api/v1/nodes/edge-1/proxy/healthz", "edge-1", expect!["200 ok"]).await;
     }
 
     #[tokio::test]
     async fn what_the_node_says_is_wrong_is_passed_on() {
-        check_call("/api/v1/namespaces/default/pods/waiting/log", "edge-1", expect![[r#"400 container "c" in pod "waiting" is waiting to start: ContainerCreating"#]]).await;
-        check_call("/api/v1/namespaces/default/pods/none/log", "edge-1", expect![[r#"404 pods "none" not found"#]]).await;
-        check_call("/api/v1/namespaces/default/pods/web/exec", "edge-1", expect!["501 exec is not supported by this server yet"]).await;
+        check_call(
+            "/api/v1/namespaces/default/pods/waiting/log",
+            "edge-1",
+            expect![[r#"400 container "c" in pod "waiting" is waiting to start: ContainerCreating"#]],
+        )
+        .await;
+        check_call("/api/v1/namespaces/default/pods/none/log", "edge-1", expect![[r#"404 pods "none" not found"#]])
+            .await;
+        check_call(
+            "/api/v1/namespaces/default/pods/web/exec",
+            "edge-1",
+            expect!["501 exec is not supported by this server yet"],
+        )
+        .await;
     }
 
     #[tokio::test]

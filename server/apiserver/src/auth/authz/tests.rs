@@ -382,13 +382,25 @@ fn a_users_own_rules_can_be_listed() {
 
 #[test]
 fn an_allowed_request_says_which_binding_allows_it() {
-    check_access("jane", &["list pods default/ why"], expect![[r#"
+    check_access(
+        "jane",
+        &["list pods default/ why"],
+        expect![[r#"
         list pods default/ why: RBAC: allowed by RoleBinding "readers/default" of Role "pod-reader" to User "jane"
-    "#]]);
-    check_access("system:serviceaccount:default:bot", &["list pods default/ why"], expect![[r#"
+    "#]],
+    );
+    check_access(
+        "system:serviceaccount:default:bot",
+        &["list pods default/ why"],
+        expect![[r#"
         list pods default/ why: RBAC: allowed by RoleBinding "bots/default" of Role "pod-reader" to ServiceAccount "bot/default"
-    "#]]);
-    check_access("nobody", &["get /api why"], expect![[r#"
+    "#]],
+    );
+    check_access(
+        "nobody",
+        &["get /api why"],
+        expect![[r#"
         get /api why: RBAC: allowed by ClusterRoleBinding "system:discovery" of ClusterRole "system:discovery" to Group "system:authenticated"
-    "#]]);
+    "#]],
+    );
 }
