@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::events::{Recorder, Source};
+use coracle_client::watched;
 use coracle_client::{ListParams, OnExit, TaskScope};
 use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -45,8 +45,8 @@ pub struct Agent;
 /// A running agent. Its pods go on running when it is gone.
 pub struct AgentHandle {
     scope: TaskScope,
-    ready: watch::Receiver<bool>,
-    state: watch::Receiver<NodeState>,
+    ready: watched::Receiver<bool>,
+    state: watched::Receiver<NodeState>,
     pods: Arc<Pods>,
 }
 
@@ -90,11 +90,11 @@ struct Parts {
     config: Arc<AgentConfig>,
     shared: Arc<Shared>,
     pods: Arc<Pods>,
-    state: watch::Sender<NodeState>,
-    net: watch::Sender<NodeNet>,
+    state: watched::Sender<NodeState>,
+    net: watched::Sender<NodeNet>,
     /// The runtimes whose events are being heard.
-    hearing: watch::Sender<BTreeMap<usize, bool>>,
-    up: watch::Sender<bool>,
+    hearing: watched::Sender<BTreeMap<usize, bool>>,
+    up: watched::Sender<bool>,
 }
 
 impl Agent {
@@ -112,10 +112,10 @@ impl Agent {
             Addressing::Fixed(ips) => ips.clone(),
         };
         let pending = Some("this node has no pod CIDR yet".to_owned());
-        let net = watch::Sender::new(NodeNet { pending, ips, dns: None });
+        let net = watched::Sender::new(NodeNet { pending, ips, dns: None });
         let state =
             NodeState { net: net.borrow().clone(), pod_cidr: recorded_cidr(&config.data_dir), ..NodeState::default() };
-        let state = watch::Sender::new(state);
+        let state = watched::Sender::new(state);
         let runtimes = Runtimes::new(deps.runtimes.clone());
         let shared = Arc::new(Shared {
             allocatable: allocatable(&config),
@@ -140,10 +140,10 @@ impl Agent {
             shared,
             state,
             net,
-            hearing: watch::Sender::new((0..runtimes.all().len()).map(|index| (index, false)).collect()),
-            up: watch::Sender::new(false),
+            hearing: watched::Sender::new((0..runtimes.all().len()).map(|index| (index, false)).collect()),
+            up: watched::Sender::new(false),
         });
-        let ready = watch::Sender::new(false);
+        let ready = watched::Sender::new(false);
         let handle = AgentHandle {
             scope: scope.clone(),
             ready: ready.subscribe(),
@@ -156,7 +156,7 @@ impl Agent {
 }
 
 impl Parts {
-    fn spawn(self: &Arc<Self>, deps: &AgentDeps, ready: watch::Sender<bool>, scope: &TaskScope) {
+    fn spawn(self: &Arc<Self>, deps: &AgentDeps, ready: watched::Sender<bool>, scope: &TaskScope) {
         for (index, runtime) in self.shared.runtimes.all().iter().enumerate() {
             let (parts, runtime) = (self.clone(), runtime.clone());
             let title = format!("runtime-{}", runtime.endpoint().name().replace('/', "_"));

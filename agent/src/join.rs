@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_client::{Client, Clock, Identity, OnExit, RemoteConfig, TaskScope, empty_body, fetch_ca, full_body};
+use coracle_client::{Client, Clock, Identity, OnExit, RemoteConfig, TaskScope, fetch_ca, full_body};
 use jiff::{SignedDuration, Timestamp};
 use rand::TryRngCore as _;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+use crate::config::NodeCertificates;
 
 const ENROL_PATH: &str = "/v1-coracle/node-certificate";
 /// How long before their end certificates are renewed: a node may be off for a season.
@@ -57,11 +59,22 @@ pub enum JoinError {
     Randomness(rand::rand_core::OsError),
 }
 
+/// How the server is reached by a node that has no certificates yet.
+#[derive(Clone)]
+pub enum Way {
+    /// Over the network, with its token.
+    Token {
+        /// `https://host:port`.
+        server: String,
+        token: Option<String>,
+    },
+    /// In the same process, by a client that is trusted as the process is.
+    InProcess(Client),
+}
+
 #[derive(Clone)]
 pub struct JoinConfig {
-    /// `https://host:port`.
-    pub server: String,
-    pub token: Option<String>,
+    pub way: Way,
     pub node_name: String,
     /// Where keys and certificates are kept.
     pub dir: PathBuf,
@@ -84,6 +97,15 @@ pub struct Credentials {
 impl Credentials {
     pub fn identity(&self) -> Identity {
         Identity::ClientCert { cert_pem: self.client_cert_pem.clone(), key_pem: self.client_key_pem.clone() }
+    }
+
+    /// What the node API serves with.
+    pub fn node_certificates(&self) -> NodeCertificates {
+        NodeCertificates {
+            serving_cert_pem: self.serving_cert_pem.clone(),
+            serving_key_pem: self.serving_key_pem.clone(),
+            client_ca_pem: self.client_ca_pem.clone(),
+        }
     }
 }
 
@@ -110,20 +132,25 @@ struct EnrolAnswer {
 pub async fn enrol(config: &JoinConfig) -> Result<Credentials, JoinError> {
     let files = Files { dir: &config.dir };
     if let Some(kept) = files.load()? {
-        let same_cluster = match &config.token {
-            Some(token) => split_token(token)?.0 == hash_of(&kept.server_ca_pem),
-            None => true,
+        let same_cluster = match &config.way {
+            Way::Token { token: Some(token), .. } => split_token(token)?.0 == hash_of(&kept.server_ca_pem),
+            Way::Token { token: None, .. } | Way::InProcess(_) => true,
         };
         if same_cluster && names_node(&kept, &files, &config.node_name)? && !ended(&kept, &files, config.clock.now())? {
             return Ok(kept);
         }
     }
-    let token = config.token.as_deref().ok_or_else(|| JoinError::NoToken { node: config.node_name.clone() })?;
-    let (hash, _) = split_token(token)?;
-    let ca = fetch_ca(&config.server, hash)
-        .await
-        .map_err(|source| JoinError::Server { server: config.server.clone(), source })?;
-    request(config, ca, Identity::Token(token.to_owned())).await
+    match &config.way {
+        Way::InProcess(client) => ask(config, client).await,
+        Way::Token { server, token } => {
+            let token = token.as_deref().ok_or_else(|| JoinError::NoToken { node: config.node_name.clone() })?;
+            let (hash, _) = split_token(token)?;
+            let ca = fetch_ca(server, hash).await;
+            let ca = ca.map_err(|source| JoinError::Server { server: server.clone(), source })?;
+            let client = remote(config, server, ca, Identity::Token(token.to_owned()))?;
+            ask(config, &client).await
+        }
+    }
 }
 
 /// Keeps the certificates fresh: well before they end new ones are asked for, and `renewed` gets them.
@@ -155,7 +182,14 @@ async fn renewal(
             () = cancel.cancelled() => return Ok(()),
             () = tokio::time::sleep(wait) => {}
         }
-        match request(&config, credentials.server_ca_pem.clone(), credentials.identity()).await {
+        let asked = match &config.way {
+            Way::InProcess(client) => ask(&config, client).await,
+            Way::Token { server, .. } => {
+                let client = remote(&config, server, credentials.server_ca_pem.clone(), credentials.identity())?;
+                ask(&config, &client).await
+            }
+        };
+        match asked {
             Ok(new) => {
                 tracing::info!(node = config.node_name, "renewed the node's certificates");
                 renewed(&new);
@@ -176,30 +210,35 @@ async fn renewal(
     }
 }
 
-async fn request(config: &JoinConfig, ca_pem: String, identity: Identity) -> Result<Credentials, JoinError> {
+fn remote(config: &JoinConfig, server: &str, ca_pem: String, identity: Identity) -> Result<Client, JoinError> {
+    let remote = RemoteConfig { clock: Arc::clone(&config.clock), ..RemoteConfig::new(server, ca_pem, identity) };
+    Client::remote(remote).map_err(|source| JoinError::Server { server: server.to_owned(), source })
+}
+
+/// Asks for certificates and keeps them. Keys never leave this host.
+async fn ask(config: &JoinConfig, client: &Client) -> Result<Credentials, JoinError> {
     let files = Files { dir: &config.dir };
     let (client_key, serving_key) = (files.key("client.key")?, files.key("serving.key")?);
-    let password = files.password()?;
     let body = EnrolRequest {
         node_name: &config.node_name,
-        node_password: &password,
+        node_password: &files.password()?,
         client_csr: csr(&client_key, &config.node_name, ExtendedKeyUsagePurpose::ClientAuth)?,
         serving_csr: csr(&serving_key, &config.node_name, ExtendedKeyUsagePurpose::ServerAuth)?,
         addresses: Vec::new(),
     };
-    let failed = |source: coracle_client::Error| match source.is_unauthorized() {
-        true => JoinError::TokenRefused { server: config.server.clone() },
-        false => JoinError::Server { server: config.server.clone(), source },
+    let server = match &config.way {
+        Way::Token { server, .. } => server.clone(),
+        Way::InProcess(_) => "this process".to_owned(),
     };
-    let remote =
-        RemoteConfig { clock: Arc::clone(&config.clock), ..RemoteConfig::new(&config.server, ca_pem, identity) };
-    let client = Client::remote(remote).map_err(failed)?;
     let body = serde_json::to_vec(&body).expect("plain strings can be written as JSON");
     let request = http::Request::post(ENROL_PATH)
         .header("content-type", "application/json")
         .body(full_body(body))
-        .unwrap_or_else(|_| http::Request::new(empty_body()));
-    let answer: EnrolAnswer = client.json(request).await.map_err(failed)?;
+        .expect("a constant path and header make a request");
+    let answer: EnrolAnswer = client.json(request).await.map_err(|source| match source.is_unauthorized() {
+        true => JoinError::TokenRefused { server: server.clone() },
+        false => JoinError::Server { server: server.clone(), source },
+    })?;
     let credentials = Credentials {
         client_cert_pem: answer.client_certificate,
         client_key_pem: client_key.serialize_pem(),
@@ -359,8 +398,7 @@ mod tests {
 
     fn config(dir: &Path, token: Option<&str>) -> JoinConfig {
         JoinConfig {
-            server: "https://127.0.0.1:1".to_owned(),
-            token: token.map(str::to_owned),
+            way: Way::Token { server: "https://127.0.0.1:1".to_owned(), token: token.map(str::to_owned) },
             node_name: "pi".to_owned(),
             dir: dir.to_path_buf(),
             clock: TokioClock::shared("2026-01-01T00:00:00Z".parse().unwrap()),

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coracle_api::Uid;
+use coracle_client::watched;
 use coracle_client::{Change, Informer, OnExit};
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::local::Record;
@@ -51,7 +51,7 @@ impl Pods {
     pub(crate) async fn run(
         self: Arc<Self>,
         pods: Informer<Pod>,
-        mut runtimes_up: watch::Receiver<bool>,
+        mut runtimes_up: watched::Receiver<bool>,
         cancel: CancellationToken,
     ) {
         let work = async {

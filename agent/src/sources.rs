@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::Uid;
+use coracle_client::watched;
 use coracle_client::{Backoff, Client, Error, Kind, OnExit, TaskScope, WatchEvent, WatchParams};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::mailbox::Mailbox;
@@ -93,7 +93,7 @@ enum Known {
 }
 
 struct Entry {
-    known: watch::Sender<Known>,
+    known: watched::Sender<Known>,
     users: BTreeMap<Uid, Arc<Mailbox>>,
     token: CancellationToken,
 }
@@ -129,7 +129,7 @@ impl Sources {
             let entry = entries.entry(key.clone()).or_insert_with(|| {
                 let token = self.scope.token().child_token();
                 started.push((key.clone(), token.clone()));
-                Entry { known: watch::Sender::new(Known::Nothing), users: BTreeMap::new(), token }
+                Entry { known: watched::Sender::new(Known::Nothing), users: BTreeMap::new(), token }
             });
             entry.users.insert(pod.clone(), mailbox.clone());
         }

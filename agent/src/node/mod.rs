@@ -11,10 +11,10 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::watched;
 use coracle_client::{Change, Client, Clock, Error, Informers, ListParams};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -49,9 +49,9 @@ pub(crate) struct NodeTask {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtimes: Runtimes,
     /// Told of the pod CIDR once the server has given one.
-    pub(crate) state: watch::Sender<NodeState>,
+    pub(crate) state: watched::Sender<NodeState>,
     /// Becomes true when the server has been told that the node is ready.
-    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) ready: watched::Sender<bool>,
 }
 
 impl NodeTask {

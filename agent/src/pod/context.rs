@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use coracle_api::{PodKey, Quantity, Uid};
 use coracle_client::events::{Recorder, reference};
+use coracle_client::watched;
 use coracle_client::{Client, Clock, Informer, TaskScope};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +57,7 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub start: Instant,
     pub prober: Arc<dyn Prober>,
-    pub network: watch::Receiver<NodeNet>,
+    pub network: watched::Receiver<NodeNet>,
     pub allocatable: BTreeMap<String, Quantity>,
     pub scope: TaskScope,
 }

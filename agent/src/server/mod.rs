@@ -17,13 +17,17 @@ use coracle_client::{Clock, OnExit, TaskScope};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use k8s_openapi::api::core::v1::Pod;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::NodeCertificates;
 use crate::logs::Stop;
-pub use tls::{NodeTls, TlsError};
+use tls::NodeTls;
+pub use tls::TlsError;
 
 /// Connections at one time; the API server pools its own, so this is far more than it opens.
 const MAX_CONNECTIONS: usize = 512;
@@ -69,12 +73,15 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// The node API, not yet listening.
 #[derive(Clone)]
 pub struct NodeApi {
-    pub tls: Arc<NodeTls>,
+    /// The newest is shown to every new caller, so a renewal needs no restart.
+    pub certificates: watch::Receiver<NodeCertificates>,
     pub pods: Arc<dyn PodSource>,
     pub clock: Arc<dyn Clock>,
 }
@@ -87,24 +94,31 @@ impl NodeApi {
         let bound = listener.local_addr().map_err(listen)?;
         let listener = Arc::new(listener);
         let routes = routes::router(self.pods, self.clock);
-        let tls = self.tls;
+        let certificates = self.certificates;
+        NodeTls::new(certificates.clone())?;
         scope.spawn("node-api", OnExit::restart(), move |cancel| {
-            accept(Arc::clone(&listener), Arc::clone(&tls), routes.clone(), cancel)
+            accept(Arc::clone(&listener), certificates.clone(), routes.clone(), cancel)
         });
         Ok(bound)
     }
 }
 
-async fn accept(listener: Arc<TcpListener>, tls: Arc<NodeTls>, routes: axum::Router, cancel: CancellationToken) {
+async fn accept(
+    listener: Arc<TcpListener>,
+    certificates: watch::Receiver<NodeCertificates>,
+    routes: axum::Router,
+    cancel: CancellationToken,
+) -> Result<(), TlsError> {
+    let mut tls = NodeTls::new(certificates)?;
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            () = cancel.cancelled() => return,
+            () = cancel.cancelled() => return Ok(()),
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, Arc::clone(&tls), routes.clone()));
+                    connections.spawn(connection(stream, peer, tls.server_config(), routes.clone()));
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: others must end first.
@@ -116,8 +130,8 @@ async fn accept(listener: Arc<TcpListener>, tls: Arc<NodeTls>, routes: axum::Rou
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, tls: Arc<NodeTls>, routes: axum::Router) {
-    let acceptor = TlsAcceptor::from(tls.server_config());
+async fn connection(stream: TcpStream, peer: SocketAddr, tls: Arc<ServerConfig>, routes: axum::Router) {
+    let acceptor = TlsAcceptor::from(tls);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS with a caller of the node API"),

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
 
-use crate::join::Credentials;
+use crate::config::NodeCertificates;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -24,29 +24,30 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// The TLS side of the node API.
-pub struct NodeTls {
-    config: RwLock<Arc<ServerConfig>>,
+/// The TLS side of the node API: connections made after a renewal see the new certificate.
+pub(super) struct NodeTls {
+    certificates: watch::Receiver<NodeCertificates>,
+    config: Arc<ServerConfig>,
 }
 
 impl NodeTls {
-    pub fn new(credentials: &Credentials) -> Result<NodeTls, TlsError> {
-        Ok(NodeTls { config: RwLock::new(build(credentials)?) })
+    pub(super) fn new(mut certificates: watch::Receiver<NodeCertificates>) -> Result<NodeTls, TlsError> {
+        let config = build(&certificates.borrow_and_update())?;
+        Ok(NodeTls { certificates, config })
     }
 
-    /// Connections made from now on see the new certificate.
-    pub fn replace(&self, credentials: &Credentials) -> Result<(), TlsError> {
-        let config = build(credentials)?;
-        *self.config.write() = config;
-        Ok(())
-    }
-
-    pub(super) fn server_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read())
+    pub(super) fn server_config(&mut self) -> Arc<ServerConfig> {
+        if self.certificates.has_changed().unwrap_or(false) {
+            match build(&self.certificates.borrow_and_update()) {
+                Ok(config) => self.config = config,
+                Err(error) => tracing::error!(%error, "the renewed certificate cannot be used; the old one stays"),
+            }
+        }
+        Arc::clone(&self.config)
     }
 }
 
-fn build(credentials: &Credentials) -> Result<Arc<ServerConfig>, TlsError> {
+fn build(credentials: &NodeCertificates) -> Result<Arc<ServerConfig>, TlsError> {
     let pem = |what| move |source| TlsError::Pem { what, source };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(credentials.client_ca_pem.as_bytes()) {

@@ -12,9 +12,9 @@ use std::{
 use coracle_api::meta::{ObjectKey, Revision};
 use futures::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
 
 use crate::resource::Cached;
+use crate::watched;
 
 /// Changes a subscriber may lag behind before they are replaced by one `Resync`.
 const QUEUE_LENGTH: usize = 4096;
@@ -46,7 +46,7 @@ impl<T> Clone for Change<T> {
 
 pub(crate) struct Cache<T> {
     inner: RwLock<Inner<T>>,
-    synced: watch::Sender<bool>,
+    synced: watched::Sender<bool>,
 }
 
 struct Inner<T> {
@@ -93,10 +93,10 @@ impl<T: Cached> Cache<T> {
             closed: false,
             seen: Revision::UNSET,
         };
-        Self { inner: RwLock::new(inner), synced: watch::Sender::new(false) }
+        Self { inner: RwLock::new(inner), synced: watched::Sender::new(false) }
     }
 
-    pub(crate) fn synced(&self) -> watch::Receiver<bool> {
+    pub(crate) fn synced(&self) -> watched::Receiver<bool> {
         self.synced.subscribe()
     }
 

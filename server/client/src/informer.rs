@@ -12,10 +12,10 @@ use std::{
 
 use coracle_api::meta::{ObjectKey, Revision};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::cache::{Change, Changes};
+use crate::watched;
 use crate::{
     Client, Ids,
     cache::Cache,
@@ -38,7 +38,7 @@ type Selected = (TypeId, ResourceRef, Option<String>, Option<String>);
 
 struct Running {
     cache: Arc<dyn Any + Send + Sync>,
-    synced: watch::Receiver<bool>,
+    synced: watched::Receiver<bool>,
     token: CancellationToken,
 }
 
@@ -107,7 +107,7 @@ impl Informers {
     }
 }
 
-async fn wait(mut synced: watch::Receiver<bool>) {
+async fn wait(mut synced: watched::Receiver<bool>) {
     // The sender lives as long as the cache; if that is gone there is nothing to wait for.
     let _ = synced.wait_for(|synced| *synced).await;
 }

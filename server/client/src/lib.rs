@@ -23,6 +23,7 @@ mod scope;
 #[cfg(test)]
 mod testing;
 mod watch;
+pub mod watched;
 
 pub use api::{Api, List};
 pub use body::{Body, BoxError, empty as empty_body, full as full_body};

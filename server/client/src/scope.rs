@@ -26,7 +26,6 @@ use std::{
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{
-    sync::watch,
     task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
@@ -35,6 +34,8 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 use tracing::{Instrument as _, debug, error, error_span, warn};
+
+use crate::watched;
 
 /// How long `shutdown` waits for tasks that were cancelled before it ends them by force.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -148,7 +149,7 @@ struct Tree {
     root: CancellationToken,
     next: AtomicU64,
     tasks: Mutex<BTreeMap<u64, Entry>>,
-    fatal: watch::Sender<Option<Fatal>>,
+    fatal: watched::Sender<Option<Fatal>>,
 }
 
 struct Entry {
@@ -173,7 +174,7 @@ impl TaskScope {
             root: token.clone(),
             next: AtomicU64::new(0),
             tasks: Mutex::default(),
-            fatal: watch::Sender::new(None),
+            fatal: watched::Sender::new(None),
         };
         Self { tree: Arc::new(tree), path: "".into(), token, tracker: TaskTracker::new(), above: Arc::new([]) }
     }
