@@ -359,8 +359,8 @@ impl Serialize for Status {
             message: self.message.as_str().into(),
             reason: self.reason.as_str().into(),
             details: self.details.as_deref().map(Cow::Borrowed),
-            // Upstream leaves the code of a success out of the body.
-            code: if success { 0 } else { i32::from(self.code) },
+            // Upstream leaves the code of a plain success out of the body, and says 201.
+            code: if success && self.code == 200 { 0 } else { i32::from(self.code) },
         }
         .serialize(serializer)
     }

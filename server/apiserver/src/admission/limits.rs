@@ -1,6 +1,6 @@
 //! LimitRanges: default requests and limits for containers, and bounds for containers, pods and claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_api::object::Object;
 use coracle_api::quantity::Quantity;
@@ -15,6 +15,9 @@ use crate::registry::{Registry, codec};
 
 pub(super) struct LimitRanger;
 
+/// Tells what was set that the pod's author had not.
+const ANNOTATION: &str = "kubernetes.io/limit-ranger";
+
 type Amounts = BTreeMap<String, Quantity>;
 
 impl Plugin for LimitRanger {
@@ -28,10 +31,24 @@ impl Plugin for LimitRanger {
         if !creates_pod(context) {
             return Ok(());
         }
-        for item in items(look, context)?.iter().filter(|item| item.type_ == "Container") {
-            for list in ["initContainers", "containers"] {
-                edit_each(pod, &["spec", list], |container| set_defaults(container, item));
-            }
+        let items = items(look, context)?;
+        let mut set = Vec::new();
+        for (list, word) in [("containers", "container"), ("initContainers", "init container")] {
+            edit_each(pod, &["spec", list], |container| {
+                for (part, word_of_part) in [("requests", "request"), ("limits", "limit")] {
+                    let names = set_defaults(container, part, &items);
+                    if !names.is_empty() {
+                        set.push(format!(
+                            "{} {word_of_part} for {word} {}",
+                            names.join(", "),
+                            container.field(&["name"]).unwrap_or_default()
+                        ));
+                    }
+                }
+            });
+        }
+        if !set.is_empty() {
+            pod.set_annotation(ANNOTATION, &format!("LimitRanger plugin set: {}", set.join("; ")));
         }
         Ok(())
     }
@@ -106,16 +123,20 @@ fn limits(container: &Object) -> Amounts {
     amounts(container, &["resources", "limits"])
 }
 
-fn set_defaults(container: &mut Object, item: &LimitRangeItem) {
-    let defaults = [("requests", &item.default_request), ("limits", &item.default)];
-    for (part, amounts) in defaults {
+/// Sets what the container does not say of its requests or limits (`part`), and tells which resources those are.
+fn set_defaults(container: &mut Object, part: &str, items: &[LimitRangeItem]) -> Vec<String> {
+    let mut set = BTreeSet::new();
+    for item in items.iter().filter(|item| item.type_ == "Container") {
+        let amounts = if part == "requests" { &item.default_request } else { &item.default };
         for (name, amount) in amounts.iter().flatten() {
             let path = ["resources", part, name.as_str()];
             if container.path(&path).is_none() {
                 container.set(&path, amount.0.as_str());
+                set.insert(name.clone());
             }
         }
     }
+    set.into_iter().collect()
 }
 
 /// A request or limit under the minimum, over the maximum, or a ratio between them that is too large.
@@ -129,10 +150,11 @@ fn check(item: &LimitRangeItem, requests: &Amounts, limits: &Amounts, problems: 
             Some(request) if *request < min => {
                 problems.push(format!("minimum {name} usage per {kind} is {min}, but request is {request}"));
             }
-            Some(_) => {}
-        }
-        if let Some(limit) = limits.get(name).filter(|limit| **limit < min) {
-            problems.push(format!("minimum {name} usage per {kind} is {min}, but limit is {limit}"));
+            Some(_) => {
+                if let Some(limit) = limits.get(name).filter(|limit| **limit < min) {
+                    problems.push(format!("minimum {name} usage per {kind} is {min}, but limit is {limit}"));
+                }
+            }
         }
     }
     for (name, bound) in item.max.iter().flatten() {
@@ -144,10 +166,11 @@ fn check(item: &LimitRangeItem, requests: &Amounts, limits: &Amounts, problems: 
             Some(amount) if *amount > max => {
                 problems.push(format!("maximum {name} usage per {kind} is {max}, but {word} is {amount}"));
             }
-            Some(_) => {}
-        }
-        if let Some(request) = requests.get(name).filter(|request| word == "limit" && **request > max) {
-            problems.push(format!("maximum {name} usage per {kind} is {max}, but request is {request}"));
+            Some(_) => {
+                if let Some(request) = requests.get(name).filter(|request| **request > max) {
+                    problems.push(format!("maximum {name} usage per {kind} is {max}, but request is {request}"));
+                }
+            }
         }
     }
     for (name, bound) in item.max_limit_request_ratio.iter().flatten() {

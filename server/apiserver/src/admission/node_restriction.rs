@@ -16,6 +16,21 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
 /// Labels under these domains say what others rely on to keep workloads apart.
 const RESTRICTED_LABEL_DOMAIN: &str = "node-restriction.kubernetes.io";
+/// Kubernetes' labels that a node says about itself, as upstream lists them.
+const OWN_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+];
+const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
 impl Plugin for NodeRestriction {
     fn validate(
@@ -81,9 +96,7 @@ fn own_node(context: &Context, node: &str, object: Option<&Object>, old: Option<
     let mut changed: Vec<String> = Vec::new();
     let now = new.labels();
     for key in now.keys().chain(labels.keys()) {
-        let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-        let restricted = domain == RESTRICTED_LABEL_DOMAIN || domain.ends_with(&format!(".{RESTRICTED_LABEL_DOMAIN}"));
-        if restricted && now.get(key) != labels.get(key) && !changed.contains(key) {
+        if is_restricted(key, old.is_none()) && now.get(key) != labels.get(key) && !changed.contains(key) {
             changed.push(key.clone());
         }
     }
@@ -97,6 +110,16 @@ fn own_node(context: &Context, node: &str, object: Option<&Object>, old: Option<
         return Err(format!("node {node:?} is not allowed to modify taints"));
     }
     Ok(())
+}
+
+/// Whether a node may not set or remove this label of its own: others rely on it to keep workloads apart. At its
+/// creation a node may still take a role, later it may not steer workloads to itself.
+fn is_restricted(key: &str, creates: bool) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let under = |parent: &str| domain == parent || domain.ends_with(&format!(".{parent}"));
+    let is_kubernetes = under("kubernetes.io") || under("k8s.io");
+    let is_nodes_own = OWN_LABELS.contains(&key) || OWN_LABEL_DOMAINS.iter().any(|own| under(own));
+    under(RESTRICTED_LABEL_DOMAIN) || (!creates && is_kubernetes && !is_nodes_own)
 }
 
 /// A node asks for tokens of pods that run on it, bound to them.

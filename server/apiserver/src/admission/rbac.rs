@@ -2,14 +2,17 @@
 //! role whose rules its author has, unless they are allowed to `escalate` or `bind`.
 
 use coracle_api::object::Object;
+use coracle_api::selector::LabelSelector;
 use coracle_api::status::Status;
+use coracle_store::Prefix;
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use super::{Plugin, forbidden};
 use crate::hooks::{Attributes, Decision};
 use crate::http::request_info::Verb;
-use crate::registry::Registry;
 use crate::registry::context::Context;
+use crate::registry::{Registry, codec};
 
 pub(super) struct RbacEscalation;
 
@@ -67,7 +70,28 @@ fn binding(look: &Registry, context: &Context, binding: &Object, old: Option<&Ob
         let subject = coracle_api::meta::GroupResource::new(GROUP, plural);
         return Err(Status::not_found(&subject, name));
     };
-    grant(look, context, binding, &rules(&role)?)
+    let mut wanted = rules(&role)?;
+    wanted.extend(aggregated(look, &role)?);
+    grant(look, context, binding, &wanted)
+}
+
+/// The rules that a cluster role has from others: they are not written down in it.
+fn aggregated(look: &Registry, role: &Object) -> Result<Vec<PolicyRule>, Status> {
+    let path = ["aggregationRule", "clusterRoleSelectors"];
+    let selectors = role.typed_at::<Vec<meta::LabelSelector>>(&path).map_err(Status::internal)?.unwrap_or_default();
+    let selectors: Vec<LabelSelector> = selectors
+        .iter()
+        .map(|one| LabelSelector::from_object(Some(one)))
+        .collect::<Result<_, _>>()
+        .map_err(Status::internal)?;
+    let snapshot = look.store.snapshot();
+    let mut found = Vec::new();
+    for entry in snapshot.range(&Prefix::resource(format!("clusterroles.{GROUP}")), None) {
+        if selectors.iter().any(|selector| selector.matches(&entry.labels)) {
+            found.extend(rules(&codec::object(entry)?)?);
+        }
+    }
+    Ok(found)
 }
 
 fn rules(role: &Object) -> Result<Vec<PolicyRule>, Status> {

@@ -49,7 +49,8 @@ impl Server {
     ) -> Result<Response, Status> {
         let catalog = &self.registry.catalog;
         let resource = catalog.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?;
-        if STREAMS.contains(&info.subresource.as_str()) && resource.def.subresource(&info.subresource).is_some() {
+        let stream = resource.def.subresource(&info.subresource).filter(|sub| STREAMS.contains(&&*sub.name));
+        if stream.is_some_and(|sub| schema_verb(info.verb).is_some_and(|verb| sub.verbs.contains(verb))) {
             return Ok(self.hooks.node_proxy.call(RawRequest { info: info.clone(), user, request }).await);
         }
         check_scope(info, &resource)?;
@@ -78,12 +79,37 @@ impl Server {
     }
 }
 
-/// A cluster-scoped resource has no namespace in its path, and one object of a namespaced one always has.
+/// A cluster-scoped resource has no namespace in its path, and one object of a namespaced one always has. The collection
+/// of all namespaces can be read and nothing else.
 fn check_scope(info: &RequestInfo, resource: &Resource) -> Result<(), Status> {
     let in_namespace = !info.namespace.is_empty() && info.resource != "namespaces";
-    let across = matches!(info.verb, Verb::List | Verb::Watch);
-    let fits = if resource.def.namespaced { in_namespace || across } else { !in_namespace };
-    if fits { Ok(()) } else { Err(Status::no_such_path()) }
+    match (resource.def.namespaced, in_namespace, info.verb) {
+        (true, true, _) | (false, false, _) | (true, false, Verb::List | Verb::Watch) => Ok(()),
+        (true, false, _) if info.name.is_empty() => Err(not_allowed(resource, info.verb)),
+        (true, false, _) | (false, true, _) => Err(Status::no_such_path()),
+    }
+}
+
+fn not_allowed(resource: &Resource, verb: Verb) -> Status {
+    let text = "the server does not allow this method on the requested resource";
+    let mut status = Status::method_not_allowed(&resource.group_resource(), verb.as_str());
+    status.message = text.to_owned();
+    status
+}
+
+/// None: a method that no resource answers.
+fn schema_verb(verb: Verb) -> Option<SchemaVerb> {
+    match verb {
+        Verb::Get => Some(SchemaVerb::Get),
+        Verb::List => Some(SchemaVerb::List),
+        Verb::Watch => Some(SchemaVerb::Watch),
+        Verb::Create => Some(SchemaVerb::Create),
+        Verb::Update => Some(SchemaVerb::Update),
+        Verb::Patch => Some(SchemaVerb::Patch),
+        Verb::Delete => Some(SchemaVerb::Delete),
+        Verb::DeleteCollection => Some(SchemaVerb::DeleteCollection),
+        Verb::Proxy | Verb::Unknown => None,
+    }
 }
 
 impl Call<'_> {
@@ -106,24 +132,11 @@ impl Call<'_> {
     }
 
     fn not_allowed(&self) -> Status {
-        let text = "the server does not allow this method on the requested resource";
-        let mut status = Status::method_not_allowed(&self.resource.group_resource(), self.context.verb.as_str());
-        status.message = text.to_owned();
-        status
+        not_allowed(&self.resource, self.context.verb)
     }
 
     fn check_verb(&self) -> Result<(), Status> {
-        let wanted = match self.context.verb {
-            Verb::Get => SchemaVerb::Get,
-            Verb::List => SchemaVerb::List,
-            Verb::Watch => SchemaVerb::Watch,
-            Verb::Create => SchemaVerb::Create,
-            Verb::Update => SchemaVerb::Update,
-            Verb::Patch => SchemaVerb::Patch,
-            Verb::Delete => SchemaVerb::Delete,
-            Verb::DeleteCollection => SchemaVerb::DeleteCollection,
-            Verb::Proxy | Verb::Unknown => return Err(self.not_allowed()),
-        };
+        let wanted = schema_verb(self.context.verb).ok_or_else(|| self.not_allowed())?;
         let def = &self.resource.def;
         let verbs = match self.context.subresource.as_str() {
             "" => def.verbs,
@@ -305,7 +318,8 @@ impl Call<'_> {
             let mut make = |current: Option<&Object>| {
                 let current = current.ok_or_else(|| Status::not_found(&resource.group_resource(), &context.name))?;
                 let served = resource.conversion.to_served(resource, current.clone());
-                let patched = patch.apply(context, &target, view.show(served.clone())?)?;
+                let mut patched = patch.apply(context, &target, view.show(served.clone())?)?;
+                self.settle_namespace(&mut patched)?;
                 let object = view.put(context, patched, &served)?;
                 Ok(resource.conversion.to_stored(resource, object))
             };

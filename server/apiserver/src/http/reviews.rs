@@ -11,7 +11,7 @@ use crate::registry::context::Context;
 /// The review with its status filled; None if the resource is none.
 pub(super) fn answer(hooks: &Hooks, context: &Context, review: &mut Object) -> Result<Option<Object>, Status> {
     let status = match (&*context.def.group, &*context.def.plural) {
-        ("authentication.k8s.io", "tokenreviews") => token(hooks, context, review)?,
+        ("authentication.k8s.io", "tokenreviews") => token(hooks, review)?,
         ("authentication.k8s.io", "selfsubjectreviews") => json!({"userInfo": user_json(&context.user)}),
         ("authorization.k8s.io", "selfsubjectaccessreviews") => access(hooks, context, review, &context.user)?,
         ("authorization.k8s.io", "subjectaccessreviews") => {
@@ -53,11 +53,10 @@ fn invalid(context: &Context, error: FieldError) -> Status {
     Status::invalid(&context.group_kind(), "", vec![error])
 }
 
-fn token(hooks: &Hooks, context: &Context, review: &Object) -> Result<Value, Status> {
+fn token(hooks: &Hooks, review: &Object) -> Result<Value, Status> {
     let token = review.field(&["spec", "token"]).unwrap_or_default();
     if token.is_empty() {
-        let path = FieldPath::new("spec");
-        return Err(invalid(context, FieldError::required(&path.child("token"), "")));
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences: Vec<String> = strings(review.list(&["spec", "audiences"]));
     Ok(match hooks.authenticator.review_token(token, &audiences) {

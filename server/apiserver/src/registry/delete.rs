@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use coracle_api::meta::GroupResource;
 use coracle_api::object::Object;
 use coracle_api::status::{Status, StatusDetails};
 use coracle_store::{CommitError, Entry, Op};
@@ -123,10 +124,11 @@ impl Registry {
     }
 }
 
-fn check_preconditions(resource: &Resource, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
+pub(super) fn check_preconditions(resource: &Resource, old: &Object, options: &DeleteOptions) -> Result<(), Status> {
     let conflict = |message: String| {
         // Upstream names the kind here, not the resource.
-        Err(Status::conflict(&resource.group_resource(), old.name(), message))
+        let subject = GroupResource::new(&*resource.def.group, &*resource.def.kind);
+        Err(Status::conflict(&subject, old.name(), message))
     };
     if let Some(uid) = &options.uid
         && uid != old.uid_str()

@@ -13,6 +13,7 @@ use super::facts::Facts;
 
 pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
 pub const ORPHAN_FINALIZER: &str = "orphan";
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN_FINALIZER, FOREGROUND_FINALIZER];
 
 const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 const IMMUTABLE: &str = "field is immutable";
@@ -111,6 +112,12 @@ fn finalizers(object: &Object, errors: &mut Vec<FieldError>) {
         let problems = names::qualified_name(finalizer);
         errors.extend(problems.into_iter().map(|problem| FieldError::invalid(&path, finalizer, problem)));
     }
+    for (at, finalizer) in finalizers.iter().enumerate() {
+        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(finalizer) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(&path.index(at), finalizer, detail));
+        }
+    }
     if finalizers.contains(&FOREGROUND_FINALIZER) && finalizers.contains(&ORPHAN_FINALIZER) {
         let detail = format!("finalizer {ORPHAN_FINALIZER} and {FOREGROUND_FINALIZER} cannot be both set");
         errors.push(FieldError::invalid(&path, &finalizers, detail));
@@ -135,7 +142,9 @@ pub fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let (now, before) = (new.path(&["metadata", field]), old.path(&["metadata", field]));
         if now != before {
-            errors.push(FieldError::invalid(&METADATA.child(field), now, IMMUTABLE));
+            // Upstream shows a text that is missing as an empty one.
+            let shown = now.cloned().unwrap_or_else(|| "".into());
+            errors.push(FieldError::invalid(&METADATA.child(field), shown, IMMUTABLE));
         }
     }
     errors

@@ -136,7 +136,6 @@ pub struct WriteOptions {
     pub dry_run: bool,
     pub field_manager: String,
     pub field_validation: FieldValidation,
-    pub force: bool,
 }
 
 impl WriteOptions {
@@ -154,6 +153,11 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
+        // Server-side apply, which may force, is refused as a media type.
+        if kind == "PatchOptions" && query.get("force").is_some() {
+            let path = FieldPath::new("force");
+            errors.push(FieldError::forbidden(&path, "may not be specified for non-apply patch"));
+        }
         let field_manager = query.text("fieldManager").to_owned();
         if field_manager.chars().count() > 128 {
             errors.push(FieldError::too_long(&FieldPath::new("fieldManager"), 128));
@@ -161,7 +165,7 @@ impl WriteOptions {
         if !errors.is_empty() {
             return Err(invalid_options(kind, errors));
         }
-        Ok(Self { dry_run, field_manager, field_validation, force: query.flag("force").unwrap_or(false) })
+        Ok(Self { dry_run, field_manager, field_validation })
     }
 }
 

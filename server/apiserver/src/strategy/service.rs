@@ -1,6 +1,6 @@
 //! Services. Cluster addresses and node ports are given out by the registry before this validates.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use coracle_api::fields::{FieldError, FieldPath};
 use coracle_api::names;
@@ -342,7 +342,19 @@ fn families(spec: &ServiceSpec, errors: &mut Errors) {
         }
     }
     let policies = &["PreferDualStack", "RequireDualStack", "SingleStack"];
-    check::one_of_opt(&spec.ip_family_policy, policies, &SPEC.child("ipFamilyPolicy"), errors);
+    let policy = SPEC.child("ipFamilyPolicy");
+    check::one_of_opt(&spec.ip_family_policy, policies, &policy, errors);
+    // Without a selector a headless Service may have endpoints of any family; else the cluster's only one is IPv4.
+    let is_free = text(&spec.cluster_ip) == "None" && spec.selector.as_ref().is_none_or(BTreeMap::is_empty);
+    if !is_free {
+        if text(&spec.ip_family_policy) == "RequireDualStack" {
+            let detail = "this cluster is not configured for dual-stack services";
+            errors.push(FieldError::invalid(&policy, &spec.ip_family_policy, detail));
+        }
+        for (i, family) in families.iter().enumerate().filter(|(_, family)| *family == "IPv6") {
+            errors.push(FieldError::invalid(&list.index(i), family, "not configured on this cluster"));
+        }
+    }
     let list = SPEC.child("clusterIPs");
     let ips = spec.cluster_ips.as_deref().unwrap_or_default();
     if ips.len() > 2 {

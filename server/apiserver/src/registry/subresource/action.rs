@@ -16,6 +16,7 @@ use crate::registry::context::Context;
 use crate::registry::update::Part;
 
 const MIN_TOKEN_SECONDS: i64 = 10 * 60;
+const MAX_TOKEN_SECONDS: i64 = 1 << 32;
 const DEFAULT_TOKEN_SECONDS: i64 = 60 * 60;
 
 /// A node's name and uid.
@@ -57,7 +58,7 @@ impl Registry {
             bound.set(&["spec", "nodeName"], node.as_str());
             annotations.iter().for_each(|(key, value)| bound.set_annotation(key, value));
             labels.iter().for_each(|(key, value)| bound.set_label(key, value));
-            set_condition(&mut bound, "PodScheduled", "True", context);
+            set_condition(&mut bound, json!({"type": "PodScheduled", "status": "True"}), context);
             Ok(bound)
         };
         self.update(context, resource, Part::Given, &mut make).await.map(drop)
@@ -77,9 +78,13 @@ impl Registry {
         };
         self.admission.validate(self, context, Some(&request), None)?;
         let seconds = request.int(&["spec", "expirationSeconds"]).unwrap_or(DEFAULT_TOKEN_SECONDS);
-        if seconds < MIN_TOKEN_SECONDS {
+        let fault = match seconds {
+            ..MIN_TOKEN_SECONDS => Some("may not specify a duration less than 10 minutes"),
+            MIN_TOKEN_SECONDS..=MAX_TOKEN_SECONDS => None,
+            _ => Some("may not specify a duration larger than 2^32 seconds"),
+        };
+        if let Some(detail) = fault {
             let path = FieldPath::new("spec");
-            let detail = "may not specify a duration less than 10 minutes";
             let error = FieldError::invalid(&path.child("expirationSeconds"), seconds, detail);
             return Err(Status::invalid(&GroupKind::new("authentication.k8s.io", "TokenRequest"), name, vec![error]));
         }
@@ -177,22 +182,15 @@ fn check_binding(binding: &Object) -> Result<&str, Status> {
 }
 
 /// Sets a condition of a pod, keeping the time of its last change if it does not change.
-fn set_condition(pod: &mut Object, kind: &str, status: &str, context: &Context) {
+pub(super) fn set_condition(pod: &mut Object, mut condition: Value, context: &Context) {
     let path = ["status", "conditions"];
     let mut conditions = pod.list(&path).to_vec();
-    let place = conditions
-        .iter()
-        .position(|one| Object::from_value(one.clone()).is_ok_and(|one| one.field(&["type"]) == Some(kind)));
-    let fresh = json!({"type": kind, "status": status, "lastTransitionTime": format_time(context.now)});
+    let place = conditions.iter().position(|one| one["type"] == condition["type"]);
+    condition["lastTransitionTime"] = format_time(context.now).into();
     match place {
-        Some(at) => {
-            let same =
-                Object::from_value(conditions[at].clone()).is_ok_and(|one| one.field(&["status"]) == Some(status));
-            if !same {
-                conditions[at] = fresh;
-            }
-        }
-        None => conditions.push(fresh),
+        Some(at) if conditions[at]["status"] == condition["status"] => {}
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
     }
     pod.set(&path, conditions);
 }

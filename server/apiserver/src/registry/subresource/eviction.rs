@@ -1,5 +1,7 @@
 //! pods/eviction: a deletion that a PodDisruptionBudget may refuse.
 
+use std::sync::Arc;
+
 use coracle_api::meta::GroupResource;
 use coracle_api::object::Object;
 use coracle_api::selector::LabelSelector;
@@ -7,11 +9,14 @@ use coracle_api::status::{Reason, Status};
 use coracle_api::time::format_time;
 use coracle_store::{CommitError, Entry, Op, Prefix};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
-use std::sync::Arc;
+use serde_json::json;
 
+use super::action::set_condition;
 use crate::registry::catalog::Resource;
 use crate::registry::context::Context;
+use crate::registry::delete::check_preconditions;
 use crate::registry::options::DeleteOptions;
+use crate::registry::update::Part;
 use crate::registry::{Registry, codec};
 
 const BUDGETS: &str = "poddisruptionbudgets.policy";
@@ -38,10 +43,39 @@ impl Registry {
                     Taken::Again => continue,
                 }
             }
+            if !context.dry_run {
+                self.tell_disruption(context, resource, &mut options).await?;
+            }
             return self.delete(context, resource, &options).await.map(drop);
         }
         let message = "couldn't update PodDisruptionBudget due to conflicts";
         Err(Status::timeout(message, 10))
+    }
+
+    /// Says in the pod's status why it goes. This is a new revision, which a precondition then has to follow.
+    async fn tell_disruption(
+        &self,
+        context: &Context,
+        resource: &Resource,
+        options: &mut DeleteOptions,
+    ) -> Result<(), Status> {
+        let mut make = |pod: Option<&Object>| {
+            let Some(pod) = pod else { return Err(Status::not_found(&resource.group_resource(), &context.name)) };
+            check_preconditions(resource, pod, options)?;
+            let mut told = pod.clone();
+            let condition = json!({
+                "type": "DisruptionTarget", "status": "True",
+                "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            });
+            set_condition(&mut told, condition, context);
+            Ok(told)
+        };
+        let written = self.update(context, resource, Part::Given, &mut make).await?;
+        if options.resource_version.is_some() {
+            let told: Object = serde_json::from_slice(&written.json).map_err(Status::internal)?;
+            options.resource_version = Some(told.resource_version().to_owned());
+        }
+        Ok(())
     }
 
     async fn take_from_budget(&self, context: &Context, pod: &Object) -> Result<Taken, Status> {

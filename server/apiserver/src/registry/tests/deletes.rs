@@ -162,7 +162,7 @@ async fn collections_are_deleted_by_selector() {
             201 metadata.name="b"
             200 kind="ConfigMapList" items.0.metadata.name="a" items.1=-
             200 items.0.metadata.name="b" items.1=-
-            404 code=404
+            405 code=405
         "#]],
     )
     .await;

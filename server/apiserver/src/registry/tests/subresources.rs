@@ -47,7 +47,7 @@ async fn a_pod_is_bound_once() {
         expect![[r#"
             201 metadata.name="default"
             201 metadata.name="p"
-            201 {"apiVersion":"v1","kind":"Status","metadata":{},"status":"Success"}
+            201 {"apiVersion":"v1","code":201,"kind":"Status","metadata":{},"status":"Success"}
             200 spec.nodeName="n1" metadata.annotations={"a":"b"} status.conditions=[{"lastTransitionTime":"2026-01-01T00:00:00Z","status":"True","type":"PodScheduled"}]
             409 code=409 message="Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
             409 code=409 reason="Conflict"
@@ -86,7 +86,7 @@ async fn eviction_respects_the_budget() {
             200 status.disruptionsAllowed=0
             429 code=429 details.causes=[{"message":"The disruption budget b needs 1 healthy pods and has 1 currently","reason":"DisruptionBudget"}]
             200 status.disruptionsAllowed=1
-            201 {"apiVersion":"v1","kind":"Status","metadata":{},"status":"Success"}
+            201 {"apiVersion":"v1","code":201,"kind":"Status","metadata":{},"status":"Success"}
             200 status.disruptionsAllowed=0 status.disruptedPods={"p":"2026-01-01T00:00:00Z"}
             404 code=404
         "#]],
