@@ -28,14 +28,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(error) => {
-            tracing::error!(%error, "cannot find this program's own file");
-            return ExitCode::FAILURE;
-        }
-    };
-    let again = |command: &str| Reexec { program: PathBuf::from(&program), args: vec![command.into()] };
+    // Not by its path: after an upgrade another version may be there.
+    let again = |command: &str| Reexec { program: PathBuf::from("/proc/self/exe"), args: vec![command.into()] };
     let mut config = FrontConfig::under(data_dir, again("worker"), again("compile"));
     let mut options = options.iter();
     while let Some(option) = options.next() {

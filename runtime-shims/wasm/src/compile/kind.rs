@@ -40,7 +40,8 @@ pub(super) fn detect(wasm: &[u8]) -> Result<GuestKind, String> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ExportSection(section) if depth == 1 => {
                 for export in section {
-                    exports.push(export.map_err(|error| format!("it is not valid WebAssembly: {error}"))?.name.to_owned());
+                    exports
+                        .push(export.map_err(|error| format!("it is not valid WebAssembly: {error}"))?.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
@@ -75,7 +76,10 @@ fn component(exports: &[String]) -> Result<GuestKind, String> {
     }
     let newer = exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3"));
     Err(if newer {
-        format!("the component is for WASI 0.3 (it exports {}), which is not supported yet; build it for 0.2", listed(exports))
+        format!(
+            "the component is for WASI 0.3 (it exports {}), which is not supported yet; build it for 0.2",
+            listed(exports)
+        )
     } else {
         format!(
             "the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports {})",

@@ -117,6 +117,9 @@ struct Record {
 
 type Outcome = Result<Compiled, CompileError>;
 
+/// How files begin that are not whole yet.
+const NEW: &str = ".new-";
+
 /// Compiles images, each once, one at a time.
 #[derive(Clone)]
 pub(crate) struct Compiler(Arc<Inner>);
@@ -192,7 +195,9 @@ impl Compiler {
         for entry in entries.flatten() {
             let path = entry.path();
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if !needed.iter().any(|digest| digest.hex() == stem)
+            // Another image may be being compiled at this moment.
+            if !stem.starts_with(NEW)
+                && !needed.iter().any(|digest| digest.hex() == stem)
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(path = %path.display(), %error, "cannot remove machine code");
@@ -212,8 +217,9 @@ impl Inner {
                     Some(Answer::Compiled(_) | Answer::Refused(_)) | None => return Err(ended.unexplained()),
                 };
                 self.keep_only(&settings);
-                fs::create_dir_all(self.code.join(&settings))
-                    .map_err(|error| CompileError::io("making the code directory", &error))?;
+                let dir = self.code.join(&settings);
+                fs::create_dir_all(&dir).map_err(|error| CompileError::io("making the code directory", &error))?;
+                clear_new(&dir);
                 Ok(settings)
             })
             .await
@@ -258,10 +264,8 @@ impl Inner {
         let wasm = store.open_wasm(image).map_err(|error| CompileError::Failed(error.to_string()))?;
         let dir = self.code.join(settings);
         let failed = |doing: &'static str| move |error: io::Error| CompileError::io(doing, &error);
-        let output = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempfile_in(&dir)
-            .map_err(failed("making a file for machine code"))?;
+        let output =
+            tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed("making a file for machine code"))?;
         let handle = output.as_file().try_clone().map_err(failed("making a file for machine code"))?;
         let task = Task { profile: self.profile, limits: Some(self.limits) };
         let ended = self.child(&task, Stdio::from(wasm), Stdio::from(handle)).await?;
@@ -274,10 +278,13 @@ impl Inner {
         let path = Path::new(settings).join(format!("{}.cwasm", image.wasm.hex()));
         publish(output, &self.code.join(&path)).map_err(failed("keeping machine code"))?;
         let bytes = fs::metadata(self.code.join(&path)).map_err(failed("keeping machine code"))?.len();
-        let record = serde_json::to_vec(&Record { kind, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
-        let record_file = tempfile::Builder::new().prefix(".new-").tempfile_in(&dir).map_err(failed("keeping machine code"))?;
+        let record =
+            serde_json::to_vec(&Record { kind, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
+        let record_file =
+            tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed("keeping machine code"))?;
         fs::write(record_file.path(), record).map_err(failed("keeping machine code"))?;
-        publish(record_file, &dir.join(format!("{}.json", image.wasm.hex()))).map_err(failed("keeping machine code"))?;
+        publish(record_file, &dir.join(format!("{}.json", image.wasm.hex())))
+            .map_err(failed("keeping machine code"))?;
         tracing::info!(image = image.name, ?kind, bytes, "compiled");
         Ok(Compiled { kind, path })
     }
@@ -340,6 +347,16 @@ impl Ended {
             Some(_) | None => return self.unexplained(),
         };
         CompileError::Limit { image: image.to_owned(), why }
+    }
+}
+
+/// What a killed front left half-written.
+fn clear_new(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(NEW.as_bytes())) {
+        if let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot remove a half-written file");
+        }
     }
 }
 

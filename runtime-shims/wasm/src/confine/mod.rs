@@ -9,7 +9,10 @@ mod tests;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 pub(crate) use filter::Calls;
 pub(crate) use mounts::{Purpose, detached};
@@ -57,18 +60,33 @@ pub(crate) fn leave_root(empty: Option<BorrowedFd<'_>>) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
+    match become_nobody(empty) {
+        Ok(()) => Ok(()),
+        // Root of a container or user namespace that has no nobody, or may not change user: root in name only. What
+        // rights it has within, it loses all the same.
+        Err(Errno::PERM | Errno::INVAL) => {
+            tracing::warn!("this process cannot become nobody; it drops its capabilities instead");
+            let none = CapabilitySet::empty();
+            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+            Ok(rustix::thread::set_capabilities(None, sets)?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn become_nobody(empty: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     if let Some(empty) = empty {
-        let back = rustix::fs::open(".", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+        let back = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         rustix::process::fchdir(empty)?;
-        rustix::process::chroot(".")?;
+        let rooted = rustix::process::chroot(".");
         // The working directory is a descriptor that was handed over, like all others.
         rustix::process::fchdir(back)?;
+        rooted?;
     }
     let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(group, group, group)?;
-    rustix::thread::set_thread_res_uid(user, user, user)?;
-    Ok(())
+    rustix::thread::set_thread_res_uid(user, user, user)
 }
 
 /// Dies when the thread that started this process does. Changing user clears the setting, so this comes after it.

@@ -16,7 +16,12 @@ fn in_child(test: &str) -> std::process::Output {
 
 fn check_child(test: &str) {
     let output = in_child(test);
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -37,7 +42,10 @@ fn child_worker() {
     refused("unix socket", std::os::unix::net::UnixDatagram::unbound().map(drop));
     refused("mount", rustix::process::chroot("/").map_err(Into::into));
     refused("kill", rustix::process::kill_process(rustix::process::getpid(), Signal::URG).map_err(Into::into));
-    refused("limits", rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(Into::into));
+    refused(
+        "limits",
+        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(Into::into),
+    );
     // And what it needs works.
     std::net::TcpListener::bind("127.0.0.1:0").expect("it may listen");
     std::thread::spawn(|| ()).join().expect("it may start threads");

@@ -37,15 +37,20 @@ struct Prepared {
 
 impl Pods {
     pub(super) async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String, Status> {
-        let metadata = config.metadata.clone().ok_or_else(|| Status::invalid_argument("config.metadata is required"))?;
+        let metadata =
+            config.metadata.clone().ok_or_else(|| Status::invalid_argument("config.metadata is required"))?;
         let (sandbox_id, sandbox) = self.sandbox(sandbox_id)?;
         let image = self.image_of(&config)?;
         let compiled = self.compiled(&image).await?;
         let mut state = self.state.lock();
         let taken = state.ports_of(&sandbox_id);
-        let plan = plan_guest(&sandbox.config, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
+        let plan =
+            plan_guest(&sandbox.config, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
         plan_mounts(&config.mounts, what_is).map_err(Status::invalid_argument)?;
-        let reserved = state.containers_of(&sandbox_id).into_iter().find(|other| other.record.config.metadata == Some(metadata.clone()));
+        let reserved = state
+            .containers_of(&sandbox_id)
+            .into_iter()
+            .find(|other| other.record.config.metadata == Some(metadata.clone()));
         if let Some(other) = reserved {
             let name = format!("{}_{}", metadata.name, metadata.attempt);
             return Err(Status::already_exists(format!(
@@ -235,7 +240,8 @@ impl Pods {
             if !matches!(record.phase, Phase::Running { .. }) {
                 return Err(Status::failed_precondition("container is not running"));
             }
-            let path = state.sandboxes.get(&record.sandbox).and_then(|sandbox| logs::path(&sandbox.config, &record.config));
+            let path =
+                state.sandboxes.get(&record.sandbox).and_then(|sandbox| logs::path(&sandbox.config, &record.config));
             (id, path)
         };
         let Some(path) = path else { return Ok(()) };
@@ -268,7 +274,7 @@ impl Pods {
     /// The worker, started if there is none.
     async fn worker(self: &Arc<Pods>) -> io::Result<Arc<Link>> {
         let mut slot = self.worker.lock().await;
-        if let Some(link) = &*slot {
+        if let Some(link) = slot.as_ref().filter(|link| !link.is_gone()) {
             return Ok(link.clone());
         }
         let empty = self.config.root.join("empty");

@@ -48,8 +48,7 @@ impl ImageService for Front {
         let name = image.unwrap_or_default().image;
         let credentials = credentials(auth)?;
         let registries = &self.0.config.registries;
-        let image =
-            self.0.images.pull(&name, &credentials, registries).await.map_err(convert::image_failed)?;
+        let image = self.0.images.pull(&name, &credentials, registries).await.map_err(convert::image_failed)?;
         // Now, not at the first start: and a file that cannot be run is the image's fault. It does not stay, so that a
         // repaired one of the same name is pulled.
         let compiled = self.0.compiled(&image).await;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -52,13 +52,17 @@ pub(super) struct Link {
     pub(super) generation: u64,
     pid: u32,
     next: AtomicU64,
+    gone: AtomicBool,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>,
 }
 
 /// What a worker says by itself.
 #[derive(Debug)]
 pub(super) enum News {
-    Exited { id: String, exit: Exit },
+    Exited {
+        id: String,
+        exit: Exit,
+    },
     /// It ended; with it all its guests. In words.
     Gone(String),
 }
@@ -93,7 +97,8 @@ impl Link {
         }
         let pid = child.id().unwrap_or_default();
         tracing::info!(pid, generation, "worker started");
-        let link = Link { channel, generation, pid, next: AtomicU64::new(1), waiting: Mutex::default() };
+        let (next, gone) = (AtomicU64::new(1), AtomicBool::new(false));
+        let link = Link { channel, generation, pid, next, gone, waiting: Mutex::default() };
         Ok((link, child))
     }
 
@@ -117,8 +122,13 @@ impl Link {
         outcome
     }
 
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
     /// Ends the process without asking it; the listener hears of it.
     pub(super) fn kill(&self) {
+        self.gone.store(true, Ordering::Relaxed);
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             // Gone already is as good.
@@ -150,6 +160,8 @@ impl Link {
                 }
             }
         }
+        // From here on nobody gives it a new container.
+        self.gone.store(true, Ordering::Relaxed);
         let ended = match child.wait().await {
             Ok(status) => in_words(status),
             Err(error) => error.to_string(),
@@ -161,7 +173,9 @@ impl Link {
 
 fn in_words(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (_, Some(libc::SIGKILL)) => "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node".to_owned(),
+        (_, Some(libc::SIGKILL)) => {
+            "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node".to_owned()
+        }
         (_, Some(libc::SIGSEGV)) => "killed by signal 11 (SIGSEGV)".to_owned(),
         (_, Some(libc::SIGABRT)) => "killed by signal 6 (SIGABRT)".to_owned(),
         (_, Some(signal)) => format!("killed by signal {signal}"),

@@ -37,7 +37,8 @@ fn files_of_one_directory_share_one_made_for_them() {
     assert_eq!(fs::read_to_string(scratch.path().join("0/hosts")).expect("it is there"), "127.0.0.1 localhost");
 
     // What the guest writes into a file arrives where it came from.
-    let mut log = fs::OpenOptions::new().append(true).open(scratch.path().join("1/termination-log")).expect("it is there");
+    let mut log =
+        fs::OpenOptions::new().append(true).open(scratch.path().join("1/termination-log")).expect("it is there");
     log.write_all(b"last words").expect("it can be written");
     assert_eq!(fs::read_to_string(host.path().join("log")).expect("it is there"), "last words");
 

@@ -58,12 +58,19 @@ pub(super) fn plan_guest(
     {
         return Err(format!("workingDir {dir:?}: must be an absolute path"));
     }
-    Ok(GuestPlan { args: arguments(config, image), env: environment(config, image)?, working_dir, memory_bytes: memory(config)?, http })
+    Ok(GuestPlan {
+        args: arguments(config, image),
+        env: environment(config, image)?,
+        working_dir,
+        memory_bytes: memory(config)?,
+        http,
+    })
 }
 
 /// The limit in CRI's terms: 0 and less is none.
 fn memory(config: &ContainerConfig) -> Result<Option<u64>, String> {
-    let bytes = config.linux.as_ref().and_then(|linux| linux.resources.as_ref()).map_or(0, |all| all.memory_limit_in_bytes);
+    let bytes =
+        config.linux.as_ref().and_then(|linux| linux.resources.as_ref()).map_or(0, |all| all.memory_limit_in_bytes);
     Ok(u64::try_from(bytes).ok().filter(|bytes| *bytes > 0))
 }
 

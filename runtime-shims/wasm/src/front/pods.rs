@@ -71,13 +71,14 @@ impl Pods {
         let images = ImageStore::open_with_clock(config.root.join("images"), config.clock.clone())?;
         let profile = Profile::probe();
         let code = config.root.join("code");
-        let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, TaskLimits::default())
-            .map_err(io(&code))?;
+        // Address space, of which a compiler uses a part; on a small machine it must not drive all else out.
+        let limits = TaskLimits { memory_bytes: memory_bytes().clamp(1 << 30, 4 << 30), ..TaskLimits::default() };
+        let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, limits).map_err(io(&code))?;
         let dir = config.root.join("state");
         let records = Records::open(&dir).map_err(io(&dir))?;
         let stop = CancellationToken::new();
         let pods = Pods {
-            default_memory_bytes: config.default_memory_bytes.unwrap_or_else(half_of_memory),
+            default_memory_bytes: config.default_memory_bytes.unwrap_or_else(|| memory_bytes() / 2),
             threads: config.guest_threads.unwrap_or_else(processors).max(2),
             images,
             compiler,
@@ -306,11 +307,12 @@ pub(super) fn phase_name(phase: &Phase) -> &'static str {
     }
 }
 
-fn half_of_memory() -> u64 {
+/// What the machine has.
+fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the fields are smaller on 32-bit machines")]
     let total = u64::from(info.totalram) * u64::from(info.mem_unit);
-    total / 2
+    total
 }
 
 fn processors() -> usize {

@@ -73,7 +73,10 @@ impl RuntimeService for Front {
             return Ok(Response::new(UpdateRuntimeConfigResponse {}));
         }
         let range = ranges.find_map(|text| text.trim().parse().ok()).ok_or_else(|| {
-            Status::invalid_argument(format!("pod_cidr {:?}: must be an IPv4 range such as 10.42.0.0/24", network.pod_cidr))
+            Status::invalid_argument(format!(
+                "pod_cidr {:?}: must be an IPv4 range such as 10.42.0.0/24",
+                network.pod_cidr
+            ))
         })?;
         self.0.set_pod_cidr(range)?;
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
@@ -84,10 +87,7 @@ impl RuntimeService for Front {
         Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
     }
 
-    async fn get_container_events(
-        &self,
-        _: Request<GetEventsRequest>,
-    ) -> Answer<BoxStream<ContainerEventResponse>> {
+    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Answer<BoxStream<ContainerEventResponse>> {
         Ok(Response::new(self.0.events.subscribe()))
     }
 
@@ -224,7 +224,10 @@ impl RuntimeService for Front {
     }
 
     async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(not_yet("exec", "there is no shell or other program in them to run; kubectl logs shows what the guest writes"))
+        Err(not_yet(
+            "exec",
+            "there is no shell or other program in them to run; kubectl logs shows what the guest writes",
+        ))
     }
 
     async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
@@ -331,7 +334,8 @@ impl Front {
         });
         matching
             .map(|sandbox| {
-                let of_it = ContainerStatsFilter { pod_sandbox_id: sandbox.id.clone(), ..ContainerStatsFilter::default() };
+                let of_it =
+                    ContainerStatsFilter { pod_sandbox_id: sandbox.id.clone(), ..ContainerStatsFilter::default() };
                 let containers = self.stats_of(&state, &usage, &of_it);
                 let mut total = (0, 0);
                 for container in &containers {

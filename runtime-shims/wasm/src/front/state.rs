@@ -52,7 +52,8 @@ impl Container {
             Phase::Exited(_) => return false,
         };
         let reason = reason.to_owned();
-        self.record.phase = Phase::Exited(Ended { started_at, finished_at: now.max(started_at), code, reason, message });
+        self.record.phase =
+            Phase::Exited(Ended { started_at, finished_at: now.max(started_at), code, reason, message });
         self.generation = None;
         self.ended.cancel();
         true

@@ -64,10 +64,10 @@ pub(super) fn import_dir(store: &ImageStore, dir: &Path) -> Result<Vec<Imported>
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let mut outcomes = Vec::new();
     for file in files {
-        let record = store.root.join("archives").join(format!(
-            "{}.json",
-            Digest::of(file.path.as_os_str().as_encoded_bytes()).hex()
-        ));
+        let record = store
+            .root
+            .join("archives")
+            .join(format!("{}.json", Digest::of(file.path.as_os_str().as_encoded_bytes()).hex()));
         let known: Option<Seen> = fs::read(&record).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let unchanged = known.is_some_and(|known| {
             known.bytes == file.bytes
@@ -242,7 +242,8 @@ impl Contents {
         let reader = rootfs::decompressed(open).map_err(|error| ImageError::corrupt(&what, error))?;
         let mut archive = tar::Archive::new(reader);
         let mut contents = Contents { documents: BTreeMap::new(), files: BTreeMap::new() };
-        let bad = |error| ImageError::corrupt(&what, format!("neither WebAssembly nor a readable tar archive: {error}"));
+        let bad =
+            |error| ImageError::corrupt(&what, format!("neither WebAssembly nor a readable tar archive: {error}"));
         for entry in archive.entries().map_err(bad)? {
             let mut entry = entry.map_err(bad)?;
             if !entry.header().entry_type().is_file() {

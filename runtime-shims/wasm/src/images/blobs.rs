@@ -61,11 +61,7 @@ impl Blobs {
     }
 
     /// Verifies what was written against `expected`, syncs it and gives it its name.
-    pub(super) fn finish(
-        &self,
-        writer: BlobWriter,
-        expected: Option<&Digest>,
-    ) -> Result<(Digest, u64), ImageError> {
+    pub(super) fn finish(&self, writer: BlobWriter, expected: Option<&Digest>) -> Result<(Digest, u64), ImageError> {
         let BlobWriter { what, file, hasher, written, limit_bytes, overflowed } = writer;
         if overflowed {
             return Err(ImageError::TooLarge { what, limit_bytes });
@@ -89,9 +85,7 @@ impl Blobs {
         let path = self.path(digest);
         let file = File::open(&path).map_err(|source| ImageError::io("open", &path, source))?;
         let mut content = Vec::new();
-        file.take(limit_bytes + 1)
-            .read_to_end(&mut content)
-            .map_err(|source| ImageError::io("read", &path, source))?;
+        file.take(limit_bytes + 1).read_to_end(&mut content).map_err(|source| ImageError::io("read", &path, source))?;
         if content.len() as u64 > limit_bytes {
             return Err(ImageError::TooLarge { what: format!("blob {digest}"), limit_bytes });
         }

@@ -11,7 +11,9 @@ pub enum ImageError {
     InvalidName { name: String, why: String },
 
     /// The store has no such image.
-    #[error("image {name:?} is not in the store; pull it, or take it in with `coracle image import FILE --name {name}`")]
+    #[error(
+        "image {name:?} is not in the store; pull it, or take it in with `coracle image import FILE --name {name}`"
+    )]
     Unknown { name: String },
 
     /// The registry answered that it has no such image.

@@ -41,7 +41,12 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
     let mut wasm = manifest.layers.iter().filter(|layer| WASM_LAYERS.contains(&layer.media_type.as_str()));
     if let Some(layer) = wasm.next() {
         if wasm.next().is_some() {
-            return Err(not_wasm(name, manifest, &config, "it has more than one Wasm layer, and which to run is not said"));
+            return Err(not_wasm(
+                name,
+                manifest,
+                &config,
+                "it has more than one Wasm layer, and which to run is not said",
+            ));
         }
         within(layer, MAX_WASM_BYTES)?;
         return Ok(Anatomy { shape: Shape::Artifact { layer: layer.clone() }, config });
@@ -51,7 +56,12 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
     }
     let entry = entry(&config);
     if entry.is_none() && !config.platform.is_wasm() {
-        return Err(not_wasm(name, manifest, &config, "its entrypoint is no .wasm file and its platform not wasi/wasm"));
+        return Err(not_wasm(
+            name,
+            manifest,
+            &config,
+            "its entrypoint is no .wasm file and its platform not wasi/wasm",
+        ));
     }
     for layer in &manifest.layers {
         within(layer, MAX_LAYER_BYTES)?;
@@ -73,7 +83,9 @@ pub(super) fn choose(name: &str, index: &Index) -> Result<Digest, ImageError> {
         let offered: Vec<String> = index
             .manifests
             .iter()
-            .map(|entry| entry.platform.as_ref().map_or_else(|| entry.media_type.clone(), |platform| platform.to_string()))
+            .map(|entry| {
+                entry.platform.as_ref().map_or_else(|| entry.media_type.clone(), |platform| platform.to_string())
+            })
             .collect();
         ImageError::NotWasm {
             name: name.to_owned(),

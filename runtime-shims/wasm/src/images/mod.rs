@@ -67,7 +67,8 @@ pub struct Image {
 impl Image {
     /// Repository and digest, for example `docker.io/library/hello@sha256:…`.
     pub fn repo_digest(&self) -> String {
-        let repository = ImageName::parse(&self.name).map(|name| name.repository()).unwrap_or_else(|_| self.name.clone());
+        let repository =
+            ImageName::parse(&self.name).map(|name| name.repository()).unwrap_or_else(|_| self.name.clone());
         format!("{repository}@{}", self.id)
     }
 }
@@ -273,10 +274,8 @@ impl ImageStore {
     }
 
     fn write_ref(&self, image: &Image) -> Result<(), ImageError> {
-        let text = serde_json::to_vec_pretty(image).map_err(|error| ImageError::Corrupt {
-            what: image.name.clone(),
-            why: error.to_string(),
-        })?;
+        let text = serde_json::to_vec_pretty(image)
+            .map_err(|error| ImageError::Corrupt { what: image.name.clone(), why: error.to_string() })?;
         self.blobs.replace(&self.ref_path(&image.name), &text)
     }
 }

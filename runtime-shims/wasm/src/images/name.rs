@@ -85,7 +85,9 @@ fn parse(text: &str) -> Result<ImageName, &'static str> {
         return Err("its tag is not 1 to 128 letters, digits, dots, dashes and underscores");
     }
     let (registry, repository) = match path.split_once('/') {
-        Some((first, repository)) if first == "localhost" || first.contains(['.', ':']) => (first, repository.to_owned()),
+        Some((first, repository)) if first == "localhost" || first.contains(['.', ':']) => {
+            (first, repository.to_owned())
+        }
         Some(_) => (DEFAULT_REGISTRY, path.to_owned()),
         None => (DEFAULT_REGISTRY, format!("library/{path}")),
     };
@@ -93,7 +95,9 @@ fn parse(text: &str) -> Result<ImageName, &'static str> {
         return Err("its registry is not a host with an optional port");
     }
     if !repository.split('/').all(is_component) {
-        return Err("its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes");
+        return Err(
+            "its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes",
+        );
     }
     let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
     let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
@@ -129,7 +133,9 @@ fn is_component(text: &str) -> bool {
     let separators = text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     word(*first)
         && word(*last)
-        && separators.filter(|run| !run.is_empty()).all(|run| matches!(run, "." | "_" | "__") || run.bytes().all(|byte| byte == b'-'))
+        && separators
+            .filter(|run| !run.is_empty())
+            .all(|run| matches!(run, "." | "_" | "__") || run.bytes().all(|byte| byte == b'-'))
 }
 
 fn is_tag(text: &str) -> bool {

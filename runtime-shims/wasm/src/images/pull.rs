@@ -198,7 +198,10 @@ async fn fetch_blob(
 fn verify(name: &str, text: &[u8], expected: &Digest) -> Result<(), ImageError> {
     let digest = Digest::of(text);
     if digest != *expected {
-        return Err(ImageError::corrupt(format!("the manifest of {name}"), format!("its digest is {digest}, not {expected}")));
+        return Err(ImageError::corrupt(
+            format!("the manifest of {name}"),
+            format!("its digest is {digest}, not {expected}"),
+        ));
     }
     Ok(())
 }

@@ -23,10 +23,8 @@ pub(super) async fn push(
     let text = store.blobs.read(&image.id, MAX_DOCUMENT_BYTES)?;
     let manifest = manifest::single(&image.name, &text)?;
     for Descriptor { digest, .. } in manifest.layers.iter().chain([&manifest.config]) {
-        let there = client
-            .blob_exists(reference, &digest.to_string())
-            .await
-            .map_err(|error| failed("push", target, error))?;
+        let there =
+            client.blob_exists(reference, &digest.to_string()).await.map_err(|error| failed("push", target, error))?;
         if there {
             continue;
         }
@@ -39,9 +37,6 @@ pub(super) async fn push(
     let media_type = manifest.media_type.as_deref().unwrap_or(OCI_MANIFEST);
     let media_type = http::HeaderValue::from_str(media_type)
         .map_err(|error| ImageError::corrupt(format!("the manifest of {}", image.name), error))?;
-    client
-        .push_manifest_raw(reference, text, media_type)
-        .await
-        .map_err(|error| failed("push", target, error))?;
+    client.push_manifest_raw(reference, text, media_type).await.map_err(|error| failed("push", target, error))?;
     Ok(image.id.clone())
 }

@@ -91,9 +91,10 @@ pub(super) fn decompressed(mut file: File) -> io::Result<Box<dyn Read>> {
     file.seek(SeekFrom::Start(0))?;
     match head {
         [0x1f, 0x8b, ..] => Ok(Box::new(MultiGzDecoder::new(BufReader::new(file)))),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "it is compressed with zstd, which is not supported; use gzip"))
-        }
+        [0x28, 0xb5, 0x2f, 0xfd] => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "it is compressed with zstd, which is not supported; use gzip",
+        )),
         _ => Ok(Box::new(BufReader::new(file))),
     }
 }

@@ -125,7 +125,9 @@ fn a_bare_file_becomes_an_image_found_by_any_of_its_names() {
     let image = &images[0];
     assert_eq!((image.name.as_str(), image.wasm_bytes), ("docker.io/library/hello:dev", 8));
     let id = image.id.to_string();
-    for spelling in ["hello:dev", "docker.io/library/hello:dev", &id, image.id.hex(), &image.id.hex()[..12], &image.repo_digest()] {
+    for spelling in
+        ["hello:dev", "docker.io/library/hello:dev", &id, image.id.hex(), &image.id.hex()[..12], &image.repo_digest()]
+    {
         let found = bench.store.get(spelling).expect("it can be read");
         assert_eq!(found.as_ref().map(|found| &found.id), Some(&image.id), "{spelling}");
     }
@@ -267,7 +269,10 @@ fn layers_that_have_no_such_file_are_refused() {
     ] {
         let error = bench.import("app.tar", &docker_save(config, &layers), None).expect_err("it is refused");
         let text = error.to_string();
-        let text = text.split("sha256:").map(|part| part.trim_start_matches(|c: char| c.is_ascii_hexdigit())).collect::<String>();
+        let text = text
+            .split("sha256:")
+            .map(|part| part.trim_start_matches(|c: char| c.is_ascii_hexdigit()))
+            .collect::<String>();
         shown.push_str(&format!("{text}\n"));
     }
     expect![[r#"
@@ -302,7 +307,9 @@ fn oci_layouts_are_read_and_verified() {
         (blob(b"{}"), b"{}"),
         (blob(MODULE), MODULE),
     ];
-    let archive = |files: &[(String, &[u8])]| tar(&files.iter().map(|(name, content)| (name.as_str(), *content)).collect::<Vec<_>>());
+    let archive = |files: &[(String, &[u8])]| {
+        tar(&files.iter().map(|(name, content)| (name.as_str(), *content)).collect::<Vec<_>>())
+    };
     bench.import("layout.tar", &archive(&whole), None).expect("it is taken in");
     assert_eq!(bench.names(), ["ghcr.io/team/app:v2"]);
 

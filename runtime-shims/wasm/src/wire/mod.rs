@@ -39,10 +39,18 @@ pub(crate) struct Order {
 pub(crate) enum Command {
     Start(Box<GuestSpec>),
     /// Ends a guest, gently where it can be told. Already ended is fine.
-    Stop { id: String, grace_ms: u64 },
+    Stop {
+        id: String,
+        grace_ms: u64,
+    },
     /// Descriptor 0 is the new log file.
-    ReopenLog { id: String },
-    SetMemoryLimit { id: String, bytes: Option<u64> },
+    ReopenLog {
+        id: String,
+    },
+    SetMemoryLimit {
+        id: String,
+        bytes: Option<u64>,
+    },
     Stats,
 }
 
@@ -94,8 +102,14 @@ pub(crate) struct NetSpec {
 pub(crate) enum Report {
     /// Set up; orders are taken.
     Ready,
-    Done { number: u64, outcome: Result<Answer, String> },
-    Exited { id: String, exit: Exit },
+    Done {
+        number: u64,
+        outcome: Result<Answer, String>,
+    },
+    Exited {
+        id: String,
+        exit: Exit,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -157,5 +157,3 @@ fn out_of_file(file: OwnedFd) -> io::Result<Vec<u8>> {
     File::from(file).take(LONG_BYTES_MAX).read_to_end(&mut text)?;
     Ok(text)
 }
-
-

@@ -98,7 +98,8 @@ impl Loader {
         let mut builder = WasiCtxBuilder::new();
         let _here = self.working_dir.lock();
         let opened = volumes.iter().try_for_each(|volume| {
-            let dir = dirs.get(volume.dir).ok_or_else(|| wasmtime::format_err!("a volume came without its directory"))?;
+            let dir =
+                dirs.get(volume.dir).ok_or_else(|| wasmtime::format_err!("a volume came without its directory"))?;
             rustix::process::fchdir(dir)?;
             let perms = if volume.readonly { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             builder.preopened_dir(".", &volume.guest_path, perms)?;

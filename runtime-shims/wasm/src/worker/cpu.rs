@@ -77,7 +77,10 @@ fn tick(state: &State, engines: &[Engine], guest_threads: usize) {
         stalled_rounds = if running >= guest_threads && polls == before { stalled_rounds + 1 } else { 0 };
         before = polls;
         if stalled_rounds * EPOCH_MS >= STALL.as_millis() as u64 {
-            tracing::error!(seconds = STALL.as_secs(), "no guest can run: every thread is held by a call that does not end");
+            tracing::error!(
+                seconds = STALL.as_secs(),
+                "no guest can run: every thread is held by a call that does not end"
+            );
             // The front reports the containers of a dead worker and starts another; nothing gentler is left.
             std::process::abort();
         }

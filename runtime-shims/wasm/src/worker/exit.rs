@@ -40,7 +40,11 @@ pub(super) fn stopped(gently: bool) -> Exit {
 }
 
 pub(super) fn panicked(what: &str) -> Exit {
-    Exit { code: TRAPPED, reason: ExitReason::Error, message: format!("the runtime failed while running the guest: {what}") }
+    Exit {
+        code: TRAPPED,
+        reason: ExitReason::Error,
+        message: format!("the runtime failed while running the guest: {what}"),
+    }
 }
 
 /// The cause first, because a reader may see only one line; then where in the guest it happened.

@@ -332,7 +332,8 @@ mod tests {
     async fn check_log(writes: &[(Stream, &[u8])], expected: Expect) {
         let writer = LogWriter::start().expect("a thread can be started");
         let mut file = tempfile::tempfile().expect("a file can be made");
-        let log = writer.log(Some(file.try_clone().expect("it can be shared")), Clock::stepping(1_767_225_600_000_000_000));
+        let log =
+            writer.log(Some(file.try_clone().expect("it can be shared")), Clock::stepping(1_767_225_600_000_000_000));
         let out = LogStream::new(log.clone(), Stream::Stdout);
         let err = LogStream::new(log.clone(), Stream::Stderr);
         for (stream, text) in writes {
@@ -348,7 +349,13 @@ mod tests {
         file.read_to_string(&mut text).expect("it is text");
         let shown: String = text
             .lines()
-            .map(|line| if line.len() > 200 { format!("{}… {} bytes\n", &line[..60], line.len()) } else { format!("{line}\n") })
+            .map(|line| {
+                if line.len() > 200 {
+                    format!("{}… {} bytes\n", &line[..60], line.len())
+                } else {
+                    format!("{line}\n")
+                }
+            })
             .collect();
         expected.assert_eq(&shown);
     }

@@ -111,11 +111,7 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
         .build()?;
     let (reports, outbox) = mpsc::channel(256);
     let worker = Worker {
-        shared: Arc::new(Shared {
-            loader,
-            http: response::server(),
-            pool: Semaphore::new(POOL_INSTANCES as usize),
-        }),
+        shared: Arc::new(Shared { loader, http: response::server(), pool: Semaphore::new(POOL_INSTANCES as usize) }),
         cpu,
         logs: LogWriter::start()?,
         clock: Clock::system(),
@@ -276,12 +272,8 @@ impl Worker {
             spec,
         });
         let (stop, stopping) = watch::channel(Stop::Run);
-        let handle = Handle {
-            stop,
-            log: container.log.clone(),
-            budget: container.budget.clone(),
-            used: container.used.clone(),
-        };
+        let handle =
+            Handle { stop, log: container.log.clone(), budget: container.budget.clone(), used: container.used.clone() };
         self.running.lock().insert(container.spec.id.clone(), handle);
         let (running, reports) = (self.running.clone(), self.reports.clone());
         let guest = guest(self.shared.clone(), container.clone(), code, listener, stopping);

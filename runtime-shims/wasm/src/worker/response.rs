@@ -38,9 +38,7 @@ pub(super) fn server() -> auto::Builder<TokioExecutor> {
 pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<ServerBody> {
     let mut response = Response::new(Either::Left(Full::new(Bytes::from_static(text.as_bytes()))));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

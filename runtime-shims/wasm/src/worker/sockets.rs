@@ -11,8 +11,8 @@ use wasmtime_wasi::p2::bindings::sockets::udp::{
     IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream,
 };
 use wasmtime_wasi::p2::{
-    DynInputStream, DynOutputStream, DynPollable, IoError, Network, Pollable, SocketError, SocketResult, TcpSocket, UdpSocket,
-    subscribe,
+    DynInputStream, DynOutputStream, DynPollable, IoError, Network, Pollable, SocketError, SocketResult, TcpSocket,
+    UdpSocket, subscribe,
 };
 use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView};
 
@@ -46,7 +46,11 @@ impl PodSocketsView<'_> {
         PodSocketsView { host: instance.sockets(), net }
     }
 
-    fn moved(&self, address: IpSocketAddress, how: fn(&PodNet, std::net::SocketAddr) -> std::net::SocketAddr) -> IpSocketAddress {
+    fn moved(
+        &self,
+        address: IpSocketAddress,
+        how: fn(&PodNet, std::net::SocketAddr) -> std::net::SocketAddr,
+    ) -> IpSocketAddress {
         how(&self.net, address.into()).into()
     }
 }
@@ -355,13 +359,20 @@ impl From<NameError> for ErrorCode {
     }
 }
 
+/// The version is wasmtime-wasi's own: only under the same name does this take the place of what is there.
+const IP_NAME_LOOKUP: &str = "wasi:sockets/ip-name-lookup@0.2.12";
+
 /// `wasi:sockets/ip-name-lookup`, by hand.
 fn names(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
-    let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.2.0")?;
-    names.resource("resolve-address-stream", wasmtime::component::ResourceType::host::<Lookup>(), |mut store, rep| {
-        table(store.data_mut()).delete(Resource::<Lookup>::new_own(rep))?;
-        Ok(())
-    })?;
+    let mut names = linker.instance(IP_NAME_LOOKUP)?;
+    names.resource(
+        "resolve-address-stream",
+        wasmtime::component::ResourceType::host::<Lookup>(),
+        |mut store, rep| {
+            table(store.data_mut()).delete(Resource::<Lookup>::new_own(rep))?;
+            Ok(())
+        },
+    )?;
     names.func_wrap(
         "resolve-addresses",
         |mut store: wasmtime::StoreContextMut<'_, Instance>, (_network, name): (Resource<Network>, String)| {
@@ -400,4 +411,3 @@ fn names(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
 fn table(instance: &mut Instance) -> &mut ResourceTable {
     instance.ctx().table
 }
-

@@ -11,11 +11,11 @@ async fn a_module_gets_arguments_environment_and_volumes_and_its_end_is_seen() {
     let config = shim.dir.path().join("config");
     std::fs::create_dir(&config).expect("a directory can be made");
     std::fs::write(config.join("message"), "from a config map\n").expect("it can be written");
-    let worker = guest("worker:dev")
-        .args(&["--flag", "value"])
-        .env("ROUNDS", "2")
-        .env("INTERVAL_SECONDS", "0")
-        .mount(&config, "/etc/worker", true);
+    let worker = guest("worker:dev").args(&["--flag", "value"]).env("ROUNDS", "2").env("INTERVAL_SECONDS", "0").mount(
+        &config,
+        "/etc/worker",
+        true,
+    );
     let pod = shim.run("worker", worker).await;
     assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
     expect![[r#"
@@ -134,6 +134,7 @@ async fn a_rotated_log_goes_on_in_a_new_file() {
     .await;
     shim.stop(&pod.container, 0).await;
     let line = "stdout F a line of a flood that does not end by itself";
-    let all = std::fs::read_to_string(&rotated).expect("it is there") + &std::fs::read_to_string(&file).expect("it is there");
+    let all =
+        std::fs::read_to_string(&rotated).expect("it is there") + &std::fs::read_to_string(&file).expect("it is there");
     assert!(all.lines().all(|text| text.ends_with(line)), "no line is cut");
 }

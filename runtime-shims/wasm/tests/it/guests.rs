@@ -5,35 +5,55 @@ use std::sync::OnceLock;
 
 /// Core modules on WASI 0.1.
 const MODULES: &[(&str, &str)] = &[
-    ("exit", r#"(module
+    (
+        "exit",
+        r#"(module
         (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
         (memory (export "memory") 1)
-        (func (export "_start") (call $exit (i32.const 42))))"#),
-    ("trap", r#"(module
+        (func (export "_start") (call $exit (i32.const 42))))"#,
+    ),
+    (
+        "trap",
+        r#"(module
         (memory (export "memory") 1)
         (func $deep unreachable)
-        (func (export "_start") (call $deep)))"#),
-    ("spin", r#"(module
+        (func (export "_start") (call $deep)))"#,
+    ),
+    (
+        "spin",
+        r#"(module
         (memory (export "memory") 1)
-        (func (export "_start") (loop (br 0))))"#),
-    ("bomb", r#"(module
+        (func (export "_start") (loop (br 0))))"#,
+    ),
+    (
+        "bomb",
+        r#"(module
         (memory (export "memory") 1)
         (func (export "_start")
           (loop
             (drop (memory.grow (i32.const 16)))
-            (br 0))))"#),
-    ("table-bomb", r#"(module
+            (br 0))))"#,
+    ),
+    (
+        "table-bomb",
+        r#"(module
         (memory (export "memory") 1)
         (table $t 1 funcref)
         (func (export "_start")
           (loop
             (drop (table.grow $t (ref.null func) (i32.const 65536)))
-            (br 0))))"#),
-    ("recursion", r#"(module
+            (br 0))))"#,
+    ),
+    (
+        "recursion",
+        r#"(module
         (memory (export "memory") 1)
         (func $again (call $again))
-        (func (export "_start") (call $again)))"#),
-    ("chatter", r#"(module
+        (func (export "_start") (call $again)))"#,
+    ),
+    (
+        "chatter",
+        r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
         (memory (export "memory") 1)
         (data (i32.const 16) "out\nout again\n")
@@ -44,8 +64,11 @@ const MODULES: &[(&str, &str)] = &[
           (drop (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
         (func (export "_start")
           (call $say (i32.const 1) (i32.const 16) (i32.const 14))
-          (call $say (i32.const 2) (i32.const 48) (i32.const 14))))"#),
-    ("flood", r#"(module
+          (call $say (i32.const 2) (i32.const 48) (i32.const 14))))"#,
+    ),
+    (
+        "flood",
+        r#"(module
         (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
         (memory (export "memory") 1)
         (data (i32.const 16) "a line of a flood that does not end by itself\n")
@@ -54,11 +77,15 @@ const MODULES: &[(&str, &str)] = &[
           (i32.store (i32.const 4) (i32.const 46))
           (loop
             (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-            (br 0))))"#),
+            (br 0))))"#,
+    ),
     ("library", r#"(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))"#),
-    ("stranger", r#"(module
+    (
+        "stranger",
+        r#"(module
         (import "env" "summon" (func))
-        (func (export "_start")))"#),
+        (func (export "_start")))"#,
+    ),
 ];
 
 /// Core code of components that serve `wasi:http`, as the body of `handle`.
@@ -92,6 +119,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
     let mut files = vec![
         ("hello:dev".to_owned(), examples.join("hello/hello.wasm")),
         ("worker:dev".to_owned(), examples.join("worker/worker.wasm")),
+        ("net".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/net/net.wasm")),
     ];
     for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {
         let path = entry.path();

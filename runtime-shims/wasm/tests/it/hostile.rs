@@ -48,7 +48,9 @@ async fn a_client_that_leaves_takes_its_instance_along() {
     // Many more than may run at once, one after the other: each would hold a place for ever.
     for _ in 0..3 {
         let mut stream = tokio::net::TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
-        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is read");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("it is read");
         eventually("the loop runs", || async { (memory(&shim, &pod.container).await > 0).then_some(()) }).await;
         drop(stream);
         eventually("the loop is gone", || async { (memory(&shim, &pod.container).await == 0).then_some(()) }).await;

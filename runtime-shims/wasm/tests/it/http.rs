@@ -113,8 +113,9 @@ async fn http2_without_tls_is_understood() {
     let stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
     let io = hyper_util::rt::TokioIo::new(stream);
     let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake::<_, _, Empty<bytes::Bytes>>(executor, io).await.expect("HTTP/2 is spoken");
+    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<bytes::Bytes>>(executor, io)
+        .await
+        .expect("HTTP/2 is spoken");
     let exchange = async {
         let uri = format!("http://{}:8080/", pod.ip);
         let request = http::Request::get(uri).body(Empty::new()).expect("a request");
@@ -146,7 +147,8 @@ async fn usage_is_reported() {
     assert_eq!(spun.1, 64 << 10, "one page of memory");
     let request = ListPodSandboxStatsRequest::default();
     let all = shim.runtime().list_pod_sandbox_stats(request).await.expect("stats").into_inner().stats;
-    let of_idle = all.iter().find(|pod| pod.attributes.as_ref().is_some_and(|pod| pod.id == idle.sandbox)).expect("it is listed");
+    let of_idle =
+        all.iter().find(|pod| pod.attributes.as_ref().is_some_and(|pod| pod.id == idle.sandbox)).expect("it is listed");
     let memory = of_idle.linux.as_ref().and_then(|linux| linux.memory.as_ref()).expect("memory");
     assert_eq!(memory.working_set_bytes, Some(UInt64Value { value: 0 }), "nothing is instantiated before a request");
 }

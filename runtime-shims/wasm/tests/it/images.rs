@@ -77,7 +77,8 @@ async fn every_accepted_shape_is_pulled_and_runs() {
     let config = br#"{"os":"wasi","architecture":"wasm"}"#;
     let layer = tar_of("any/name.wasm", &wasm);
     let oci = ("application/vnd.oci.image.config.v1+json", config.as_slice());
-    let single = publish(&registry, "shapes/platform", "single", oci, ("application/vnd.oci.image.layer.v1.tar", &layer));
+    let single =
+        publish(&registry, "shapes/platform", "single", oci, ("application/vnd.oci.image.layer.v1.tar", &layer));
     let index = format!(
         r#"{{"schemaVersion":2,"manifests":[
             {{"mediaType":"{OCI}","digest":"sha256:{}","size":1,"platform":{{"os":"linux","architecture":"arm64"}}}},

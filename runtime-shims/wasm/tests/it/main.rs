@@ -7,6 +7,7 @@ mod guests;
 mod hostile;
 mod http;
 mod images;
+mod network;
 mod pods;
 mod registry;
 mod restarts;

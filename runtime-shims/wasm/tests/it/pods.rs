@@ -62,8 +62,11 @@ async fn a_life_is_told_in_events() {
     for event in told {
         let event = event.expect("an event");
         let who = if event.container_id == pod.container { "container" } else { "sandbox" };
-        let codes: Vec<String> =
-            event.containers_statuses.iter().map(|status| format!("{:?} {}", status.state(), status.exit_code)).collect();
+        let codes: Vec<String> = event
+            .containers_statuses
+            .iter()
+            .map(|status| format!("{:?} {}", status.state(), status.exit_code))
+            .collect();
         story.push_str(&format!("{who} {:?} {codes:?}\n", event.container_event_type()));
     }
     expect![[r#"
@@ -114,9 +117,13 @@ async fn lists_are_filtered() {
         }
     };
     let running = Some(ContainerStateValue { state: ContainerState::ContainerRunning.into() });
-    assert_eq!(list(ContainerFilter { state: running, ..Default::default() }).await, std::slice::from_ref(&one.container));
+    assert_eq!(
+        list(ContainerFilter { state: running, ..Default::default() }).await,
+        std::slice::from_ref(&one.container)
+    );
     let in_two = ContainerFilter { pod_sandbox_id: two.sandbox.clone(), ..Default::default() };
     assert_eq!(list(in_two).await, std::slice::from_ref(&two.container));
-    let labelled = ContainerFilter { label_selector: [("no".to_owned(), "such".to_owned())].into(), ..Default::default() };
+    let labelled =
+        ContainerFilter { label_selector: [("no".to_owned(), "such".to_owned())].into(), ..Default::default() };
     assert!(list(labelled).await.is_empty());
 }

@@ -120,7 +120,8 @@ async fn answer(
             accepted(StatusCode::CREATED, &format!("{name}{digest}"), 0)
         }
         Method::PUT => {
-            let media_type = parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let media_type =
+                parts.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
             contents.insert(path.clone(), (media_type.to_owned(), body));
             accepted(StatusCode::CREATED, &path, 0)
         }

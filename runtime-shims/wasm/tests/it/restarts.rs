@@ -44,7 +44,10 @@ async fn a_killed_front_comes_back_knowing_what_there_was() {
     assert_eq!(status.message, "the Wasm runtime was restarted, and its worker with it");
     assert_eq!(shim.status(&done.container).await.exit_code, 42);
     assert_eq!(shim.status(&made).await.state(), ContainerState::ContainerCreated);
-    assert_eq!(refusal(shim.start_container(&hello.container).await), "FailedPrecondition: container is in CONTAINER_EXITED state");
+    assert_eq!(
+        refusal(shim.start_container(&hello.container).await),
+        "FailedPrecondition: container is in CONTAINER_EXITED state"
+    );
 
     // Addresses are remembered: the old pod's is its own, a new pod's another.
     assert_eq!(shim.ip(&hello.sandbox).await, hello.ip);

@@ -96,7 +96,10 @@ impl Shim {
         shim.start_front().await;
         let network_config = Some(NetworkConfig { pod_cidr: range });
         let runtime_config = Some(RuntimeConfig { network_config });
-        shim.runtime().update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await.expect("the range is taken");
+        shim.runtime()
+            .update_runtime_config(UpdateRuntimeConfigRequest { runtime_config })
+            .await
+            .expect("the range is taken");
         shim
     }
 
@@ -151,7 +154,21 @@ impl Shim {
     }
 
     pub async fn try_sandbox(&self, name: &str, ports: &[i32], annotations: &[(&str, &str)]) -> Result<String, Status> {
-        let config = PodSandboxConfig {
+        self.run_sandbox(self.sandbox_config(name, ports, annotations)).await
+    }
+
+    pub async fn sandbox_with_dns(&self, name: &str, server: &str, searches: &[&str]) -> String {
+        let dns_config = DnsConfig {
+            servers: vec![server.to_owned()],
+            searches: searches.iter().map(|text| (*text).to_owned()).collect(),
+            options: vec!["ndots:5".to_owned()],
+        };
+        let config = PodSandboxConfig { dns_config: Some(dns_config), ..self.sandbox_config(name, &[], &[]) };
+        self.run_sandbox(config).await.expect("the sandbox starts")
+    }
+
+    fn sandbox_config(&self, name: &str, ports: &[i32], annotations: &[(&str, &str)]) -> PodSandboxConfig {
+        PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
                 name: name.to_owned(),
                 namespace: "default".to_owned(),
@@ -167,14 +184,18 @@ impl Shim {
             annotations: annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             labels: [("app".to_owned(), name.to_owned())].into(),
             ..PodSandboxConfig::default()
-        };
+        }
+    }
+
+    async fn run_sandbox(&self, config: PodSandboxConfig) -> Result<String, Status> {
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: "wasm".to_owned() };
         Ok(self.runtime().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
     }
 
     pub async fn ip(&self, sandbox: &str) -> String {
         let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.to_owned(), verbose: false };
-        let status = self.runtime().pod_sandbox_status(request).await.expect("the sandbox is known").into_inner().status;
+        let status =
+            self.runtime().pod_sandbox_status(request).await.expect("the sandbox is known").into_inner().status;
         status.and_then(|status| status.network).map(|network| network.ip).unwrap_or_default()
     }
 
@@ -260,9 +281,9 @@ impl Shim {
             let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
             children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
-        children.into_iter().find(|pid| {
-            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.ends_with(b"\0worker\0"))
-        })
+        children
+            .into_iter()
+            .find(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.ends_with(b"\0worker\0")))
     }
 }
 

@@ -11,10 +11,11 @@ async fn a_single_file_can_be_mounted() {
     let shim = Shim::start().await;
     let file = shim.dir.path().join("one-file");
     fs::write(&file, "a subPath\n").expect("it can be written");
-    let reader = guest("worker:dev")
-        .env("ROUNDS", "1")
-        .env("MESSAGE_FILE", "/etc/app/message")
-        .mount(&file, "/etc/app/message", true);
+    let reader = guest("worker:dev").env("ROUNDS", "1").env("MESSAGE_FILE", "/etc/app/message").mount(
+        &file,
+        "/etc/app/message",
+        true,
+    );
     let pod = shim.run("file", reader).await;
     assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
     assert!(shim.log("file", "main").contains("round 1: a subPath\n"), "{}", shim.log("file", "main"));
