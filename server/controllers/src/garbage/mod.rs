@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Change, DeleteParams, Error, Outcome, Propagation, ResourceRef, WorkQueue, drive};
+use coracle_client::{DeleteParams, Error, Outcome, Propagation, ResourceRef, WorkQueue, drive};
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use serde_json::json;
 use self::plan::{Dependent, ORPHAN, OwnerState, Verdict, is_of_interest, is_waiting, judge, references};
 use crate::answer::unless_gone;
 use crate::context::Context;
-use crate::monitors::{Item, Meta, Monitor, Monitors};
+use crate::monitors::{Item, Meta, Monitor, Monitors, Seen};
 use crate::owner;
 
 const WORKERS: usize = 8;
@@ -88,51 +88,46 @@ pub(crate) fn start(context: Context, monitors: &Arc<Monitors>) {
     });
 }
 
-fn item(monitor: &Monitor, meta: &Meta) -> Item {
-    Item { resource: monitor.resource.clone(), key: meta.key() }
+fn item(monitor: &Monitor, object: &Arc<Meta>) -> Item {
+    Item { resource: monitor.resource.clone(), key: object.key() }
 }
 
 /// Adds the objects whose fate may change by this.
-fn feed(monitors: &Monitors, monitor: &Monitor, change: &Change<Meta>, queue: &WorkQueue<Item>) {
+fn feed(monitors: &Monitors, monitor: &Monitor, change: &Seen, queue: &WorkQueue<Item>) {
     match change {
-        Change::Applied { old, new } => {
-            let facts = |m: &Meta| {
-                (
-                    m.metadata.owner_references.clone(),
-                    m.metadata.finalizers.clone(),
-                    m.metadata.deletion_timestamp.clone(),
-                )
-            };
-            let meta = &new.metadata;
-            if old.as_ref().is_some_and(|old| facts(old) == facts(new)) {
+        Seen::Applied { old, new } => {
+            let facts =
+                |m: &ObjectMeta| (m.owner_references.clone(), m.finalizers.clone(), m.deletion_timestamp.clone());
+            let meta = new.meta();
+            if old.as_ref().is_some_and(|old| facts(old.meta()) == facts(meta)) {
                 return;
             }
             if is_of_interest(meta) {
                 queue.add(item(monitor, new));
             }
-            if is_waiting(meta) && !old.as_ref().is_some_and(|old| is_waiting(&old.metadata)) {
+            if is_waiting(meta) && !old.as_ref().is_some_and(|old| is_waiting(old.meta())) {
                 add_dependents(monitors, meta, queue);
             }
             // A reference that is gone may have been what the former owner waited for.
             if let Some(old) = old {
-                add_waiting_owners(monitors, &old.metadata, queue);
+                add_waiting_owners(monitors, old.meta(), queue);
             }
         }
-        Change::Deleted(old) => {
-            add_dependents(monitors, &old.metadata, queue);
-            add_waiting_owners(monitors, &old.metadata, queue);
+        Seen::Deleted(old) => {
+            add_dependents(monitors, old.meta(), queue);
+            add_waiting_owners(monitors, old.meta(), queue);
         }
-        Change::Resync => {
+        Seen::Resync => {
             let kind = &*monitor.resource.kind;
             monitor
                 .objects
                 .list()
                 .iter()
-                .filter(|m| is_of_interest(&m.metadata))
+                .filter(|m| is_of_interest(m.meta()))
                 .for_each(|m| queue.add(item(monitor, m)));
             // Deletions of this kind may have gone unseen.
             for other in monitors.all().iter().filter(|o| o.resource != monitor.resource) {
-                let depends = |m: &&Arc<Meta>| references(&m.metadata).iter().any(|r| r.kind == kind);
+                let depends = |m: &&Arc<Meta>| references(m.meta()).iter().any(|r| r.kind == kind);
                 other.objects.list().iter().filter(depends).for_each(|m| queue.add(item(other, m)));
             }
         }
@@ -148,7 +143,7 @@ fn add_dependents(monitors: &Monitors, meta: &ObjectMeta, queue: &WorkQueue<Item
 fn add_waiting_owners(monitors: &Monitors, meta: &ObjectMeta, queue: &WorkQueue<Item>) {
     for reference in references(meta) {
         let Some((monitor, key)) = locate(monitors, reference, meta) else { continue };
-        let waits = |m: &Arc<Meta>| m.metadata.uid.as_ref() == Some(&reference.uid) && is_waiting(&m.metadata);
+        let waits = |m: &Arc<Meta>| m.meta().uid.as_ref() == Some(&reference.uid) && is_waiting(m.meta());
         if monitor.objects.get(&key).is_some_and(|m| waits(&m)) {
             queue.add(Item { resource: monitor.resource.clone(), key });
         }
@@ -186,13 +181,13 @@ impl Controller {
     async fn reconcile(&self, item: Item) -> Result<Outcome, Error> {
         let Some(monitor) = self.monitors.of(&item.resource) else { return Ok(Outcome::Done) };
         let Some(cached) = monitor.objects.get(&item.key) else { return Ok(Outcome::Done) };
-        let meta = &cached.metadata;
+        let meta = cached.meta();
         // Almost always the owners are simply there. Dependents can add reasons to wait, none to act.
         if judge(meta, |r| self.cached_state(r, meta), &[]) == Verdict::Keep {
             return Ok(Outcome::Done);
         }
         let dependents = self.monitors.dependents(owner::uid(meta), owner::namespace(meta));
-        let views: Vec<_> = dependents.iter().map(|(_, d)| Dependent { meta: &d.metadata }).collect();
+        let views: Vec<_> = dependents.iter().map(|(_, d)| Dependent { meta: d.meta() }).collect();
         if judge(meta, |r| self.cached_state(r, meta), &views) == Verdict::Keep {
             return Ok(Outcome::Done);
         }
@@ -222,7 +217,7 @@ impl Controller {
         };
         let Some(key) = owner_key(&resource, reference, meta) else { return OwnerState::Unknowable };
         let cached = self.monitors.seeing(&resource).and_then(|m| m.objects.get(&key));
-        cached.map_or(OwnerState::Absent, |owner| state_of(&owner.metadata, reference))
+        cached.map_or(OwnerState::Absent, |owner| state_of(owner.meta(), reference))
     }
 
     async fn live_states(&self, meta: &ObjectMeta) -> Result<BTreeMap<String, OwnerState>, Error> {
@@ -280,8 +275,8 @@ impl Controller {
                         let (resource, dependent) = (resource.clone(), dependent.clone());
                         async move {
                             let keeps = |r: &&OwnerReference| Some(&r.uid) != meta.uid.as_ref();
-                            let rest: Vec<_> = references(&dependent.metadata).iter().filter(keeps).collect();
-                            self.patch(&resource, &dependent.metadata, json!({"ownerReferences": rest})).await
+                            let rest: Vec<_> = references(dependent.meta()).iter().filter(keeps).collect();
+                            self.patch(&resource, dependent.meta(), json!({"ownerReferences": rest})).await
                         }
                     };
                     for answer in join_all(batch.iter().map(orphan)).await {

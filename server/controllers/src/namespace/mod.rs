@@ -19,11 +19,13 @@ use self::plan::Sweep;
 use crate::answer::unless_gone;
 use crate::context::Context;
 use crate::discovery::{Discovered, Served, discover};
-use crate::monitors::Monitors;
+use crate::monitors::{Monitors, Seen};
 use crate::owner;
 
 const WORKERS: usize = 10;
 const FINALIZER: &str = "kubernetes";
+/// Objects go one after the other: so many of their ends are answered by one look.
+const GATHER: Duration = Duration::from_millis(10);
 /// Objects that wait for somebody's finalizer are heard of through their monitors; this is for those that have none.
 const RECHECK: Duration = Duration::from_secs(15);
 
@@ -47,12 +49,12 @@ pub(crate) fn start(context: Context, monitors: &Monitors) {
     // The last object's end is the moment to look again.
     let (namespaces, into) = (controller.namespaces.clone(), queue.clone());
     monitors.listen(move |_, change| {
-        if let Change::Deleted(old) = change
-            && let Some(name) = old.metadata.namespace.as_deref()
+        if let Seen::Deleted(old) = change
+            && let Some(name) = old.meta().namespace.as_deref()
         {
             let key = ObjectKey::cluster(name);
             if namespaces.get(&key).is_some_and(|n| is_terminating(&n)) {
-                into.add(key);
+                into.add_after(key, GATHER);
             }
         }
     });

@@ -79,6 +79,8 @@ fn run(controller: &Arc<Controller>) {
     let (this, into) = (controller.clone(), queue.clone());
     context.feed("nodes", &controller.nodes, move |change| match change {
         Change::Applied { new: node, .. } | Change::Deleted(node) => {
+            // Should it vanish again, its time begins anew.
+            this.gone.lock().remove(owner::name(&node.metadata));
             let pods = this.by_node.get(owner::name(&node.metadata));
             let concerned = pods.iter().filter(|p| this.concerns(p));
             concerned.for_each(|p| into.add(Key::Pod(owner::key_of(&p.metadata))));

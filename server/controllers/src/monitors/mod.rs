@@ -2,17 +2,22 @@
 //! shared by the garbage collector and namespace deletion. Follows the server: when a custom resource or an aggregated
 //! API comes or goes, so does its monitor.
 //!
-//! Costs one watch for each resource and nothing while nothing changes. Does not decide anything.
+//! Costs one watch for each resource and nothing while nothing changes; kinds that the controllers watch anyway cost not
+//! even that. Does not decide anything.
+
+mod objects;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_api::meta::{ObjectKey, split_api_version};
-use coracle_client::{Change, Error, Index, Informer, OnExit, PartialObjectMetadata, ResourceRef, TaskScope};
+use coracle_client::{Error, OnExit, ResourceRef, TaskScope};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::context::{self, Context};
+use self::objects::objects;
+pub(crate) use self::objects::{Meta, Objects, Seen};
+use crate::context::Context;
 use crate::discovery::discover;
 
 /// Objects that own nothing and are owned by nobody, and of which there are many.
@@ -21,14 +26,11 @@ const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")]
 const DEFINING: [(&str, &str); 2] =
     [("apiextensions.k8s.io", "customresourcedefinitions"), ("apiregistration.k8s.io", "apiservices")];
 
-pub(crate) type Meta = PartialObjectMetadata;
-type Listener = Box<dyn Fn(&Monitor, &Change<Meta>) + Send + Sync>;
+type Listener = Box<dyn Fn(&Monitor, &Seen) + Send + Sync>;
 
 pub(crate) struct Monitor {
     pub(crate) resource: ResourceRef,
-    pub(crate) objects: Informer<Meta>,
-    /// Objects by the UID of each of their owners.
-    pub(crate) by_owner: Index<Meta>,
+    pub(crate) objects: Box<dyn Objects>,
     scope: TaskScope,
 }
 
@@ -59,7 +61,7 @@ impl Monitors {
     }
 
     /// Tells `listener` of every change, each monitor's beginning with a `Resync`. Only before `start`.
-    pub(crate) fn listen(&self, listener: impl Fn(&Monitor, &Change<Meta>) + Send + Sync + 'static) {
+    pub(crate) fn listen(&self, listener: impl Fn(&Monitor, &Seen) + Send + Sync + 'static) {
         self.listeners.lock().push(Box::new(listener));
     }
 
@@ -127,8 +129,8 @@ impl Monitors {
     pub(crate) fn dependents(&self, uid: &str, namespace: &str) -> Vec<(ResourceRef, Arc<Meta>)> {
         let mut found = Vec::new();
         for monitor in self.all() {
-            let here = |m: &Arc<Meta>| namespace.is_empty() || m.metadata.namespace.as_deref() == Some(namespace);
-            let dependents = monitor.by_owner.get(uid).into_iter().filter(here);
+            let here = |m: &Arc<Meta>| namespace.is_empty() || m.meta().namespace.as_deref() == Some(namespace);
+            let dependents = monitor.objects.by_owner(uid).into_iter().filter(here);
             found.extend(dependents.map(|m| (monitor.resource.clone(), m)));
         }
         found
@@ -166,7 +168,7 @@ impl Monitors {
         for monitor in gone {
             tracing::info!(resource = %monitor.resource.group_resource(), "is no longer served");
             monitor.scope.cancel();
-            self.context.informers.forget_metadata(&monitor.resource);
+            monitor.objects.forget(&self.context.informers);
         }
         for resource in wanted.into_keys() {
             if self.of(&resource).is_none() {
@@ -178,21 +180,22 @@ impl Monitors {
     }
 
     fn add(&self, resource: ResourceRef, listeners: &Arc<[Listener]>) {
-        let objects = self.context.informers.metadata(&resource);
-        let by_owner = objects
-            .index("owner", |m: &Meta| m.metadata.owner_references.iter().flatten().map(|r| r.uid.clone()).collect());
+        let objects = objects(&self.context.informers, &resource);
         let name = format!("{}.{}", resource.group_resource(), resource.version);
-        let monitor = Arc::new(Monitor { scope: self.context.scope.child(&name), resource, objects, by_owner });
+        let monitor = Arc::new(Monitor { scope: self.context.scope.child(&name), resource, objects });
         self.state.write().monitors.insert(monitor.resource.clone(), monitor.clone());
         let defines = DEFINING.contains(&(&*monitor.resource.group, &*monitor.resource.plural));
         let rediscover = self.rediscover.clone();
-        let (this, listeners) = (monitor.clone(), listeners.clone());
-        context::feed(&monitor.scope, "metadata", &monitor.objects, move |change| {
+        // Not the monitor itself: that holds the scope in which this runs.
+        let (this, listeners) = (Arc::downgrade(&monitor), listeners.clone());
+        let tell = move |change: Seen| {
+            let Some(this) = this.upgrade() else { return };
             listeners.iter().for_each(|listen| listen(&this, &change));
-            if defines && !matches!(change, Change::Resync) {
+            if defines && !matches!(change, Seen::Resync) {
                 rediscover.notify_one();
             }
-        });
+        };
+        monitor.objects.feed(&monitor.scope, Arc::new(tell));
     }
 }
 
