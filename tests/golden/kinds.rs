@@ -13,7 +13,6 @@ use crate::world::World;
 /// Golden objects are filled in without sense. These kinds are refused, as upstream would, for (among others) this.
 const SENSELESS: &[(&str, &str)] = &[
     ("core/v1 Endpoints", "subsets[0].addresses[0].ip"),
-    ("core/v1 Event", "involvedObject.namespace"),
     ("core/v1 LimitRange", "spec.limits[0].type"),
     ("core/v1 Namespace", "spec.finalizers[0]"),
     ("core/v1 Node", "metadata.taints[0].effect"),
@@ -33,7 +32,7 @@ const SENSELESS: &[(&str, &str)] = &[
     ("batch/v1 Job", "spec.completionMode"),
     ("certificates.k8s.io/v1 CertificateSigningRequest", "spec.request"),
     ("discovery.k8s.io/v1 EndpointSlice", "addressType"),
-    ("events.k8s.io/v1 Event", "involvedObject.namespace"),
+    ("events.k8s.io/v1 Event", "needs to be unset"),
     ("networking.k8s.io/v1 Ingress", "spec.rules[0].host"),
     ("networking.k8s.io/v1 IngressClass", "spec.controller"),
     ("networking.k8s.io/v1 NetworkPolicy", "spec.policyTypes[0]"),
