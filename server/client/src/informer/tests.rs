@@ -39,7 +39,8 @@ async fn check_informer(script: &str, expected: Expect) {
     });
     script.played().await;
     let synced = if informer.is_synced() { "synced" } else { "not synced" };
-    expected.assert_eq(&format!("{}{synced}: {}\n", script.log(), shown(&informer)));
+    let (shown, revision) = (shown(&informer), informer.revision());
+    expected.assert_eq(&format!("{}{synced} up to {revision}: {shown}\n", script.log()));
     scope.shutdown().await;
     assert!(scope.tasks().is_empty());
 }
@@ -52,7 +53,7 @@ async fn lists_by_watch_and_follows() {
             GET /api/v1/configmaps watch=1&sendInitialEvents=true
               resync a@6 c@8
             GET /api/v1/configmaps watch=1&resourceVersion=9
-            synced: a@6 c@8
+            synced up to 9: a@6 c@8
         "#]],
     )
     .await;
@@ -72,7 +73,7 @@ async fn resumes_after_a_cut_with_what_it_has() {
               applied c@8
             GET /api/v1/configmaps watch=1&resourceVersion=8
             GET /api/v1/configmaps watch=1&resourceVersion=12
-            synced: a@6 b@7 c@8
+            synced up to 12: a@6 b@7 c@8
         "#]],
     )
     .await;
@@ -98,7 +99,7 @@ async fn a_gap_is_listed_again_without_losing_deletions() {
               deleted b@20
               deleted d@21
             GET /api/v1/configmaps watch=1&resourceVersion=30
-            synced: c@3
+            synced up to 30: c@3
         "#]],
     )
     .await;
@@ -117,7 +118,7 @@ async fn an_unfinished_listing_changes_nothing() {
               deleted a@1
               applied b@7
             GET /api/v1/configmaps watch=1&resourceVersion=9
-            synced: b@7
+            synced up to 9: b@7
         "#]],
     )
     .await;
@@ -132,7 +133,7 @@ async fn a_silent_watch_is_given_up_and_a_lost_bookmark_too() {
             GET /api/v1/configmaps watch=1&sendInitialEvents=true
               resync a@7
             GET /api/v1/configmaps watch=1&resourceVersion=7
-            synced: a@7
+            synced up to 7: a@7
         "#]],
     )
     .await;
@@ -149,7 +150,7 @@ async fn a_server_with_an_older_past_is_listed_again() {
             GET /api/v1/configmaps watch=1&sendInitialEvents=true
               applied a@3 was a@100
             GET /api/v1/configmaps watch=1&resourceVersion=4
-            synced: a@3
+            synced up to 100: a@3
         "#]],
     )
     .await;
@@ -165,7 +166,7 @@ async fn an_object_that_cannot_be_read_is_no_deletion() {
             GET /api/v1/configmaps watch=1&resourceVersion=5
             GET /api/v1/configmaps watch=1&resourceVersion=5
             GET /api/v1/configmaps watch=1&resourceVersion=9
-            synced: a@1
+            synced up to 9: a@1
         "#]],
     )
     .await;
@@ -185,7 +186,7 @@ async fn a_subscriber_that_lags_is_resynced() {
             GET /api/v1/configmaps watch=1&resourceVersion=5009
               applied a@9000 was a@5009
             GET /api/v1/configmaps watch=1&resourceVersion=9000
-            synced: a@9000
+            synced up to 9000: a@9000
         "#]],
     )
     .await;
