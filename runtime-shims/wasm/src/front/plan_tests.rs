@@ -6,15 +6,10 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::images::Digest;
 
-/// Input as words: `kind=http ports=80,81 note:KEY=VALUE command=a,b args=c env:K=V image-entrypoint=… dir=… memory=…`.
-fn plan(text: &str) -> Result<GuestPlan, String> {
-    let mut sandbox = PodSandboxConfig::default();
-    let mut config = ContainerConfig {
-        metadata: Some(ContainerMetadata { name: "main".to_owned(), attempt: 0 }),
-        ..ContainerConfig::default()
-    };
+/// An image whose configuration says nothing.
+fn bare_image() -> Image {
     let digest = Digest::of(b"");
-    let mut image = Image {
+    Image {
         name: "docker.io/library/hello:dev".to_owned(),
         id: digest.clone(),
         wasm: digest,
@@ -26,34 +21,32 @@ fn plan(text: &str) -> Result<GuestPlan, String> {
         env: Vec::new(),
         working_dir: String::new(),
         imported_at: 0,
-    };
+    }
+}
+
+fn list(value: &str) -> Vec<String> {
+    value.split(',').map(str::to_owned).collect()
+}
+
+fn port(protocol: Protocol, number: &str) -> PortMapping {
+    let container_port = number.parse().expect("a port");
+    PortMapping { protocol: protocol.into(), container_port, ..PortMapping::default() }
+}
+
+/// Input as words: `kind=http ports=80,81 note:KEY=VALUE command=a,b args=c env:K=V image-entrypoint=… dir=… memory=…`.
+fn plan(text: &str) -> Result<GuestPlan, String> {
+    let metadata = Some(ContainerMetadata { name: "main".to_owned(), attempt: 0 });
+    let mut config = ContainerConfig { metadata, ..ContainerConfig::default() };
+    let (mut sandbox, mut image) = (PodSandboxConfig::default(), bare_image());
     let mut kind = GuestKind::Module;
     let mut taken: Vec<u16> = Vec::new();
-    let list = |value: &str| value.split(',').map(str::to_owned).collect::<Vec<String>>();
     for word in text.split_whitespace() {
         let (key, value) = word.split_once('=').expect("key=value");
         match key.split_once(':').unwrap_or((key, "")) {
-            ("kind", _) => {
-                kind = match value {
-                    "http" => GuestKind::Http,
-                    "command" => GuestKind::Command,
-                    other => panic!("{other}"),
-                }
-            }
-            ("ports", _) => {
-                sandbox.port_mappings = value
-                    .split(',')
-                    .map(|port| PortMapping { container_port: port.parse().expect("a port"), ..PortMapping::default() })
-                    .collect();
-            }
-            ("udp", _) => sandbox.port_mappings.insert(
-                0,
-                PortMapping {
-                    protocol: Protocol::Udp.into(),
-                    container_port: value.parse().expect("a port"),
-                    ..PortMapping::default()
-                },
-            ),
+            ("kind", _) if value == "http" => kind = GuestKind::Http,
+            ("kind", _) => kind = GuestKind::Command,
+            ("ports", _) => sandbox.port_mappings.extend(value.split(',').map(|number| port(Protocol::Tcp, number))),
+            ("udp", _) => sandbox.port_mappings.push(port(Protocol::Udp, value)),
             ("taken", _) => taken = value.split(',').map(|port| port.parse().expect("a port")).collect(),
             ("note", name) => {
                 sandbox.annotations.insert(format!("coracle.dev/{name}"), value.to_owned());
@@ -63,9 +56,7 @@ fn plan(text: &str) -> Result<GuestPlan, String> {
             }
             ("command", _) => config.command = list(value),
             ("args", _) => config.args = list(value),
-            ("env", name) => {
-                config.envs.push(KeyValue { key: name.to_owned(), value: value.as_bytes().to_vec() });
-            }
+            ("env", name) => config.envs.push(KeyValue { key: name.to_owned(), value: value.as_bytes().to_vec() }),
             ("bytes", name) => config.envs.push(KeyValue { key: name.to_owned(), value: vec![0xff] }),
             ("image-entrypoint", _) => image.entrypoint = list(value),
             ("image-cmd", _) => image.cmd = list(value),
