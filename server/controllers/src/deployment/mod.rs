@@ -30,6 +30,8 @@ use crate::overlay::Overlay;
 use crate::{owner, pod};
 
 const WORKERS: usize = 5;
+/// Usually an event comes first.
+const AGAIN: Duration = Duration::from_millis(20);
 
 impl Remembered for Overlay<ReplicaSet> {
     fn is_blank(&self) -> bool {
@@ -108,6 +110,22 @@ fn run(controller: &Arc<Controller>) {
     });
 }
 
+/// How a pass goes on after a step.
+enum Next {
+    Go,
+    /// The rest rests on what has turned out otherwise: decide anew.
+    Again,
+    /// There is nothing more to be done for this Deployment.
+    Stop,
+}
+
+impl Next {
+    /// After a write to something that may have been gone.
+    fn after<T>(written: Option<T>) -> Self {
+        if written.is_some() { Self::Go } else { Self::Again }
+    }
+}
+
 /// Adds what may be nothing.
 trait AddAll<K> {
     fn add_all(&self, keys: impl IntoIterator<Item = K>);
@@ -171,8 +189,10 @@ impl Controller {
         };
         let Plan { steps, status, wake } = plan(&observed);
         for step in steps {
-            if !self.carry_out(&deployment, &mut written, step).await? {
-                return Ok(Outcome::RequeueAfter(Duration::from_millis(1)));
+            match self.carry_out(&deployment, &mut written, step).await? {
+                Next::Go => {}
+                Next::Again => return Ok(Outcome::RequeueAfter(AGAIN)),
+                Next::Stop => return Ok(Outcome::Done),
             }
         }
         if let Some(status) = status {
@@ -181,50 +201,49 @@ impl Controller {
         Ok(if written.is_empty() { self.context.outcome(wake) } else { Outcome::RequeueAfter(UNSEEN_RECHECK) })
     }
 
-    /// Says whether the rest of the plan still holds.
     async fn carry_out(
         &self,
         deployment: &Deployment,
         written: &mut Overlay<ReplicaSet>,
         step: Step,
-    ) -> Result<bool, Error> {
+    ) -> Result<Next, Error> {
         let api = self.context.client.namespaced::<ReplicaSet>(owner::namespace(&deployment.metadata));
         match step {
             Step::Adopt(set) => {
                 if !self.may_adopt(deployment).await? {
-                    return Ok(false);
+                    return Ok(Next::Stop);
                 }
                 let patch = owner::adopt_patch(&owner::reference(deployment), owner::uid(&set.metadata));
                 let answer = unless_gone(api.strategic_patch(owner::name(&set.metadata), &patch).await)?;
-                Ok(answer.map(|set| written.wrote(set)).is_some())
+                Ok(Next::after(answer.map(|set| written.wrote(set))))
             }
             Step::Release(set) => {
                 let patch = owner::release_patch(owner::uid(&deployment.metadata), owner::uid(&set.metadata));
                 let answer = unless_gone(api.strategic_patch(owner::name(&set.metadata), &patch).await)?;
-                Ok(answer.map(|set| written.wrote(set)).is_some())
+                Ok(Next::after(answer.map(|set| written.wrote(set))))
             }
             Step::Create { set, event } => self.create(deployment, written, &set, event).await,
             Step::Update { set, event } => {
                 let patch = set_patch(&set);
                 let answer = unless_gone(api.merge_patch(owner::name(&set.metadata), &patch).await)?;
-                let Some(set) = answer else { return Ok(false) };
+                let Some(set) = answer else { return Ok(Next::Again) };
                 written.wrote(set);
                 self.scaled(deployment, event);
-                Ok(true)
+                Ok(Next::Go)
             }
             Step::Revision(revision) => {
                 let meta = &deployment.metadata;
                 let annotations = json!({revision::REVISION: revision});
                 let patch = json!({"metadata": {"uid": meta.uid, "annotations": annotations}});
                 let api = self.context.client.namespaced::<Deployment>(owner::namespace(meta));
-                Ok(unless_gone(api.merge_patch(owner::name(meta), &patch).await)?.is_some())
+                Ok(Next::after(unless_gone(api.merge_patch(owner::name(meta), &patch).await)?))
             }
             Step::Delete(set) => {
                 let params =
                     DeleteParams::default().uid(owner::uid(&set.metadata)).propagation(Propagation::Background);
                 unless_gone(api.delete(owner::name(&set.metadata), &params).await)?;
                 written.removed(&set.metadata);
-                Ok(true)
+                Ok(Next::Go)
             }
         }
     }
@@ -241,19 +260,19 @@ impl Controller {
         written: &mut Overlay<ReplicaSet>,
         set: &ReplicaSet,
         event: Option<String>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Next, Error> {
         let api = self.context.client.namespaced::<ReplicaSet>(owner::namespace(&deployment.metadata));
         let error = match api.create(set).await {
             Ok(created) => {
                 written.wrote(created);
                 self.scaled(deployment, event);
-                return Ok(true);
+                return Ok(Next::Go);
             }
             Err(error) => error,
         };
         if error.is_already_exists() {
             let name = owner::name(&set.metadata);
-            let Some(found) = api.get_opt(name).await? else { return Ok(false) };
+            let Some(found) = api.get_opt(name).await? else { return Ok(Next::Again) };
             let template = |s: &ReplicaSet| s.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
             let ours = owner::is_controlled_by(&found.metadata, owner::uid(&deployment.metadata));
             if ours && template::same(&template(&found), &template(set)) {
@@ -262,10 +281,10 @@ impl Controller {
             } else {
                 self.note_collision(deployment, name).await?;
             }
-            return Ok(false);
+            return Ok(Next::Again);
         }
         if is_namespace_terminating(&error) {
-            return Ok(false);
+            return Ok(Next::Stop);
         }
         let name = owner::name(&set.metadata);
         let (status, message) = status::create_failed(deployment, name, &error.to_string(), self.context.now());
