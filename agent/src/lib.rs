@@ -6,6 +6,7 @@
 
 mod agent;
 pub mod config;
+pub mod host_network;
 pub mod join;
 pub mod local;
 pub mod logs;
