@@ -1,10 +1,12 @@
 //! Nobody gives away what they do not have: a role may only hold what its author may do, and a binding only refer to a
 //! role whose rules its author has, unless they are allowed to `escalate` or `bind`.
 
+use std::sync::Arc;
+
 use coracle_api::object::Object;
 use coracle_api::selector::LabelSelector;
 use coracle_api::status::Status;
-use coracle_store::Prefix;
+use coracle_store::{Entry, Prefix};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
@@ -75,23 +77,28 @@ fn binding(look: &Registry, context: &Context, binding: &Object, old: Option<&Ob
     grant(look, context, binding, &wanted)
 }
 
-/// The rules that a cluster role has from others: they are not written down in it.
+/// The rules that a cluster role has from others, and those from others again: they are not written down in it.
 fn aggregated(look: &Registry, role: &Object) -> Result<Vec<PolicyRule>, Status> {
-    let path = ["aggregationRule", "clusterRoleSelectors"];
-    let selectors = role.typed_at::<Vec<meta::LabelSelector>>(&path).map_err(Status::internal)?.unwrap_or_default();
-    let selectors: Vec<LabelSelector> = selectors
-        .iter()
-        .map(|one| LabelSelector::from_object(Some(one)))
-        .collect::<Result<_, _>>()
-        .map_err(Status::internal)?;
     let snapshot = look.store.snapshot();
+    let mut left: Vec<&Arc<Entry>> = snapshot.range(&Prefix::resource(format!("clusterroles.{GROUP}")), None).collect();
+    let mut selectors = selectors(role)?;
     let mut found = Vec::new();
-    for entry in snapshot.range(&Prefix::resource(format!("clusterroles.{GROUP}")), None) {
-        if selectors.iter().any(|selector| selector.matches(&entry.labels)) {
-            found.extend(rules(&codec::object(entry)?)?);
+    while let Some(selector) = selectors.pop() {
+        let (selected, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|entry| selector.matches(&entry.labels));
+        left = others;
+        for entry in selected {
+            let role = codec::object(entry)?;
+            found.extend(rules(&role)?);
+            selectors.extend(self::selectors(&role)?);
         }
     }
     Ok(found)
+}
+
+fn selectors(role: &Object) -> Result<Vec<LabelSelector>, Status> {
+    let path = ["aggregationRule", "clusterRoleSelectors"];
+    let selectors = role.typed_at::<Vec<meta::LabelSelector>>(&path).map_err(Status::internal)?.unwrap_or_default();
+    selectors.iter().map(|one| LabelSelector::from_object(Some(one)).map_err(Status::internal)).collect()
 }
 
 fn rules(role: &Object) -> Result<Vec<PolicyRule>, Status> {
