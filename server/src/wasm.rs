@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use coracle_shim_wasm::compile::{self, Reexec};
 use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::images::Registries;
@@ -13,15 +12,10 @@ use crate::cli::WasmShimArgs;
 use crate::paths::Paths;
 
 pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
-    let level = if args.debug { "debug" } else { "info" };
-    tracing_subscriber::fmt()
-        .with_env_filter(format!("warn,coracle_shim_wasm={level}"))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    log(if args.debug { "debug" } else { "info" });
     let paths = Paths::open(Some(&args.data_dir))?;
-    let program = std::env::current_exe().context("this program's own file cannot be found")?;
-    let again = |command: &str| Reexec { program: program.clone(), args: vec![OsString::from(command)] };
+    // The file this process runs, also after an upgrade has put another one in its place.
+    let again = |command: &str| Reexec { program: "/proc/self/exe".into(), args: vec![OsString::from(command)] };
     let mut config = FrontConfig::under(paths.root(), again("wasm-worker"), again("wasm-compile"));
     config.socket = paths.wasm_socket();
     config.registries = Registries { insecure: args.insecure_registry };
@@ -29,7 +23,17 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// To standard error, which is the front's log.
+fn log(level: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(format!("warn,coracle_shim_wasm={level}"))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
 pub(crate) fn worker() -> ExitCode {
+    log("info");
     worker::run_on_stdin()
 }
 
