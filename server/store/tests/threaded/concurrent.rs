@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::common::{draft, lease, pod};
+use crate::drafts::{draft, lease, pod};
 use coracle_api::meta::Revision;
 use coracle_store::{CommitError, Event, EventKind, Key, Op, Prefix, Store, StoreConfig, Watch};
 use futures::future::join_all;

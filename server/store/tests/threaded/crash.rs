@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{draft, lease, pod};
+use crate::drafts::{draft, lease, pod};
 use coracle_api::meta::Revision;
 use coracle_store::{Op, Store, StoreConfig};
 

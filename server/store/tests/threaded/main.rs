@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests")]
 
-mod common;
 mod concurrent;
 mod crash;
+mod drafts;
 mod model;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::common::draft;
+use crate::drafts::draft;
 use coracle_api::meta::Revision;
 use coracle_store::{CommitError, EventKind, Key, Mode, Op, Prefix, Store, StoreConfig};
 
