@@ -5,6 +5,7 @@
 //! clock, no store, no HTTP and no tokio.
 
 pub mod decode;
+mod depth;
 pub mod fields;
 pub mod meta;
 pub mod names;

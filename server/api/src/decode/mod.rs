@@ -4,6 +4,7 @@
 //!
 //! One pass over the text, straight into the tree: no typed struct and no second copy in between.
 
+mod aliases;
 mod error;
 mod scalar;
 mod seed;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 pub use error::DecodeError;
 
+use crate::depth;
 use crate::meta::{GroupVersionKind, api_version, split_api_version};
 use crate::object::Object;
 use crate::schema::{FieldType, ResourceDef, Schema, SubresourceDef, TypeId};
@@ -129,9 +131,16 @@ pub fn decode_json(bytes: &[u8], target: &Target<'_>, validation: FieldValidatio
 }
 
 pub fn decode_yaml(bytes: &[u8], target: &Target<'_>, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    aliases::check(bytes).map_err(|error| error::syntax(target, error, bytes))?;
     let read = |seed: Seed<'_, '_>| seed.deserialize(serde_norway::Deserializer::from_slice(bytes));
     let names = || serde_norway::from_slice::<Names>(bytes).ok();
     run(target, validation, true, read, names, bytes)
+}
+
+/// Reads YAML that is no object of the schema as a JSON tree, with the same care.
+pub fn yaml_value(bytes: &[u8]) -> Result<Value, serde_norway::Error> {
+    aliases::check(bytes)?;
+    serde_norway::from_slice(bytes)
 }
 
 /// Decodes a tree that is there already: the outcome of a patch, or an object inside another.
@@ -175,6 +184,9 @@ fn run<E: std::fmt::Display>(
         }
         (Err(error), None) => return Err(error::syntax(target, error, bytes)),
     };
+    if depth::exceeds(&value, depth::MOST) {
+        return Err(error::syntax(target, "exceeded max depth", bytes));
+    }
     let Value::Object(map) = value else {
         return Err(error::syntax(target, "the body is empty", bytes));
     };

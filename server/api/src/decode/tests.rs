@@ -188,3 +188,31 @@ fn a_custom_type_keeps_what_it_is_told_to_keep() {
     expect![[r#"{"apiVersion":"example.com/v1","kind":"Thing","list":[],"other":{"a":null}}"#]]
         .assert_eq(&serde_json::to_string(&decoded.object).unwrap());
 }
+
+#[test]
+fn yaml_aliases_stand_for_what_a_person_would_repeat() {
+    let decoded = |text: String| {
+        let def = Schema::v1_36().resource_of_kind("apps", "v1", "ControllerRevision").expect("a served kind");
+        let decoded = decode(text.as_bytes(), Format::Yaml, &Target::of(def), FieldValidation::Strict);
+        decoded
+            .map(|decoded| decoded.object.path(&["data"]).unwrap().to_string().len())
+            .map_err(|error| error.to_string())
+    };
+    let data = |many: usize, times: usize| {
+        let (list, uses) = ("x, ".repeat(many), "*a, ".repeat(times));
+        format!("{{revision: 1, data: {{a: &a [{list}], b: [{uses}]}}}}")
+    };
+    let text = |bytes: usize, times: usize| {
+        let (text, uses) = ("x".repeat(bytes), "*a, ".repeat(times));
+        format!("{{revision: 1, data: {{a: &a {text}, b: [{uses}]}}}}")
+    };
+    let nested = "{revision: 1, data: {a: &a [*a]}}".to_owned();
+    let outcomes = [data(100, 100), data(1_000, 1_000), text(1_000, 100), text(100_000, 100_000), nested].map(decoded);
+    let shown: Vec<String> = outcomes.iter().map(|outcome| format!("{outcome:?}")).collect();
+    expect![[r#"
+        Ok(40613)
+        Err("the object provided is unrecognized (must be of type ControllerRevision): couldn't get version/kind; json parse error: data.b[405][623]: document contains excessive aliasing at line 1 column 1898 ({revision: 1, data: {a: &a [x, ...)")
+        Ok(101314)
+        Err("the object provided is unrecognized (must be of type ControllerRevision): couldn't get version/kind; json parse error: data.b[142]: document contains excessive aliasing at line 1 column 25 ({revision: 1, data: {a: &a xxx ...)")
+        Err("the object provided is unrecognized (must be of type ControllerRevision): couldn't get version/kind; json parse error: recursion limit exceeded at line 1 column 25 ({revision: 1, data: {a: &a [*a ...)")"#]].assert_eq(&shown.join("\n"));
+}

@@ -221,3 +221,21 @@ fn json_patches() {
         "#]],
     );
 }
+
+#[test]
+fn a_patch_that_digs_for_ever_is_stopped_in_time() {
+    let wrap = [
+        json!({"op": "add", "path": "/e", "value": {}}),
+        json!({"op": "move", "from": "/d", "path": "/e/d"}),
+        json!({"op": "move", "from": "/e", "path": "/d"}),
+    ];
+    let dig = |levels: usize| -> Value { (0..levels).flat_map(|_| wrap.clone()).collect() };
+    let depth = |levels: usize| {
+        super::json::json(json!({"d": {}}), dig(levels)).map(|value| value.to_string().matches('{').count())
+    };
+    expect![[r#"
+        Ok(52)
+        Err(Unprocessable("the patched object has more than 100 levels"))
+        Err(Unprocessable("the patched object has more than 100 levels"))"#]]
+    .assert_eq(&format!("{:?}\n{:?}\n{:?}", depth(50), depth(100), depth(3_333)));
+}

@@ -20,7 +20,7 @@ fn message_of(text: &str) -> Vec<u8> {
             }
             "\"" => {
                 let end = tail.find('"').unwrap();
-                bytes(&mut out, number, tail[..end].as_bytes());
+                bytes(&mut out, number, &tail.as_bytes()[..end]);
                 rest = &tail[end + 1..];
             }
             "{" => {
