@@ -28,7 +28,7 @@ use crate::registry::patch::Patch;
 use crate::registry::subresource::{View, view_of};
 
 /// Subresources that a node or a backend answers.
-const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
+pub(super) const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
 
 /// One request on a resource, on its way.
 struct Call<'a> {
@@ -49,11 +49,12 @@ impl Server {
     ) -> Result<Response, Status> {
         let catalog = &self.registry.catalog;
         let resource = catalog.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?;
+        // Before anything is answered: permission was given for the namespace that the path names.
+        check_scope(info, &resource)?;
         let stream = resource.def.subresource(&info.subresource).filter(|sub| STREAMS.contains(&&*sub.name));
         if stream.is_some_and(|sub| schema_verb(info.verb).is_some_and(|verb| sub.verbs.contains(verb))) {
             return Ok(self.hooks.node_proxy.call(RawRequest { info: info.clone(), user, request }).await);
         }
-        check_scope(info, &resource)?;
         let (parts, body) = request.into_parts();
         let is_watch = info.verb == Verb::Watch;
         let accepted = match (negotiate::accept(&parts.headers, is_watch), info.verb) {
@@ -80,9 +81,10 @@ impl Server {
 }
 
 /// A cluster-scoped resource has no namespace in its path, and one object of a namespaced one always has. The collection
-/// of all namespaces can be read and nothing else.
+/// of all namespaces can be read and nothing else. A namespace is in itself, and in no other.
 fn check_scope(info: &RequestInfo, resource: &Resource) -> Result<(), Status> {
-    let in_namespace = !info.namespace.is_empty() && info.resource != "namespaces";
+    let is_itself = &*resource.key == "namespaces" && info.name == info.namespace;
+    let in_namespace = !info.namespace.is_empty() && !is_itself;
     match (resource.def.namespaced, in_namespace, info.verb) {
         (true, true, _) | (false, false, _) | (true, false, Verb::List | Verb::Watch) => Ok(()),
         (true, false, _) if info.name.is_empty() => Err(not_allowed(resource, info.verb)),
@@ -351,7 +353,7 @@ impl Call<'_> {
         match negotiate::body_encoding(&self.headers)? {
             Encoding::Json => DeleteOptions::parse(&self.info.query, &bytes),
             Encoding::Yaml => {
-                let value: serde_json::Value = serde_norway::from_slice(&bytes)
+                let value = coracle_api::decode::yaml_value(&bytes)
                     .map_err(|error| Status::bad_request(format!("the body is no valid DeleteOptions: {error}")))?;
                 DeleteOptions::parse(&self.info.query, value.to_string().as_bytes())
             }
