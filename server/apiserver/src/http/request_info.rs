@@ -1,6 +1,7 @@
 //! What a request is about, read from its method, path and query as upstream's RequestInfo resolver reads it: one parse
 //! by hand in place of a route per kind, so that custom resources need no route of their own.
 
+use coracle_api::selector::FieldSelector;
 use coracle_api::status::Status;
 use http::Method;
 
@@ -164,12 +165,11 @@ impl RequestInfo {
         }
         // A list or watch of one object by its name is authorised as that object.
         if matches!(self.verb, Verb::List | Verb::Watch) {
-            let selected = self.query.text("fieldSelector").split(',').find_map(|term| {
-                let value = term.trim().strip_prefix("metadata.name")?;
-                value.strip_prefix("==").or_else(|| value.strip_prefix('=')).map(str::to_owned)
-            });
+            // Read by the parser that selects, or what is authorised would not be what is sent.
+            let selector = self.query.text("fieldSelector").parse::<FieldSelector>().unwrap_or_default();
+            let selected = selector.exact("metadata.name");
             if let Some(name) = selected.filter(|name| coracle_api::names::path_segment(name).is_empty()) {
-                self.name = name;
+                name.clone_into(&mut self.name);
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use coracle_api::selector::FieldSelector;
 use serde::Deserialize;
 
 use super::bootstrap;
@@ -57,6 +58,8 @@ impl NodeAuthorizer {
             ("", "nodes", _) => own_name(node, asked, "can only read and write its own Node"),
             ("storage.k8s.io", "csinodes", _) => own_name(node, asked, "can only read and write its own CSINode"),
             ("coordination.k8s.io", "leases", "") => lease(node, asked),
+            ("storage.k8s.io", "volumeattachments", _) => self.owned(node, asked),
+            ("resource.k8s.io", "resourceslices", _) => self.slice(node, asked),
             _ => Ok(()),
         };
         match judged {
@@ -82,14 +85,34 @@ impl NodeAuthorizer {
         self.referred(node, &of_claim, &Referred::Claim)
     }
 
+    /// An object that says by its `spec.nodeName` whose it is. What is gone may be asked for, as of pods.
+    fn owned(&self, node: &str, asked: &Attributes<'_>) -> Result<(), String> {
+        let resource = format!("{}.{}", asked.resource, asked.group);
+        match self.objects.get(&resource, "", asked.name).map(|json| serde_json::from_slice::<Pod>(&json)) {
+            None => Ok(()),
+            Some(Ok(object)) if object.spec.node_name == node => Ok(()),
+            Some(_) => Err(no_relationship(node)),
+        }
+    }
+
+    fn slice(&self, node: &str, asked: &Attributes<'_>) -> Result<(), String> {
+        match asked.verb {
+            // Admission looks into what is to be made.
+            "create" => Ok(()),
+            "list" | "watch" | "deletecollection" if selects(asked, "spec.nodeName", node) => Ok(()),
+            "list" | "watch" | "deletecollection" => {
+                Err("can only list/watch/deletecollection resourceslices with spec.nodeName field selector".to_owned())
+            }
+            _one => self.owned(node, asked),
+        }
+    }
+
     fn pod(&self, node: &str, asked: &Attributes<'_>) -> Result<(), String> {
         match asked.verb {
             "create" if asked.subresource.is_empty() => Ok(()),
-            "list" | "watch" if asked.name.is_empty() => {
-                let own = asked.field_selector.split(',').any(|term| {
-                    let value = term.trim().strip_prefix("spec.nodeName=");
-                    value.is_some_and(|value| value.strip_prefix('=').unwrap_or(value) == node)
-                });
+            // Also with a name: who else's pod will have it, nobody knows yet.
+            "list" | "watch" => {
+                let own = selects(asked, "spec.nodeName", node);
                 let why = "can only list/watch pods with spec.nodeName field selector";
                 if own { Ok(()) } else { Err(why.to_owned()) }
             }
@@ -103,6 +126,12 @@ impl NodeAuthorizer {
             }
         }
     }
+}
+
+/// Whether only objects are asked for whose `field` is `value`.
+fn selects(asked: &Attributes<'_>, field: &str, value: &str) -> bool {
+    let selector = asked.field_selector.parse::<FieldSelector>();
+    selector.is_ok_and(|selector| selector.exact(field) == Some(value))
 }
 
 fn no_relationship(node: &str) -> String {

@@ -65,6 +65,13 @@ impl World {
                 "rules": [{ "verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"] }],
             }),
         );
+        for (resource, name, node) in [
+            ("volumeattachments.storage.k8s.io", "ours", "edge-1"),
+            ("volumeattachments.storage.k8s.io", "theirs", "edge-2"),
+            ("resourceslices.resource.k8s.io", "theirs", "edge-2"),
+        ] {
+            world.put(resource, serde_json::json!({ "metadata": { "name": name }, "spec": { "nodeName": node } }));
+        }
         for (name, role, subject) in [
             ("readers", "pod-reader", serde_json::json!({ "kind": "User", "name": "jane" })),
             ("bots", "pod-reader", serde_json::json!({ "kind": "ServiceAccount", "name": "bot" })),
@@ -329,7 +336,16 @@ fn a_node_keeps_to_its_own_pods_node_and_lease() {
         &[
             "list pods ?spec.nodeName=edge-1",
             "watch pods ?spec.nodeName=edge-2",
+            "list pods ?status.phase!=a\\,spec.nodeName=edge-1",
             "list pods",
+            "watch pods default/not-yet",
+            "watch pods default/web ?metadata.name=web,spec.nodeName=edge-1",
+            "get storage.k8s.io:volumeattachments ours",
+            "get storage.k8s.io:volumeattachments theirs",
+            "list resource.k8s.io:resourceslices",
+            "list resource.k8s.io:resourceslices ?spec.nodeName=edge-1",
+            "deletecollection resource.k8s.io:resourceslices",
+            "delete resource.k8s.io:resourceslices theirs",
             "patch pods/status default/web",
             "patch pods/status default/other",
             "delete pods default/other",
@@ -349,7 +365,16 @@ fn a_node_keeps_to_its_own_pods_node_and_lease() {
         expect![[r#"
             list pods ?spec.nodeName=edge-1: yes
             watch pods ?spec.nodeName=edge-2: pods is forbidden: User "system:node:edge-1" cannot watch resource "pods" in API group "" at the cluster scope: can only list/watch pods with spec.nodeName field selector
+            list pods ?status.phase!=a\,spec.nodeName=edge-1: pods is forbidden: User "system:node:edge-1" cannot list resource "pods" in API group "" at the cluster scope: can only list/watch pods with spec.nodeName field selector
             list pods: pods is forbidden: User "system:node:edge-1" cannot list resource "pods" in API group "" at the cluster scope: can only list/watch pods with spec.nodeName field selector
+            watch pods default/not-yet: pods "not-yet" is forbidden: User "system:node:edge-1" cannot watch resource "pods" in API group "" in the namespace "default": can only list/watch pods with spec.nodeName field selector
+            watch pods default/web ?metadata.name=web,spec.nodeName=edge-1: yes
+            get storage.k8s.io:volumeattachments ours: yes
+            get storage.k8s.io:volumeattachments theirs: volumeattachments.storage.k8s.io "theirs" is forbidden: User "system:node:edge-1" cannot get resource "volumeattachments" in API group "storage.k8s.io" at the cluster scope: no relationship found between node 'edge-1' and this object
+            list resource.k8s.io:resourceslices: resourceslices.resource.k8s.io is forbidden: User "system:node:edge-1" cannot list resource "resourceslices" in API group "resource.k8s.io" at the cluster scope: can only list/watch/deletecollection resourceslices with spec.nodeName field selector
+            list resource.k8s.io:resourceslices ?spec.nodeName=edge-1: yes
+            deletecollection resource.k8s.io:resourceslices: resourceslices.resource.k8s.io is forbidden: User "system:node:edge-1" cannot deletecollection resource "resourceslices" in API group "resource.k8s.io" at the cluster scope: can only list/watch/deletecollection resourceslices with spec.nodeName field selector
+            delete resource.k8s.io:resourceslices theirs: resourceslices.resource.k8s.io "theirs" is forbidden: User "system:node:edge-1" cannot delete resource "resourceslices" in API group "resource.k8s.io" at the cluster scope: no relationship found between node 'edge-1' and this object
             patch pods/status default/web: yes
             patch pods/status default/other: pods "other" is forbidden: User "system:node:edge-1" cannot patch resource "pods/status" in API group "" in the namespace "default": no relationship found between node 'edge-1' and this object
             delete pods default/other: pods "other" is forbidden: User "system:node:edge-1" cannot delete resource "pods" in API group "" in the namespace "default": no relationship found between node 'edge-1' and this object
