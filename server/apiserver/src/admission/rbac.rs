@@ -1,20 +1,16 @@
 //! Nobody gives away what they do not have: a role may only hold what its author may do, and a binding only refer to a
 //! role whose rules its author has, unless they are allowed to `escalate` or `bind`.
 
-use std::sync::Arc;
-
 use coracle_api::object::Object;
-use coracle_api::selector::LabelSelector;
 use coracle_api::status::Status;
-use coracle_store::{Entry, Prefix};
-use k8s_openapi::api::rbac::v1::PolicyRule;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use super::{Plugin, forbidden};
+use crate::auth::authz::{Rule, role_rules};
+use crate::auth::objects::StoredObjects;
 use crate::hooks::{Attributes, Decision};
 use crate::http::request_info::Verb;
+use crate::registry::Registry;
 use crate::registry::context::Context;
-use crate::registry::{Registry, codec};
 
 pub(super) struct RbacEscalation;
 
@@ -40,15 +36,17 @@ impl Plugin for RbacEscalation {
 
 fn role(look: &Registry, context: &Context, role: &Object, old: Option<&Object>) -> Result<(), Status> {
     let unchanged = |field| old.is_some_and(|old| old.path(&[field]) == role.path(&[field]));
-    if unchanged("rules") && unchanged("aggregationRule") {
+    // By its labels other roles have its rules too.
+    let labels = old.is_some_and(|old| old.labels() == role.labels());
+    if unchanged("rules") && unchanged("aggregationRule") && labels {
         return Ok(());
     }
     if may(look, context, "escalate", &context.def.plural, role.name()) {
         return Ok(());
     }
     let mut wanted = rules(role)?;
-    if role.path(&["aggregationRule"]).is_some() {
-        // It may come to hold anything.
+    if [Some(role), old].into_iter().flatten().any(|role| role.path(&["aggregationRule"]).is_some()) {
+        // It may come to hold anything, or have held it.
         wanted.extend(everything());
     }
     grant(look, context, role, &wanted)
@@ -67,50 +65,24 @@ fn binding(look: &Registry, context: &Context, binding: &Object, old: Option<&Ob
     if may(look, context, "bind", plural, name) {
         return Ok(());
     }
-    let role = look.object(&format!("{plural}.{GROUP}"), namespace, name)?;
-    let Some(role) = role else {
+    let objects = StoredObjects::new(look.store.clone());
+    let Some(wanted) = role_rules(&objects, namespace, name) else {
         let subject = coracle_api::meta::GroupResource::new(GROUP, plural);
         return Err(Status::not_found(&subject, name));
     };
-    let mut wanted = rules(&role)?;
-    wanted.extend(aggregated(look, &role)?);
     grant(look, context, binding, &wanted)
 }
 
-/// The rules that a cluster role has from others, and those from others again: they are not written down in it.
-fn aggregated(look: &Registry, role: &Object) -> Result<Vec<PolicyRule>, Status> {
-    let snapshot = look.store.snapshot();
-    let mut left: Vec<&Arc<Entry>> = snapshot.range(&Prefix::resource(format!("clusterroles.{GROUP}")), None).collect();
-    let mut selectors = selectors(role)?;
-    let mut found = Vec::new();
-    while let Some(selector) = selectors.pop() {
-        let (selected, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|entry| selector.matches(&entry.labels));
-        left = others;
-        for entry in selected {
-            let role = codec::object(entry)?;
-            found.extend(rules(&role)?);
-            selectors.extend(self::selectors(&role)?);
-        }
-    }
-    Ok(found)
-}
-
-fn selectors(role: &Object) -> Result<Vec<LabelSelector>, Status> {
-    let path = ["aggregationRule", "clusterRoleSelectors"];
-    let selectors = role.typed_at::<Vec<meta::LabelSelector>>(&path).map_err(Status::internal)?.unwrap_or_default();
-    selectors.iter().map(|one| LabelSelector::from_object(Some(one)).map_err(Status::internal)).collect()
-}
-
-fn rules(role: &Object) -> Result<Vec<PolicyRule>, Status> {
-    let rules = role.typed_at::<Vec<PolicyRule>>(&["rules"]);
+fn rules(role: &Object) -> Result<Vec<Rule>, Status> {
+    let rules = role.typed_at::<Vec<Rule>>(&["rules"]);
     rules.map(Option::unwrap_or_default).map_err(|error| Status::bad_request(error.to_string()))
 }
 
-fn everything() -> [PolicyRule; 2] {
+fn everything() -> [Rule; 2] {
     let all = || vec!["*".to_owned()];
     [
-        PolicyRule { verbs: all(), api_groups: Some(all()), resources: Some(all()), ..PolicyRule::default() },
-        PolicyRule { verbs: all(), non_resource_urls: Some(all()), ..PolicyRule::default() },
+        Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() },
+        Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() },
     ]
 }
 
@@ -130,9 +102,8 @@ fn may(look: &Registry, context: &Context, verb: &str, plural: &str, name: &str)
 }
 
 /// Refuses unless the user may do all that the rules allow.
-fn grant(look: &Registry, context: &Context, object: &Object, rules: &[PolicyRule]) -> Result<(), Status> {
-    let missing: Vec<String> =
-        rules.iter().filter(|rule| !holds(look, context, rule)).map(|rule| shown(rule)).collect();
+fn grant(look: &Registry, context: &Context, object: &Object, rules: &[Rule]) -> Result<(), Status> {
+    let missing: Vec<String> = rules.iter().filter(|rule| !holds(look, context, rule)).map(shown).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -147,15 +118,14 @@ fn grant(look: &Registry, context: &Context, object: &Object, rules: &[PolicyRul
 }
 
 /// Asks for each verb on each resource: a wildcard in the rule is held only by who has the wildcard.
-fn holds(look: &Registry, context: &Context, rule: &PolicyRule) -> bool {
+fn holds(look: &Registry, context: &Context, rule: &Rule) -> bool {
     let allowed =
         |asked: Attributes<'_>| matches!(look.authorizer.authorize(&context.user, &asked), Decision::Allow(_));
-    let (none, any) = (Vec::new(), vec![String::new()]);
-    let names = rule.resource_names.as_ref().filter(|names| !names.is_empty()).unwrap_or(&any);
-    let urls = rule.non_resource_urls.as_ref().unwrap_or(&none);
+    let any = [String::new()];
+    let names = if rule.resource_names.is_empty() { &any[..] } else { &rule.resource_names };
     rule.verbs.iter().all(|verb| {
-        let on_resources = rule.api_groups.as_ref().unwrap_or(&none).iter().all(|group| {
-            rule.resources.as_ref().unwrap_or(&none).iter().all(|resource| {
+        let on_resources = rule.api_groups.iter().all(|group| {
+            rule.resources.iter().all(|resource| {
                 let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
                 names.iter().all(|name| {
                     allowed(Attributes {
@@ -172,23 +142,23 @@ fn holds(look: &Registry, context: &Context, rule: &PolicyRule) -> bool {
                 })
             })
         });
-        on_resources && urls.iter().all(|path| allowed(Attributes { verb, path, ..Attributes::default() }))
+        on_resources
+            && rule.non_resource_urls.iter().all(|path| allowed(Attributes { verb, path, ..Attributes::default() }))
     })
 }
 
 /// As upstream prints a rule.
-fn shown(rule: &PolicyRule) -> String {
+fn shown(rule: &Rule) -> String {
     let parts = [
-        ("APIGroups", rule.api_groups.as_ref()),
-        ("Resources", rule.resources.as_ref()),
-        ("ResourceNames", rule.resource_names.as_ref()),
-        ("NonResourceURLs", rule.non_resource_urls.as_ref()),
-        ("Verbs", Some(&rule.verbs)),
+        ("APIGroups", &rule.api_groups),
+        ("Resources", &rule.resources),
+        ("ResourceNames", &rule.resource_names),
+        ("NonResourceURLs", &rule.non_resource_urls),
+        ("Verbs", &rule.verbs),
     ];
     let texts = parts.into_iter().filter_map(|(name, list)| {
-        let list = list.filter(|list| !list.is_empty())?;
         let items: Vec<String> = list.iter().map(|item| format!("{item:?}")).collect();
-        Some(format!("{name}:[{}]", items.join(" ")))
+        (!list.is_empty()).then(|| format!("{name}:[{}]", items.join(" ")))
     });
     format!("{{{}}}", texts.collect::<Vec<_>>().join(", "))
 }

@@ -15,6 +15,7 @@ use coracle_api::status::Status;
 use serde_json::json;
 
 pub use node::node_name;
+pub(crate) use policy::role_rules;
 pub use rules::Rule;
 
 use super::objects::Objects;

@@ -153,6 +153,15 @@ impl Rbac {
     }
 }
 
+/// The rules of a role as they count, those it has from others included. In no namespace it is a cluster role.
+pub(crate) fn role_rules(objects: &dyn Objects, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
+    let policy = Policy::read(objects);
+    match namespace {
+        "" => policy.cluster_roles.get(name).cloned(),
+        namespace => policy.roles.get(&(namespace.to_owned(), name.to_owned())).cloned(),
+    }
+}
+
 impl Policy {
     fn read(objects: &dyn Objects) -> Policy {
         let [cluster_roles, cluster_bindings, roles, bindings] = RESOURCES.map(|resource| objects.all(resource));
