@@ -71,10 +71,12 @@ impl Authenticator for Outsider {
 }
 
 impl Authorizer for Outsider {
-    /// The user `nobody` may do nothing, `editor` everything but to read secrets, to bind and to escalate.
+    /// The user `nobody` may do nothing, `editor` everything but to read secrets, to bind and to escalate, `updater`
+    /// everything but to create.
     fn authorize(&self, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
         let held = match user.name.as_str() {
             "nobody" => false,
+            "updater" => asked.verb != "create",
             "editor" => !matches!(asked.verb, "bind" | "escalate" | "*") && asked.resource != "secrets",
             _ => true,
         };

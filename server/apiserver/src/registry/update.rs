@@ -15,6 +15,8 @@ use super::context::Context;
 use super::create::DUPLICATE_OWNERS;
 use super::facts::Generation;
 use super::{Registry, Written, codec, metadata};
+use crate::auth::authz::forbidden;
+use crate::hooks::{Attributes, Decision};
 use crate::http::request_info::Verb;
 
 /// Rounds before a writer that named no revision is told of the conflict after all. Each lost round means that another
@@ -79,9 +81,28 @@ impl Registry {
             return Err(not_found());
         }
         let create = context.as_create();
+        self.authorize_create(&create)?;
         let written = self.create(&create, resource, object).await;
         create.take_warnings().into_iter().for_each(|text| context.warn(text));
         written
+    }
+
+    /// Who may update may not for that reason create.
+    fn authorize_create(&self, context: &Context) -> Result<(), Status> {
+        let asked = Attributes {
+            verb: "create",
+            namespace: &context.namespace,
+            group: &context.served.group,
+            version: &context.served.version,
+            resource: &context.served.plural,
+            name: &context.name,
+            resource_request: true,
+            ..Attributes::default()
+        };
+        match self.authorizer.authorize(&context.user, &asked) {
+            Decision::Allow(_) => Ok(()),
+            Decision::NoOpinion(reason) | Decision::Deny(reason) => Err(forbidden(&context.user, &asked, &reason)),
+        }
     }
 
     /// One round; None: somebody else was faster, and the caller has no revision of its own that this would break.
