@@ -151,8 +151,9 @@ impl http_body::Body for Driven {
     }
 }
 
-/// Trusts a node's certificate for its addresses and names, or because it names the node as its subject: a node moves
-/// between addresses faster than certificates are made.
+/// Trusts a certificate that names the node as its subject, whatever addresses it has: a node moves between addresses
+/// faster than certificates are made. An address alone proves nothing: a node says itself what its address is, and may
+/// lead us to another node, or to this server, which would take our own certificate for an administrator's.
 #[derive(Debug)]
 struct NodeVerifier {
     verifier: Arc<WebPkiServerVerifier>,
@@ -169,15 +170,18 @@ impl ServerCertVerifier for NodeVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified = self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
-            // This is said only of a certificate whose chain and times hold.
-            Err(rustls::Error::InvalidCertificate(
+        let named = match verified {
+            // The last is said only of a certificate whose chain and times hold.
+            Ok(_)
+            | Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if Peer::of(end_entity).is_some_and(|peer| peer.user.name == self.user) => {
-                Ok(ServerCertVerified::assertion())
-            }
-            other => other,
+            )) => Peer::of(end_entity).is_some_and(|peer| peer.user.name == self.user),
+            Err(error) => return Err(error),
+        };
+        if named {
+            return Ok(ServerCertVerified::assertion());
         }
+        Err(rustls::Error::General(format!("the certificate shown there is not that of {}", self.user)))
     }
 
     fn verify_tls12_signature(

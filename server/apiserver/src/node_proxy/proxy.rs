@@ -105,5 +105,9 @@ fn kept(mut headers: HeaderMap) -> HeaderMap {
     for name in NOT_FORWARDED {
         headers.remove(name);
     }
+    // Whom the client acts as was decided here, and is no wish of this server's own.
+    let impersonation: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    impersonation.iter().for_each(|name| drop(headers.remove(name)));
     headers
 }
