@@ -2,6 +2,7 @@
 //! end when the server stops. Must not know what is asked over them.
 
 mod body;
+mod idle;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -27,6 +28,7 @@ use tower::ServiceExt as _;
 use crate::auth::authn::Peer;
 use crate::auth::pki::{Pki, PkiError};
 use body::Until;
+use idle::{Activity, Sending};
 pub use tls::ServerTls;
 pub(crate) use tls::Time;
 
@@ -56,6 +58,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// For the headers of a request, and for the next request on a connection of HTTP/1.1.
     pub headers: Duration,
+    /// A connection over which nothing is asked for so long is closed.
+    pub idle: Duration,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
     /// For answers that are being sent when the server stops.
@@ -68,6 +72,8 @@ impl Default for Limits {
             connections: 20_000,
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(60),
+            // As long as upstream waits, and as Go's clients keep a connection that they do not use.
+            idle: Duration::from_secs(90),
             streams: 1_000,
             drain: Duration::from_secs(5),
         }
@@ -153,9 +159,15 @@ async fn connection(stream: TcpStream, address: SocketAddr, server: Arc<Server>,
             Err(_) => return tracing::debug!(%address, "a client did not finish its handshake"),
         },
     };
-    let (router, ending) = (server.router.clone(), cancel.clone());
+    let (router, ending, activity) = (server.router.clone(), cancel.clone(), Activity::new());
+    let asked = activity.clone();
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
-        answer(router.clone(), request, address, peer.clone(), ending.clone())
+        let busy = asked.begin();
+        let answer = answer(router.clone(), request, address, peer.clone(), ending.clone());
+        async move {
+            let response = answer.await?;
+            Ok::<_, Infallible>(response.map(|body| Body::new(Sending { body, _busy: busy })))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(server.limits.headers);
@@ -169,6 +181,11 @@ async fn connection(stream: TcpStream, address: SocketAddr, server: Arc<Server>,
             connection.await
         }
         result = connection.as_mut() => result,
+        () = activity.ceased(server.limits.idle) => {
+            connection.as_mut().graceful_shutdown();
+            // Whoever says nothing need not answer the goodbye either.
+            tokio::time::timeout(server.limits.drain, connection).await.unwrap_or(Ok(()))
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%address, %error, "a connection ended early");

@@ -37,7 +37,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a finished request. `known`: the resource exists, so its name may become a label (a client's free choice
+    /// Counts a finished request. `known`: the resource and subresource exist, so their names may become labels (a client's free choice
     /// may not, or it could fill the memory).
     pub(crate) fn record(&self, info: Option<&RequestInfo>, known: bool, code: u16, took: Duration) {
         let text = |value: &str| if known { value.to_owned() } else { String::new() };

@@ -29,6 +29,7 @@ use axum::extract::State;
 use coracle_api::status::Status;
 use futures::FutureExt as _;
 use http::{HeaderValue, Request};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,9 +37,11 @@ use crate::auth::authz::forbidden;
 use crate::auth::impersonation::impersonate;
 use crate::hooks::{Attributes, Decision, Hooks, RawRequest, UserInfo};
 use crate::registry::Registry;
+use crate::registry::catalog::Resource;
 use metrics::Metrics;
 use negotiate::Accepted;
-use request_info::RequestInfo;
+use request_info::{RequestInfo, Verb};
+use resources::STREAMS;
 use respond::{Response, Style};
 
 /// Limits on what clients may ask for.
@@ -46,11 +49,14 @@ use respond::{Response, Style};
 pub struct Limits {
     pub body_bytes: usize,
     pub watches: usize,
+    /// Requests at once, watches and streams aside, of those who are not of the system itself: each may take as much
+    /// memory as its body and its answer.
+    pub requests: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: body::MAX_BODY_BYTES, watches: 10_000 }
+        Self { body_bytes: body::MAX_BODY_BYTES, watches: 10_000, requests: 400 }
     }
 }
 
@@ -59,13 +65,16 @@ pub(crate) struct Server {
     pub(crate) hooks: Hooks,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
+    places: Semaphore,
     /// Cancelled to end all watches before the server stops.
     pub(crate) stopping: CancellationToken,
 }
 
 impl Server {
     pub(crate) fn new(registry: Arc<Registry>, hooks: Hooks, limits: Limits) -> Self {
-        Self { registry, hooks, limits, metrics: Arc::new(Metrics::default()), stopping: CancellationToken::new() }
+        let places = Semaphore::new(limits.requests);
+        let (metrics, stopping) = (Arc::default(), CancellationToken::new());
+        Self { registry, hooks, limits, metrics, places, stopping }
     }
 }
 
@@ -99,9 +108,7 @@ async fn answer(State(server): State<Arc<Server>>, request: Request<Body>) -> Re
     };
     server.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
     let code = response.status().as_u16();
-    let known = info.as_ref().is_some_and(|info| {
-        info.is_resource && server.registry.catalog.get(&info.group, &info.version, &info.resource).is_some()
-    });
+    let known = info.as_ref().is_some_and(|info| server.serves(info));
     server.metrics.record(info.as_ref(), known, code, began.elapsed());
     response.headers_mut().insert("audit-id", audit);
     response
@@ -127,12 +134,30 @@ impl Server {
             Some(other) => other,
             None => user,
         };
+        let _place = self.place(info, &user)?;
         self.authorize(info, &user)?;
         let request = Request::from_parts(parts, body);
         if !info.is_resource {
             return self.document(info, user, request).await;
         }
         self.resource(info, user, request).await
+    }
+
+    /// A place among the requests under way; None for who needs none.
+    fn place(&self, info: &RequestInfo, user: &UserInfo) -> Result<Option<SemaphorePermit<'_>>, Status> {
+        let is_stream = info.verb == Verb::Watch || STREAMS.contains(&info.subresource.as_str());
+        if is_stream || user.in_group("system:masters") {
+            return Ok(None);
+        }
+        let busy = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
+        self.places.try_acquire().map(Some).map_err(busy)
+    }
+
+    /// Whether there is such a resource, and such a subresource of it.
+    fn serves(&self, info: &RequestInfo) -> bool {
+        let resource = self.registry.catalog.get(&info.group, &info.version, &info.resource);
+        let has = |resource: Arc<Resource>| resource.def.subresource(&info.subresource).is_some();
+        info.is_resource && resource.is_some_and(|resource| info.subresource.is_empty() || has(resource))
     }
 
     fn authorize(&self, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {

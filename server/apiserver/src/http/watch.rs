@@ -30,6 +30,8 @@ use crate::registry::watch::{Seen, Sight, Watching, expired, sight};
 
 /// Without `timeoutSeconds` a watch lasts between this and twice this.
 const LIFE: Duration = Duration::from_secs(30 * 60);
+/// Whatever `timeoutSeconds` says: beyond all use, and still a time that a timer can hold.
+const LIFE_MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// Bookmarks of many watches are spread over this time.
 const BOOKMARK_SPREAD_MS: u64 = 10_000;
@@ -84,7 +86,7 @@ pub(super) fn respond(
     };
     let ids = &server.registry.ids;
     let life = match style.timeout_seconds {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds).min(LIFE_MOST),
         Some(_) | None => ids.jitter(LIFE),
     };
     let now = Instant::now();

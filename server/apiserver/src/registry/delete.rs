@@ -159,12 +159,12 @@ fn plan(resource: &Resource, old: &Object, options: &DeleteOptions, now: Timesta
         Grace::Pending => return Plan::Keep,
         Grace::Shorten(seconds) => {
             let before = old.deletion_grace_period_seconds().unwrap_or(0);
-            let start = old.deletion_timestamp().unwrap_or(now) - SignedDuration::from_secs(before);
-            object.set_deletion(start + SignedDuration::from_secs(seconds), seconds);
+            let start = old.deletion_timestamp().map_or(now, |at| after(at, before.saturating_neg()));
+            object.set_deletion(after(start, seconds), seconds);
             Some(seconds)
         }
         Grace::Begin(seconds) => {
-            object.set_deletion(now + SignedDuration::from_secs(seconds), seconds);
+            object.set_deletion(after(now, seconds), seconds);
             bump_generation(&mut object);
             Some(seconds)
         }
@@ -198,6 +198,12 @@ fn plan_namespace(resource: &Resource, old: &Object, options: &DeleteOptions, no
         return Plan::Keep;
     }
     Plan::Remove(object)
+}
+
+/// The time so many seconds later, or the last there is: a client may ask for any number.
+fn after(time: Timestamp, seconds: i64) -> Timestamp {
+    let end = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    time.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(end)
 }
 
 /// How the grace period stands.

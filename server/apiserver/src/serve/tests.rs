@@ -59,6 +59,21 @@ impl World {
         Client::remote(RemoteConfig::new(server, self.pki.server_ca().pem(), identity)).unwrap()
     }
 
+    async fn handshake(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        use rustls_pki_types::ServerName;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.pki.server_ca().der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
     async fn ask(&self, identity: Identity) -> String {
         let request = http::Request::get("/who").body(empty_body()).unwrap();
         String::from_utf8(self.client(identity).bytes(request).await.unwrap().to_vec()).unwrap()
@@ -103,6 +118,30 @@ async fn who_does_not_finish_the_handshake_is_cut() {
     expect!["nobody"].assert_eq(&world.ask(Identity::Anonymous).await);
     let mut rest = Vec::new();
     let _reset_or_end = slow.read_to_end(&mut rest).await;
+    world.scope.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_asks_nothing_loses_the_connection() {
+    let limits = Limits { idle: Duration::from_millis(50), drain: Duration::from_millis(50), ..Limits::default() };
+    let world = world(Limits { connections: 1, ..limits }).await;
+    // Both have shaken hands. One says nothing, one has begun as HTTP/2 does and then falls silent.
+    for said in [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let mut silent = world.handshake().await;
+        silent.write_all(said).await.unwrap();
+        let mut rest = Vec::new();
+        let _reset_or_end = silent.read_to_end(&mut rest).await;
+        // The only place is free again.
+        expect!["nobody"].assert_eq(&world.ask(Identity::Anonymous).await);
+    }
+    // An answer that goes on is no silence.
+    let client = world.client(Identity::Anonymous);
+    let response = client.request(http::Request::get("/pods?watch=true").body(empty_body()).unwrap()).await.unwrap();
+    let mut body = response.into_body();
+    use http_body_util::BodyExt as _;
+    body.frame().await.unwrap().unwrap();
+    let more = tokio::time::timeout(Duration::from_millis(300), body.frame()).await;
+    assert!(more.is_err(), "the watch was ended: {more:?}");
     world.scope.shutdown().await;
 }
 
