@@ -21,6 +21,7 @@ use crate::local::{Records, write_private};
 use crate::node::{NodeState, NodeTask, RuntimeView, allocatable, renew};
 use crate::pod::context::{NodeNet, Shared};
 use crate::pods::Pods;
+use crate::rotation::Rotation;
 use crate::runtime::{Runtime, Runtimes};
 use crate::server::{NodeApi, PodSource};
 use crate::sources::Sources;
@@ -188,11 +189,24 @@ impl Parts {
         scope.spawn("node-lease", OnExit::restart(), move |cancel| {
             renew(client.clone(), clock.clone(), name.clone(), cancel)
         });
+        let parts = self.clone();
+        scope.spawn("log-rotation", OnExit::restart(), move |cancel| {
+            let parts = parts.clone();
+            async move { until(cancel, parts.rotate_logs()).await }
+        });
         let (parts, network, own) = (self.clone(), deps.network.clone(), scope.clone());
         scope.spawn("node-network", OnExit::restart(), move |cancel| {
             let (parts, network, own) = (parts.clone(), network.clone(), own.clone());
             async move { until(cancel, parts.bring_up_network(network, &own)).await }
         });
+    }
+
+    async fn rotate_logs(&self) {
+        let mut rotation = Rotation::default();
+        loop {
+            let wait = rotation.look(self.pods.live_logs(), self.shared.clock.now()).await;
+            sleep(wait).await;
+        }
     }
 
     /// Hears what happens in a runtime, and connects again whenever that ends.

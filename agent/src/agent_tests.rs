@@ -402,6 +402,39 @@ async fn lost_events_and_a_lost_runtime_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lost_answers_run_nothing_twice() {
+    let node = Node::new(&[]);
+    node.runtime.lose_answers("RunPodSandbox", 1);
+    node.runtime.lose_answers("StartContainer", 1);
+    node.api.put("pods", web("p", "hello:1"));
+    node.until("p", "ready=true").await;
+    sleep(Duration::from_secs(30)).await;
+    check(&node.runtime.sandboxes(), expect![["ns/p uid-p ready\n"]]);
+    assert_eq!(node.runtime.starts().into_values().collect::<Vec<_>>(), [1]);
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_in_volumes_are_renewed() {
+    let node = Node::new(&[]);
+    let token = json!({ "serviceAccountToken": { "path": "token", "expirationSeconds": 3600 } });
+    let mut spec = json!({ "containers": [{ "name": "web", "image": "hello:1" }] });
+    spec["volumes"] = json!([{ "name": "t", "projected": { "sources": [token] } }]);
+    node.api.put("pods", pod("p", spec));
+    node.until("p", "ready=true").await;
+    let file = node.dir.path().join("pods/uid-p/volumes/kubernetes.io~projected/t/token");
+    let asked = |node: &Node| node.api.take_log().iter().filter(|line| line.ends_with("/token")).count();
+    assert_eq!(asked(&node), 1);
+    std::fs::remove_file(file.canonicalize().unwrap()).unwrap();
+    sleep(Duration::from_secs(47 * 60)).await;
+    assert!(asked(&node) == 0 && !file.exists());
+    sleep(Duration::from_secs(2 * 60)).await;
+    assert!(asked(&node) > 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "token-of-default");
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn statuses_survive_a_lost_server() {
     let node = Node::new(&[("job:1", "exit 0 after 60s")]);
     node.api.put(

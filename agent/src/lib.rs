@@ -15,6 +15,7 @@ pub mod node;
 pub mod pod;
 mod pods;
 pub mod probes;
+mod rotation;
 pub mod runtime;
 pub mod server;
 pub mod sources;

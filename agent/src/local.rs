@@ -178,3 +178,43 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8], sync: bool) -> io::Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    fn record(uid: &str, name: &str) -> Record {
+        let mut record = Record::default();
+        record.pod.metadata.uid = Some(uid.to_owned());
+        record.pod.metadata.name = Some(name.to_owned());
+        record
+    }
+
+    #[tokio::test]
+    async fn records_are_private_and_written_only_when_they_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let scope = TaskScope::root();
+        let records = Records::open(dir.path(), Disk::Threaded, &scope).unwrap();
+        records.put(&"u1".into(), &record("u1", "a"));
+        records.put(&"u2".into(), &record("u2", "b"));
+        records.remove(&"u2".into());
+        // The end of the scope waits for what is to be written.
+        scope.shutdown().await;
+        let file = dir.path().join("desired/u1.json");
+        let meta = fs::metadata(&file).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(dir.path().join("desired")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(dir.path().join("desired")).unwrap().count(), 1);
+
+        let scope = TaskScope::root();
+        let records = Records::open(dir.path(), Disk::Threaded, &scope).unwrap();
+        fs::write(dir.path().join("desired/broken.json"), "{").unwrap();
+        let loaded = records.load().unwrap();
+        assert_eq!(loaded.len(), 1, "what cannot be read is left out");
+        records.put(&"u1".into(), &loaded[0]);
+        scope.shutdown().await;
+        assert_eq!(fs::metadata(&file).unwrap().ino(), meta.ino(), "the same content is not written again");
+    }
+}

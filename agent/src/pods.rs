@@ -21,6 +21,7 @@ use crate::mailbox::Mailbox;
 use crate::pod::acts::remove_sandboxes;
 use crate::pod::context::{PodContext, Shared, recorded_sources};
 use crate::pod::worker::{Ended, Worker};
+use crate::rotation::LiveLog;
 use crate::runtime::{CriError, POD_UID, Runtime};
 use crate::server::{ContainerLog, NoLog, PodSource};
 use crate::volumes::{PodDirs, remove_tree};
@@ -127,6 +128,7 @@ impl Pods {
                         let orphans: Vec<Uid> =
                             in_runtimes.iter().filter(|uid| !held.contains(*uid)).cloned().collect();
                         self.remove_orphans(orphans);
+                        self.remove_left_behind(&held, &in_runtimes);
                         // From now on a pod that is new to this agent is new to the runtimes.
                         in_runtimes.clear();
                     }
@@ -232,6 +234,22 @@ impl Pods {
         });
     }
 
+    /// Removes folders of pods that neither the cluster nor a runtime knows.
+    fn remove_left_behind(&self, held: &BTreeSet<Uid>, in_runtimes: &BTreeSet<Uid>) {
+        let data_dir = &self.shared.config.data_dir;
+        for (folder, separator) in [("pods", None), ("logs", Some('_'))] {
+            let Ok(entries) = std::fs::read_dir(data_dir.join(folder)) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let uid = separator.and_then(|separator| name.rsplit_once(separator)).map_or(&*name, |(_, uid)| uid);
+                let known = held.contains(uid) || in_runtimes.contains(uid);
+                if !known && let Err(error) = remove_tree(&entry.path()) {
+                    tracing::warn!(path = %entry.path().display(), %error, "a folder of a pod is left behind");
+                }
+            }
+        }
+    }
+
     async fn remove_orphan(&self, uid: &Uid) {
         tracing::info!(%uid, "the cluster does not know this pod any more: it is removed");
         loop {
@@ -291,7 +309,7 @@ impl Pods {
     /// An event that does not name its pod: whoever has the container looks.
     fn relist_holder(&self, container_id: &str) {
         for slot in self.slots.lock().values() {
-            if slot.context.view.lock().live.values().any(|(id, _)| &**id == container_id) {
+            if slot.context.view.lock().live.values().any(|live| &*live.id == container_id) {
                 let id: Arc<str> = container_id.into();
                 slot.context.mailbox.put(|mail| drop(mail.exits.insert(id, None)));
                 return;
@@ -307,6 +325,21 @@ impl Pods {
                 slot.context.mailbox.put(|mail| mail.relist = true);
             }
         }
+    }
+
+    /// The logs that are being written.
+    pub(crate) fn live_logs(&self) -> Vec<LiveLog> {
+        let contexts: Vec<_> = self.slots.lock().values().map(|slot| slot.context.clone()).collect();
+        let mut logs = Vec::new();
+        for context in contexts {
+            let Some((runtime, _)) = context.chosen.lock().clone() else { continue };
+            let view = context.view.lock();
+            for (name, live) in &view.live {
+                let path = context.dirs.logs.join(PodDirs::log_path(name, live.attempt));
+                logs.push(LiveLog { path, container_id: live.id.clone(), runtime: runtime.clone() });
+            }
+        }
+        logs
     }
 
     /// What pods failed for lack of may be there now.
@@ -373,7 +406,7 @@ impl PodSource for Pods {
         let Some(path) = candidates.into_iter().map(path).find(|path| path.exists()) else {
             return Err(NoLog::NotAvailable { pod, container: name });
         };
-        let live = view.live.get(container).map(|(_, ended)| ended.clone()).filter(|_| !previous);
+        let live = view.live.get(container).map(|live| live.ended.clone()).filter(|_| !previous);
         let ended = live.unwrap_or_else(|| {
             let over = CancellationToken::new();
             over.cancel();

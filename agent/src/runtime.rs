@@ -38,6 +38,11 @@ impl From<Status> for CriError {
 }
 
 impl CriError {
+    /// Whether the call had its effect is not known: the answer was lost.
+    pub fn is_unsure(&self) -> bool {
+        matches!(self.code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
@@ -206,6 +211,12 @@ impl Runtime {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let answer = self.call(self.endpoint.runtime().container_status(request)).await?;
         answer.status.ok_or_else(|| Status::internal(format!("no status of container {id}")).into())
+    }
+
+    /// The runtime goes on writing to a new file of the old name.
+    pub async fn reopen_log(&self, id: &str) -> Answer<()> {
+        let request = ReopenContainerLogRequest { container_id: id.to_owned() };
+        self.call(self.endpoint.runtime().reopen_container_log(request)).await.map(drop)
     }
 
     /// Not counted among the calls under way: it lasts as long as the command.

@@ -28,6 +28,8 @@ use crate::runtime::Runtimes;
 
 /// The status is written at least this often, so that a watcher sees that somebody looks after it.
 const REPORT: Duration = Duration::from_secs(300);
+/// A runtime that does not answer must not keep the node's status back.
+const ASK_IMAGES: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the node's object is made from, as it changes.
@@ -112,7 +114,7 @@ impl NodeTask {
         let mut images = Vec::new();
         for runtime in self.runtimes.all() {
             if runtime.info().is_some()
-                && let Ok(found) = runtime.images().await
+                && let Ok(Ok(found)) = tokio::time::timeout(ASK_IMAGES, runtime.images()).await
             {
                 images.extend(found);
             }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_client::events::EventType;
@@ -28,6 +29,8 @@ use crate::volumes::{self, VolumeInput, token_key};
 
 /// What a hook may take if nothing bounds it.
 const HOOK: Duration = Duration::from_secs(120);
+/// A try to ask the runtime again after it did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After a preStop hook that used the grace period up, the container still gets this.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
@@ -41,9 +44,10 @@ pub(super) async fn prepare_volumes(context: &PodContext, pod: &Pod) -> Input {
 /// Brings the pod's volumes up to date with what they are made from.
 pub(super) async fn volumes_of(context: &PodContext, pod: &Pod, pod_ips: &[String]) -> Result<(), String> {
     context.hold_sources(pod);
-    let sources = context.fetch(&volumes::references(pod)).await;
+    let references = volumes::references(pod);
     let wanted = volumes::token_projections(pod);
-    let tokens = join_all(wanted.iter().map(|projection| context.shared.tokens.get(pod, projection))).await;
+    let tokens = join_all(wanted.iter().map(|projection| context.shared.tokens.get(pod, projection)));
+    let (sources, tokens) = futures::join!(context.fetch(&references), tokens);
     let tokens = wanted.iter().map(|projection| token_key(projection)).zip(tokens).collect();
     volumes::set_up(&VolumeInput {
         pod,
@@ -72,7 +76,12 @@ async fn try_run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -> Resul
     let config = config::sandbox(pod, &context.shared.node_view(), &context.dirs, attempt)?;
     fs::create_dir_all(&context.dirs.logs)
         .map_err(|error| format!("cannot make the log folder {}: {error}", context.dirs.logs.display()))?;
-    let id = runtime.run_sandbox(config, &handler).await.map_err(|error| error.to_string())?;
+    if context.unsure.load(Ordering::Acquire) {
+        remove_sandboxes(&runtime, &context.uid).await.map_err(|error| error.to_string())?;
+    }
+    let ran = runtime.run_sandbox(config, &handler).await;
+    context.unsure.store(ran.as_ref().is_err_and(CriError::is_unsure), Ordering::Release);
+    let id = ran.map_err(|error| error.to_string())?;
     let status = runtime.sandbox_status(&id).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
     let info = sandbox_info(&status, attempt, &runtime.name());
     write_hosts(context, pod, &info.ips).map_err(|error| format!("cannot write the hosts file: {error}"))?;
@@ -252,13 +261,37 @@ fn termination_log(context: &PodContext, declared: &Container, attempt: u32) -> 
 }
 
 pub(super) async fn start(context: &PodContext, pod: &Pod, name: Arc<str>, id: &str) -> Input {
-    let started = async {
-        let (runtime, _) = context.runtime(pod).await?;
-        runtime.start_container(id).await.map_err(|error| error.message)
+    let runtime = match context.runtime(pod).await {
+        Ok((runtime, _)) => runtime,
+        Err(message) => return Input::StartFailed { container: name, message },
     };
-    match started.await {
+    let started = match runtime.start_container(id).await {
+        Err(error) if error.is_unsure() => was_started(context, &runtime, id).await,
+        other => other,
+    };
+    match started {
         Ok(()) => Input::Started { container: name, at: context.shared.clock.now() },
-        Err(message) => Input::StartFailed { container: name, message },
+        Err(error) => Input::StartFailed { container: name, message: error.message },
+    }
+}
+
+/// After a lost answer: asks until it is known whether the container was started. Another one in its place while it may
+/// run would run it twice.
+async fn was_started(context: &PodContext, runtime: &Runtime, id: &str) -> Result<(), CriError> {
+    loop {
+        match runtime.container_status(id).await {
+            Ok(status) => match status.state() {
+                // Its end is found when events are heard again.
+                ContainerState::ContainerRunning | ContainerState::ContainerExited => return Ok(()),
+                ContainerState::ContainerCreated => runtime.start_container(id).await?,
+                ContainerState::ContainerUnknown => {}
+            },
+            Err(error) if !error.is_unsure() => return Err(error),
+            Err(error) => {
+                tracing::debug!(pod = %context.key, id, %error, "it is not known yet whether this was started")
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

@@ -97,6 +97,8 @@ pub struct PodContext {
     pub recorded: Mutex<Record>,
     /// The pod has come to its end: it is recorded no more.
     ended: AtomicBool,
+    /// The answer to a RunPodSandbox was lost: there may be a sandbox that nobody knows.
+    pub unsure: AtomicBool,
     /// What the node API shows of the pod.
     pub view: Arc<Mutex<PodView>>,
 }
@@ -106,8 +108,15 @@ pub struct PodContext {
 pub struct PodView {
     pub pod: Arc<Pod>,
     pub status: PodStatus,
-    /// By container, the live run's id and what is cancelled when it has ended.
-    pub live: BTreeMap<Arc<str>, (Arc<str>, CancellationToken)>,
+    /// The live run of each container.
+    pub live: BTreeMap<Arc<str>, LiveRun>,
+}
+
+pub struct LiveRun {
+    pub id: Arc<str>,
+    pub attempt: u32,
+    /// Cancelled when it has ended.
+    pub ended: CancellationToken,
 }
 
 impl PodContext {
@@ -125,14 +134,16 @@ impl PodContext {
             chosen: Mutex::default(),
             recorded: Mutex::new(recorded),
             ended: AtomicBool::new(false),
+            unsure: AtomicBool::new(false),
             view: Arc::default(),
         }
     }
 
     /// The pod is not to be started again, whatever happens.
     pub fn end_record(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.shared.records.remove(&self.uid);
+        if !self.ended.swap(true, Ordering::AcqRel) {
+            self.shared.records.remove(&self.uid);
+        }
     }
 
     /// The runtime for a pod that has no sandbox yet, or the one its sandbox is in.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::acts;
-use super::context::PodContext;
+use super::context::{LiveRun, PodContext};
 use super::machine::{Effect, Input, Observed, PodMachine, ProbeKind, SandboxInfo, container};
 use super::observe::{exit, observe};
 use crate::mailbox::Mail;
@@ -181,6 +181,10 @@ impl Worker {
             self.perform(effect);
         }
         self.show_live();
+        if self.machine.is_terminating() {
+            // It is not started again, whatever happens.
+            self.context.end_record();
+        }
     }
 
     /// Tells readers of logs which containers live and which have ended.
@@ -188,14 +192,15 @@ impl Worker {
         let mut view = self.context.view.lock();
         for slot in self.machine.slots() {
             let live = slot.id().filter(|_| slot.is_running());
-            if view.live.get(&slot.name).map(|(id, _)| id) == live {
+            if view.live.get(&slot.name).map(|run| &run.id) == live {
                 continue;
             }
-            if let Some((_, ended)) = view.live.remove(&slot.name) {
-                ended.cancel();
+            if let Some(run) = view.live.remove(&slot.name) {
+                run.ended.cancel();
             }
             if let Some(id) = live {
-                view.live.insert(slot.name.clone(), (id.clone(), CancellationToken::new()));
+                let run = LiveRun { id: id.clone(), attempt: slot.attempt, ended: CancellationToken::new() };
+                view.live.insert(slot.name.clone(), run);
             }
         }
     }
@@ -427,10 +432,6 @@ impl Worker {
 
     fn send(&mut self, status: PodStatus) {
         self.publish_at = None;
-        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            // It is not started again, whatever happens.
-            self.context.end_record();
-        }
         self.context.shared.status.publish(&self.context.uid, status.clone());
         self.published = Some(status);
     }

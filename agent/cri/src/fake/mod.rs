@@ -86,6 +86,11 @@ impl FakeRuntime {
         self.state.lock().faults.insert(rpc.to_owned(), (times, message.to_owned()));
     }
 
+    /// The next `times` calls of the named RPC have their effect, and their answer is lost.
+    pub fn lose_answers(&self, rpc: &str, times: u32) {
+        self.state.lock().lost.insert(rpc.to_owned(), times);
+    }
+
     /// While down every call answers Unavailable and event streams are cut; containers live on.
     pub fn set_down(&self, down: bool) {
         self.state.lock().down = down;

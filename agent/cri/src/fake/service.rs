@@ -136,6 +136,7 @@ impl RuntimeService for FakeRuntime {
         let subject = config.metadata.as_ref().map_or(String::new(), |m| format!("{}/{}", m.namespace, m.name));
         self.write("RunPodSandbox", &subject, |state, now| {
             let pod_sandbox_id = state.run_sandbox(config, request.runtime_handler, now)?;
+            state.leave("RunPodSandbox")?;
             Ok(RunPodSandboxResponse { pod_sandbox_id })
         })
     }
@@ -212,7 +213,10 @@ impl RuntimeService for FakeRuntime {
             state.step(&image, "start")
         })?;
         Self::take(step.into_inner()).await;
-        self.with(|state, now| state.start_container(&id, now))?;
+        self.with(|state, now| {
+            state.start_container(&id, now)?;
+            state.leave("StartContainer")
+        })?;
         Ok(Response::new(StartContainerResponse {}))
     }
 

@@ -16,6 +16,7 @@ const CALLS_MAX: usize = 65_536;
 pub(super) struct State {
     pub(super) scripts: BTreeMap<String, Script>,
     pub(super) faults: BTreeMap<String, (u32, String)>,
+    pub(super) lost: BTreeMap<String, u32>,
     pub(super) down: bool,
     pub(super) violations: Vec<String>,
     pub(super) starts: BTreeMap<(String, String), u64>,
@@ -121,6 +122,17 @@ impl State {
             return Err(Status::unknown(message.clone()));
         }
         Ok(())
+    }
+
+    /// Whether the answer to a call that has had its effect arrives.
+    pub(super) fn leave(&mut self, rpc: &str) -> Result<(), Status> {
+        match self.lost.get_mut(rpc) {
+            Some(times) if *times > 0 => {
+                *times -= 1;
+                Err(Status::unavailable("connection error: the answer was lost"))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The script's word on one step: how long it takes, or why it fails. `None` is never.
