@@ -47,6 +47,11 @@ fn paths_are_read_as_upstream_does() {
         "GET /api/v1/pods?watch=false&fieldSelector=metadata.name%3Dp",
         expect!["list /v1 ns= pods/ name=p rest="],
     );
+    // The comma is a part of the type's name: this selects no name.
+    check_info(
+        "GET /api/v1/secrets?fieldSelector=type!%3Da%5C%2Cmetadata.name%3Dp",
+        expect!["list /v1 ns= secrets/ name= rest="],
+    );
     check_info("GET /api/v1/watch/namespaces/n/pods/p", expect!["watch /v1 ns=n pods/ name=p rest="]);
     check_info("GET /api/v1/watch", expect!["unable to determine kind and namespace from url, /api/v1/watch"]);
     check_info("GET /apis/apps/v1", expect!["no resource, get"]);
