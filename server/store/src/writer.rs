@@ -17,8 +17,9 @@ use crate::hub::Hub;
 use crate::pending::{Pending, Texts};
 use crate::queue::{Answer, Queue, Request, Wake};
 
-/// Revisions reserved for the volatile tier at once: what a crash may skip.
-const BLOCK: u64 = 4096;
+/// Revisions reserved for the volatile tier at once: what a crash may skip. As many as nodes renew their leases by in
+/// days: reserving more needs the disk, and while that is full the nodes have to stay alive on what is left.
+const BLOCK: u64 = 1 << 20;
 /// Requests in one transaction: bounds how long the first of them waits.
 const GROUP_MOST: usize = 512;
 /// Unneeded rows that are worth a transaction before their time.

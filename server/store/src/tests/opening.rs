@@ -155,6 +155,9 @@ fn a_full_disk_refuses_writes_loses_nothing_and_recovers() {
         let lease = Key::new("leases.coordination.k8s.io", "default", "l");
         store.commit(vec![(lease.clone(), Op::Create(draft(&lease, "x")))]).await.unwrap();
 
+        let left = store.with_writer(|writer| writer.reserved.0) - store.revision().0;
+        assert!(left > 500_000, "only {left} renewals until the disk is needed");
+
         // Space returns while the store runs.
         let larger = "PRAGMA max_page_count = 100000";
         store.with_writer(|writer| writer.disk.sql_for_test(larger));
