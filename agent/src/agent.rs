@@ -23,7 +23,7 @@ use crate::pod::context::{NodeNet, Shared};
 use crate::pods::Pods;
 use crate::rotation::Rotation;
 use crate::runtime::{Runtime, Runtimes};
-use crate::server::{NodeApi, PodSource};
+use crate::server::{NodeApi, PodSource, ServeError};
 use crate::sources::Sources;
 use crate::status::StatusWriter;
 use crate::tokens::Tokens;
@@ -381,7 +381,13 @@ impl Parts {
             pods: self.pods.clone(),
             clock: self.shared.clock.clone(),
         };
-        match serving.serve(SocketAddr::new(*ip, api.port), scope).await {
+        let mut bound = serving.clone().serve(SocketAddr::new(*ip, api.port), scope).await;
+        if let Err(error @ ServeError::Listen { .. }) = &bound {
+            // The node's status says which port it is, so any other does as well.
+            tracing::warn!(%error, "the node API takes another port");
+            bound = serving.serve(SocketAddr::new(*ip, 0), scope).await;
+        }
+        match bound {
             Ok(bound) => self.state.send_modify(|state| state.api_port = Some(bound.port())),
             Err(error) => tracing::error!(%error, "logs of this node cannot be read"),
         }
