@@ -5,6 +5,7 @@
 //! fails: the queue is bounded, and what does not fit is dropped and counted.
 
 mod correlate;
+mod stamps;
 
 use std::{
     sync::{
@@ -26,7 +27,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use self::correlate::{Correlator, Occurrence, Write};
+use self::{
+    correlate::{Correlator, Occurrence, Write},
+    stamps::Stamps,
+};
 use crate::{Backoff, Client, Clock, Error, Ids, Kind, OnExit, TaskScope};
 
 /// Events waiting to be written.
@@ -137,7 +141,7 @@ struct Writer {
 
 impl Writer {
     async fn run(&self, queue: &mut mpsc::Receiver<Occurrence>, cancel: CancellationToken) {
-        let mut correlator = Correlator::new();
+        let (mut correlator, mut stamps) = (Correlator::new(), Stamps::new(self.ids.clone()));
         loop {
             let occurrence = tokio::select! {
                 biased;
@@ -150,14 +154,14 @@ impl Writer {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                () = self.record(&mut correlator, occurrence) => {}
+                () = self.record(&mut correlator, &mut stamps, occurrence) => {}
             }
         }
     }
 
-    async fn record(&self, correlator: &mut Correlator, occurrence: Occurrence) {
-        let suffix = || format!("{:x}", self.ids.u64());
-        let Some(write) = correlator.observe(occurrence, suffix) else {
+    async fn record(&self, correlator: &mut Correlator, stamps: &mut Stamps, occurrence: Occurrence) {
+        let at = occurrence.at;
+        let Some(write) = correlator.observe(occurrence, || stamps.next(at)) else {
             return;
         };
         for attempt in 0..ATTEMPTS {

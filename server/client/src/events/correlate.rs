@@ -72,7 +72,7 @@ impl Correlator {
     }
 
     /// `None`: the object floods and this occurrence is not told. `suffix` makes a name unique.
-    pub(super) fn observe(&mut self, mut occurrence: Occurrence, suffix: impl Fn() -> String) -> Option<Write> {
+    pub(super) fn observe(&mut self, mut occurrence: Occurrence, suffix: impl FnOnce() -> String) -> Option<Write> {
         let facts = facts(&occurrence.object);
         let group = (occurrence.source.clone(), facts.clone(), occurrence.kind, occurrence.reason.clone());
         let combined = self.is_combined(&group, &occurrence);

@@ -38,9 +38,9 @@ async fn repeats_become_a_count() {
             recorder.event(&web(), EventType::Normal, "Pulled", "image");
         },
         expect![[r#"
-            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"again","metadata":{"name":"web.f9681a64d3301861","namespace":"ns"},"reason":"BackOff","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Warning"}
-            PATCH /api/v1/namespaces/ns/events/web.f9681a64d3301861 {"count":2,"lastTimestamp":"2026-01-01T00:00:10Z","message":"again"}
-            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:10Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:10Z","message":"image","metadata":{"name":"web.b0f4d125cc0d694a","namespace":"ns"},"reason":"Pulled","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
+            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"again","metadata":{"name":"web.18867251edfa1861","namespace":"ns"},"reason":"BackOff","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Warning"}
+            PATCH /api/v1/namespaces/ns/events/web.18867251edfa1861 {"count":2,"lastTimestamp":"2026-01-01T00:00:10Z","message":"again"}
+            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:10Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:10Z","message":"image","metadata":{"name":"web.188672544205694a","namespace":"ns"},"reason":"Pulled","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
         "#]],
     )
     .await;
@@ -58,11 +58,11 @@ async fn an_event_that_was_collected_begins_anew_and_a_refused_one_is_let_go() {
             recorder.for_component("other").event(&node, EventType::Normal, "C", "3");
         },
         expect![[r#"
-            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"1","metadata":{"name":"web.f9681a64d3301861","namespace":"ns"},"reason":"A","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
-            PATCH /api/v1/namespaces/ns/events/web.f9681a64d3301861 {"count":2,"lastTimestamp":"2026-01-01T00:00:00Z","message":"1"}
-            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":2,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"1","metadata":{"name":"web.f9681a64d3301861","namespace":"ns"},"reason":"A","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
-            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"2","metadata":{"name":"web.b0f4d125cc0d694a","namespace":"ns"},"reason":"B","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
-            POST /api/v1/namespaces/default/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Node","name":"node-1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"3","metadata":{"name":"node-1.6d8fc15a3248c9da","namespace":"default"},"reason":"C","reportingComponent":"other","reportingInstance":"node-1","source":{"component":"other","host":"node-1"},"type":"Normal"}
+            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"1","metadata":{"name":"web.18867251edfa1861","namespace":"ns"},"reason":"A","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
+            PATCH /api/v1/namespaces/ns/events/web.18867251edfa1861 {"count":2,"lastTimestamp":"2026-01-01T00:00:00Z","message":"1"}
+            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":2,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"1","metadata":{"name":"web.18867251edfa1861","namespace":"ns"},"reason":"A","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
+            POST /api/v1/namespaces/ns/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Pod","name":"web","namespace":"ns","uid":"u1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"2","metadata":{"name":"web.18867251edfa694a","namespace":"ns"},"reason":"B","reportingComponent":"kubelet","reportingInstance":"node-1","source":{"component":"kubelet","host":"node-1"},"type":"Normal"}
+            POST /api/v1/namespaces/default/events {"apiVersion":"v1","kind":"Event","count":1,"firstTimestamp":"2026-01-01T00:00:00Z","involvedObject":{"kind":"Node","name":"node-1"},"lastTimestamp":"2026-01-01T00:00:00Z","message":"3","metadata":{"name":"node-1.18867251edfac9da","namespace":"default"},"reason":"C","reportingComponent":"other","reportingInstance":"node-1","source":{"component":"other","host":"node-1"},"type":"Normal"}
         "#]],
     )
     .await;
@@ -109,4 +109,13 @@ fn an_object_that_floods_is_silenced_alone() {
     assert_eq!(observe(&mut correlator, web(), "m", 299), "silenced");
     // The silenced ones were counted.
     assert_eq!(observe(&mut correlator, web(), "m", 301), "m x28");
+}
+
+#[test]
+fn names_are_in_the_order_of_time() {
+    let mut stamps = Stamps::new(RandomIds::seeded(1));
+    let nanoseconds = [1_767_225_600_000_000_000, 1_767_225_600_000_000_000, 1_767_225_600_000_100_000, 1];
+    let names = nanoseconds.map(|n| stamps.next(jiff::Timestamp::from_nanosecond(n).unwrap()));
+    assert!(names.is_sorted() && names[0] != names[1], "{names:?}");
+    expect!["18867251edfa"].assert_eq(&names[0][..12]);
 }
