@@ -17,7 +17,7 @@ use super::NodeState;
 use crate::config::AgentConfig;
 
 /// The version of Kubernetes this agent's behaviour follows.
-const KUBELET_VERSION: &str = concat!("v1.36.0+coracle", env!("CARGO_PKG_VERSION"));
+const KUBELET_VERSION: &str = concat!("v1.36.0+coracle.", env!("CARGO_PKG_VERSION"));
 /// Kept for the host and the agent.
 const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
 const IMAGES_MAX: usize = 50;

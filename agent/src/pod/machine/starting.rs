@@ -270,14 +270,19 @@ impl PodMachine {
     pub(super) fn started(&mut self, name: &str, at: Timestamp) {
         self.lane = Lane::Idle;
         let Some(index) = self.index(name) else { return };
+        let container = self.slots[index].name.clone();
+        let id = match &self.slots[index].run {
+            Run::Created { id } => Some(id.clone()),
+            // It ended before the runtime's answer was here.
+            Run::Exited { .. } => None,
+            Run::Absent | Run::Running { .. } => return,
+        };
+        self.event(false, "Started", format!("Started container {container}"), Some(container.clone()));
+        let Some(id) = id else { return };
         let slot = &mut self.slots[index];
-        let Run::Created { id } = &slot.run else { return };
-        let id = id.clone();
         slot.run = Run::Running { id: id.clone(), started: at, stopping: None };
         slot.waiting = None;
         slot.retry_at = None;
-        let container = slot.name.clone();
-        self.event(false, "Started", format!("Started container {container}"), Some(container.clone()));
         self.begin_probes(index, false);
         let hook = super::container(self.spec(), &container).and_then(|c| c.lifecycle.as_ref()?.post_start.as_ref());
         if hook.is_some() && self.phase == Phase::Syncing {

@@ -121,6 +121,10 @@ impl Drive {
                 let observed = observed(&words[1..], self.now().wall);
                 self.give(Input::Observed(observed));
             }
+            ["started", name] => {
+                let wall = self.now().wall;
+                self.give(Input::Started { container: (*name).into(), at: wall });
+            }
             ["exit", id, code] => {
                 let exit = exit(id, code.parse().unwrap(), self.now().wall);
                 self.give(Input::Exited { id: (*id).into(), exit });

@@ -356,3 +356,21 @@ fn a_start_that_fails_counts_as_an_end() {
         "#]],
     );
 }
+
+#[test]
+fn a_container_that_ends_before_its_start_is_answered_was_started() {
+    check("policy=Never | app web", "hold start web; observe; exit c1 2; started web; status", expect![[r#"
+        0s prepare volumes
+        0s run sandbox attempt=0
+        0s ensure image web
+        0s create web attempt=0
+        0s event Created: Created container: web
+        0s start web c1
+        0s end probes web
+        0s event Started: Started container web
+        0s stop sandbox s0
+        = Failed ip=127.42.0.2
+          PodReadyToStartContainers=False Initialized=True Ready=False(PodFailed) ContainersReady=False(PodFailed)
+          web terminated(2 Error) ready=false started=false restarts=0 wasm://c1
+    "#]]);
+}
