@@ -9,7 +9,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 use crate::meta::GroupResource;
-use crate::status::{Reason, Status};
+use crate::status::{Reason, Status, StatusCause, StatusDetails};
 
 pub use json::json;
 pub use strategic::strategic;
@@ -38,13 +38,16 @@ impl PatchError {
             PatchError::Malformed(message) => Status::bad_request(message.clone()),
             PatchError::Unprocessable(message) => {
                 let text = "the server rejected our request due to an error in our request";
-                let details = crate::status::StatusDetails {
+                // kubectl shows a cause as "field: message".
+                let cause = StatusCause { reason: String::new(), message: message.clone(), field: "patch".to_owned() };
+                let details = StatusDetails {
                     name: name.to_owned(),
                     group: gr.group.to_string(),
                     kind: gr.resource.to_string(),
+                    causes: vec![cause],
                     ..Default::default()
                 };
-                Status::new(422, Reason::Invalid, text).with_details(details).with_cause("", message.clone())
+                Status::new(422, Reason::Invalid, text).with_details(details)
             }
             PatchError::TooManyOperations(_) => Status::request_entity_too_large(self),
         }

@@ -24,7 +24,7 @@ use crate::registry::create::check_new;
 use crate::registry::delete::{Deleted, DeletedAnswer};
 use crate::registry::list::{ListError, Page, check_not_future};
 use crate::registry::options::{Asked, DeleteOptions, ListOptions, WriteOptions};
-use crate::registry::patch::Patch;
+use crate::registry::patch::{Patch, PatchKind};
 use crate::registry::subresource::{View, view_of};
 
 /// Subresources that a node or a backend answers.
@@ -288,6 +288,10 @@ impl Call<'_> {
     /// PUT and PATCH, of the object or of a view of it.
     async fn write(&mut self, body: Body) -> Result<Response, Status> {
         let is_put = self.context.verb == Verb::Update;
+        if !is_put {
+            // As upstream before the options, which depend on the kind: only an apply patch may force.
+            PatchKind::of(negotiate::media_type(&self.headers))?;
+        }
         self.take_write_options(if is_put { "UpdateOptions" } else { "PatchOptions" })?;
         let view = view_of(&self.resource, &self.context.subresource).ok_or_else(Status::no_such_path)?;
         if is_put {

@@ -23,6 +23,23 @@ const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 
+impl PatchKind {
+    /// 415 for what is no patch, or one that this server does not know.
+    pub fn of(media_type: &str) -> Result<Self, Status> {
+        match media_type {
+            JSON => Ok(Self::Json),
+            MERGE => Ok(Self::Merge),
+            STRATEGIC => Ok(Self::Strategic),
+            APPLY | "application/apply-patch+cbor" => Err(Status::unsupported_media_type(format!(
+                "server-side apply is not served by this server; apply on the client's side (kubectl apply without --server-side), or send one of: {JSON}, {MERGE}, {STRATEGIC}"
+            ))),
+            _ => Err(Status::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: {JSON}, {MERGE}, {STRATEGIC}"
+            ))),
+        }
+    }
+}
+
 /// A patch as it was sent.
 #[derive(Debug)]
 pub struct Patch {
@@ -31,23 +48,9 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// From the body and its media type; 415 for what is no patch, or one that this server does not know.
+    /// From the body and its media type.
     pub fn parse(media_type: &str, body: &[u8]) -> Result<Self, Status> {
-        let kind = match media_type {
-            JSON => PatchKind::Json,
-            MERGE => PatchKind::Merge,
-            STRATEGIC => PatchKind::Strategic,
-            APPLY | "application/apply-patch+cbor" => {
-                return Err(Status::unsupported_media_type(format!(
-                    "server-side apply is not served by this server; apply on the client's side (kubectl apply without --server-side), or send one of: {JSON}, {MERGE}, {STRATEGIC}"
-                )));
-            }
-            _ => {
-                return Err(Status::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format - accepted media types include: {JSON}, {MERGE}, {STRATEGIC}"
-                )));
-            }
-        };
+        let kind = PatchKind::of(media_type)?;
         let body = serde_json::from_slice(body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
         Ok(Self { kind, body })

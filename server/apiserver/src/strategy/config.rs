@@ -12,6 +12,8 @@ use super::check::{self, IMMUTABLE};
 use super::kind::Errors;
 use crate::registry::context::Context;
 
+/// How upstream spells the path of the object itself here.
+const WHOLE: &str = "[]";
 /// Of all values together.
 const MAX_BYTES: usize = 1024 * 1024;
 const SEALED: &str = "field is immutable when `immutable` is set";
@@ -35,7 +37,7 @@ impl Strategy for ConfigMaps {
             size += decoded_len(value);
         }
         if size > MAX_BYTES {
-            errors.push(FieldError::too_long(&FieldPath::new(""), MAX_BYTES));
+            errors.push(FieldError::too_long(&FieldPath::new(WHOLE), MAX_BYTES));
         }
         errors
     }

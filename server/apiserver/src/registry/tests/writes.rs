@@ -100,7 +100,7 @@ async fn updates_lock_optimistically_and_leave_what_does_not_change() {
         PATCH /api/v1/namespaces/default/configmaps/a [Content-Type: application/json-patch+json] [{"op":"replace","path":"/data/k","value":"z"}] | data
         PATCH /api/v1/namespaces/default/configmaps/a [Content-Type: application/json-patch+json] [{"op":"test","path":"/data/k","value":"no"}] | code reason
         PATCH /api/v1/namespaces/default/configmaps/a [Content-Type: application/strategic-merge-patch+json] {"metadata":{"labels":{"l":"1"}}} | metadata.labels data
-        PATCH /api/v1/namespaces/default/configmaps/a [Content-Type: application/apply-patch+yaml] {"metadata":{"labels":{"l":"1"}}} | code reason message
+        PATCH /api/v1/namespaces/default/configmaps/a?fieldManager=kubectl&force=false [Content-Type: application/apply-patch+yaml] {"metadata":{"labels":{"l":"1"}}} | code reason message
         PUT /apis/coordination.k8s.io/v1/namespaces/default/leases/made {"metadata":{"name":"made"}} | code metadata.name
         PUT /apis/coordination.k8s.io/v1/namespaces/default/leases/made {"metadata":{"name":"made"}} | code message
         "#,

@@ -42,7 +42,7 @@ binaryData: {{c: AAAA}}
         expect![[r#"
             data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')
             data[c]: Invalid value: "c": duplicate of key present in binaryData
-            : Too long: may not be more than 1048576 bytes
+            []: Too long: may not be more than 1048576 bytes
         "#]],
     );
 }
