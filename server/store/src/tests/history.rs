@@ -72,10 +72,10 @@ fn the_past_is_forgotten_after_five_minutes_and_its_rows_deleted() {
             ok 6
             3 rows
             default/a@2 v=2
-            opened at 4097
+            opened at 1048577
             default/a@2 v=2
             none
-            at 4097 of 2: [/n1@5 v=0, /n2@6 v=0]
+            at 1048577 of 2: [/n1@5 v=0, /n2@6 v=0]
         "#]],
     );
 }
@@ -163,13 +163,13 @@ fn a_crash_loses_recent_volatile_objects_and_no_revision_is_given_twice() {
             ok 1
             ok 2
             ok 3
-            opened at 4097
+            opened at 1048577
             default/l@3 v=2
-            ok 4098
-            opened at 8194
+            ok 1048578
+            opened at 2097154
             default/l@3 v=2
-            ok 8195
-            at 8195 of 2: [default/a@1 v=0, default/b@8195 v=0]
+            ok 2097155
+            at 2097155 of 2: [default/a@1 v=0, default/b@2097155 v=0]
         "#]],
     );
 }

@@ -28,36 +28,7 @@ impl World {
         for binding in defaults.cluster_role_bindings {
             world.put("clusterrolebindings.rbac.authorization.k8s.io", serde_json::to_value(binding).unwrap());
         }
-        world.put("pods", serde_json::json!({
-            "metadata": { "namespace": "default", "name": "web" },
-            "spec": {
-                "nodeName": "edge-1",
-                "serviceAccountName": "runner",
-                "imagePullSecrets": [{ "name": "registry" }],
-                "containers": [{
-                    "env": [{ "valueFrom": { "secretKeyRef": { "name": "password", "key": "k" } } }],
-                    "envFrom": [{ "configMapRef": { "name": "settings" } }],
-                }],
-                "volumes": [
-                    { "name": "data", "persistentVolumeClaim": { "claimName": "claim" } },
-                    { "name": "scratch", "ephemeral": {} },
-                    { "name": "token", "projected": { "sources": [{ "configMap": { "name": "kube-root-ca.crt" } }] } },
-                ],
-            },
-        }));
-        world.put(
-            "pods",
-            serde_json::json!({
-                "metadata": { "namespace": "default", "name": "other" },
-                "spec": { "nodeName": "edge-2", "volumes": [{ "name": "s", "secret": { "secretName": "theirs" } }] },
-            }),
-        );
-        world.put(
-            "persistentvolumes",
-            serde_json::json!({
-                "metadata": { "name": "volume" }, "spec": { "claimRef": { "namespace": "default", "name": "claim" } },
-            }),
-        );
+        world.put_what_nodes_have();
         world.put(
             "roles.rbac.authorization.k8s.io",
             serde_json::json!({
@@ -65,13 +36,6 @@ impl World {
                 "rules": [{ "verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"] }],
             }),
         );
-        for (resource, name, node) in [
-            ("volumeattachments.storage.k8s.io", "ours", "edge-1"),
-            ("volumeattachments.storage.k8s.io", "theirs", "edge-2"),
-            ("resourceslices.resource.k8s.io", "theirs", "edge-2"),
-        ] {
-            world.put(resource, serde_json::json!({ "metadata": { "name": name }, "spec": { "nodeName": node } }));
-        }
         for (name, role, subject) in [
             ("readers", "pod-reader", serde_json::json!({ "kind": "User", "name": "jane" })),
             ("bots", "pod-reader", serde_json::json!({ "kind": "ServiceAccount", "name": "bot" })),
@@ -95,6 +59,47 @@ impl World {
             );
         }
         world
+    }
+
+    /// A pod on `edge-1`, one on `edge-2`, and other objects of each.
+    fn put_what_nodes_have(&mut self) {
+        self.put("pods", serde_json::json!({
+            "metadata": { "namespace": "default", "name": "web" },
+            "spec": {
+                "nodeName": "edge-1",
+                "serviceAccountName": "runner",
+                "imagePullSecrets": [{ "name": "registry" }],
+                "containers": [{
+                    "env": [{ "valueFrom": { "secretKeyRef": { "name": "password", "key": "k" } } }],
+                    "envFrom": [{ "configMapRef": { "name": "settings" } }],
+                }],
+                "volumes": [
+                    { "name": "data", "persistentVolumeClaim": { "claimName": "claim" } },
+                    { "name": "scratch", "ephemeral": {} },
+                    { "name": "token", "projected": { "sources": [{ "configMap": { "name": "kube-root-ca.crt" } }] } },
+                ],
+            },
+        }));
+        self.put(
+            "pods",
+            serde_json::json!({
+                "metadata": { "namespace": "default", "name": "other" },
+                "spec": { "nodeName": "edge-2", "volumes": [{ "name": "s", "secret": { "secretName": "theirs" } }] },
+            }),
+        );
+        self.put(
+            "persistentvolumes",
+            serde_json::json!({
+                "metadata": { "name": "volume" }, "spec": { "claimRef": { "namespace": "default", "name": "claim" } },
+            }),
+        );
+        for (resource, name, node) in [
+            ("volumeattachments.storage.k8s.io", "ours", "edge-1"),
+            ("volumeattachments.storage.k8s.io", "theirs", "edge-2"),
+            ("resourceslices.resource.k8s.io", "theirs", "edge-2"),
+        ] {
+            self.put(resource, serde_json::json!({ "metadata": { "name": name }, "spec": { "nodeName": node } }));
+        }
     }
 }
 
