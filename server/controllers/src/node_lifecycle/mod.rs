@@ -11,7 +11,7 @@ mod taints;
 mod tests;
 mod zones;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use coracle_api::meta::ObjectKey;
 use coracle_client::events::EventType;
 use coracle_client::{Change, Error, Index, Informer, Outcome, WorkQueue, drive};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
@@ -49,6 +49,8 @@ struct State {
     heard: BTreeMap<String, Instant>,
     /// When a node of each zone was last marked for eviction.
     marked: BTreeMap<String, Instant>,
+    /// Pods that were declared not ready since their node was lost, by node: by UID.
+    doubted: BTreeMap<String, BTreeSet<String>>,
     /// After all nodes were lost at once they are given time to come back.
     blind_until: Option<Instant>,
 }
@@ -94,7 +96,10 @@ fn run(controller: &Arc<Controller>) {
             }
         }
         Change::Deleted(old) => {
-            this.state.lock().heard.remove(owner::name(&old.metadata));
+            let mut state = this.state.lock();
+            state.heard.remove(owner::name(&old.metadata));
+            state.doubted.remove(owner::name(&old.metadata));
+            drop(state);
             this.add_lost(&into);
         }
         Change::Resync => this.nodes.list().iter().for_each(|n| into.add(owner::key_of(&n.metadata))),
@@ -115,8 +120,7 @@ fn run(controller: &Arc<Controller>) {
             && let Some(name) = crate::pod::node_name(&new)
         {
             let key = ObjectKey::cluster(name);
-            let lost = |n: &Node| health::pod_not_ready(n, &new, this.context.now()).is_some();
-            if this.nodes.get(&key).is_some_and(|n| lost(&n)) {
+            if this.nodes.get(&key).is_some_and(|n| this.doubt(&n, &new).is_some()) {
                 into.add(key);
             }
         }
@@ -209,19 +213,36 @@ impl Controller {
         }
     }
 
+    /// What to say of a pod whose node is lost; nothing if that was said before. Once for each loss: an agent that comes
+    /// back may speak for its pods before it speaks for its node, and it knows better.
+    fn doubt(&self, node: &Node, pod: &Pod) -> Option<PodCondition> {
+        let state = self.state.lock();
+        let doubted = state.doubted.get(owner::name(&node.metadata));
+        if doubted.is_some_and(|uids| uids.contains(owner::uid(&pod.metadata))) {
+            return None;
+        }
+        health::pod_not_ready(node, pod, self.context.now())
+    }
+
     /// Pods of a lost node serve nobody, as far as anybody knows.
     async fn mark_pods(&self, node: &Node) -> Result<(), Error> {
+        let name = owner::name(&node.metadata);
         if health::readiness(node) != Some("Unknown") {
+            self.state.lock().doubted.remove(name);
             return Ok(());
         }
         let mut failed = None;
-        for pod in self.pods_by_node.get(owner::name(&node.metadata)) {
-            let Some(condition) = health::pod_not_ready(node, &pod, self.context.now()) else { continue };
-            let (meta, name) = (&pod.metadata, owner::name(&pod.metadata));
+        for pod in self.pods_by_node.get(name) {
+            let Some(condition) = self.doubt(node, &pod) else { continue };
+            let meta = &pod.metadata;
             let patch = json!({"metadata": {"uid": meta.uid}, "status": {"conditions": [condition]}});
             let api = self.context.client.namespaced::<Pod>(owner::namespace(meta));
-            match unless_gone(api.strategic_patch_status(name, &patch).await) {
-                Ok(_) => self.context.event(&*pod, EventType::Warning, "NodeNotReady", "Node is not ready"),
+            match unless_gone(api.strategic_patch_status(owner::name(meta), &patch).await) {
+                Ok(_) => {
+                    let uid = owner::uid(meta).to_owned();
+                    self.state.lock().doubted.entry(name.to_owned()).or_default().insert(uid);
+                    self.context.event(&*pod, EventType::Warning, "NodeNotReady", "Node is not ready");
+                }
                 Err(error) => failed = Some(error),
             }
         }
