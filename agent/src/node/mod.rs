@@ -35,8 +35,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the node's object is made from, as it changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeState {
-    /// What the runtimes say; the error is why they are not ready.
     pub runtimes: Vec<RuntimeView>,
+    /// The handlers that RuntimeClasses may name here.
+    pub handlers: Vec<String>,
     pub net: NodeNet,
     /// Where the node API listens.
     pub api_port: Option<u16>,

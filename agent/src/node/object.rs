@@ -109,9 +109,15 @@ pub(super) fn status(
             swap: None,
         }),
         images: Some(images_of(images)).filter(|images| !images.is_empty()),
-        runtime_handlers: Some(vec![NodeRuntimeHandler { name: Some(String::new()), features: None }]),
+        runtime_handlers: Some(handlers(state)),
         ..NodeStatus::default()
     }
+}
+
+/// The empty name is the default handler's.
+fn handlers(state: &NodeState) -> Vec<NodeRuntimeHandler> {
+    let names = std::iter::once("").chain(state.handlers.iter().map(String::as_str));
+    names.map(|name| NodeRuntimeHandler { name: Some(name.to_owned()), features: None }).collect()
 }
 
 fn capacity(config: &AgentConfig) -> BTreeMap<String, Quantity> {

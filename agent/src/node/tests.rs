@@ -43,6 +43,7 @@ fn state(fault: Option<&str>, network_fault: Option<&str>, pending: Option<&str>
             fault: text(fault),
             network_fault: text(network_fault),
         }],
+        handlers: vec!["wasm".to_owned()],
         net: NodeNet { pending: text(pending), ips: vec!["127.42.0.1".parse().unwrap()], dns: None },
         api_port: Some(10250),
         pod_cidr: None,
@@ -68,12 +69,13 @@ fn check(state: &NodeState, expected: Expect) {
     });
     let conditions: String = conditions.filter(|line| line.starts_with("Ready")).collect();
     let text = format!(
-        "{:?}\n{}\n{}\n{:?} {}\n{conditions}",
+        "{:?}\n{}\n{}\n{:?} {} {:?}\n{conditions}",
         node.metadata.labels.unwrap(),
         amounts(status.capacity),
         amounts(status.allocatable),
         status.addresses.unwrap().iter().map(|address| &*address.address).collect::<Vec<_>>(),
         status.node_info.unwrap().container_runtime_version,
+        status.runtime_handlers.unwrap().iter().map(|handler| handler.name.as_deref().unwrap()).collect::<Vec<_>>(),
     );
     expected.assert_eq(&text);
 }
@@ -83,36 +85,36 @@ fn a_node_says_what_it_is_and_why_it_is_not_ready() {
     check(
         &state(None, None, None),
         expect![[r#"
-        {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
-        cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
-        cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
-        ["127.42.0.1", "n1"] wasm://1.0
-        Ready=True KubeletReady 2026-01-01T00:00:00Z
-          kubelet is posting ready status
-    "#]],
+            {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
+            cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
+            cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
+            ["127.42.0.1", "n1"] wasm://1.0 ["", "wasm"]
+            Ready=True KubeletReady 2026-01-01T00:00:00Z
+              kubelet is posting ready status
+        "#]],
     );
     let faults = state(Some("container runtime is down"), None, Some("waiting for a pod CIDR"));
     check(
         &faults,
         expect![[r#"
-        {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
-        cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
-        cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
-        ["127.42.0.1", "n1"] wasm://1.0
-        Ready=False KubeletNotReady 2026-01-01T00:00:00Z
-          [container runtime is down, node network is not ready: waiting for a pod CIDR]
-    "#]],
+            {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
+            cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
+            cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
+            ["127.42.0.1", "n1"] wasm://1.0 ["", "wasm"]
+            Ready=False KubeletNotReady 2026-01-01T00:00:00Z
+              [container runtime is down, node network is not ready: waiting for a pod CIDR]
+        "#]],
     );
     check(
         &state(None, Some("the pod CIDR is not known yet"), None),
         expect![[r#"
-        {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
-        cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
-        cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
-        ["127.42.0.1", "n1"] wasm://1.0
-        Ready=False KubeletNotReady 2026-01-01T00:00:00Z
-          [container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the pod CIDR is not known yet]
-    "#]],
+            {"beta.kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "zone": "shop"}
+            cpu=2 ephemeral-storage=9765625Ki memory=1Gi pods=110 
+            cpu=2 ephemeral-storage=9G memory=924Mi pods=110 
+            ["127.42.0.1", "n1"] wasm://1.0 ["", "wasm"]
+            Ready=False KubeletNotReady 2026-01-01T00:00:00Z
+              [container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the pod CIDR is not known yet]
+        "#]],
     );
 }
 
