@@ -34,6 +34,23 @@ pub(super) struct Facts<'a> {
     pub(super) now: Timestamp,
 }
 
+/// Ended before they began, so that `kubectl debug` says why instead of waiting for ever.
+fn ephemeral(spec: &PodSpec) -> Vec<ContainerStatus> {
+    let refused = || ContainerStateTerminated {
+        exit_code: 128,
+        reason: Some("ContainerCannotRun".to_owned()),
+        message: Some("this node does not run ephemeral containers yet".to_owned()),
+        ..ContainerStateTerminated::default()
+    };
+    let status = |name: &String, image: &Option<String>| ContainerStatus {
+        name: name.clone(),
+        image: image.clone().unwrap_or_default(),
+        state: Some(ContainerState { terminated: Some(refused()), ..ContainerState::default() }),
+        ..ContainerStatus::default()
+    };
+    spec.ephemeral_containers.iter().flatten().map(|container| status(&container.name, &container.image)).collect()
+}
+
 /// The conditions that kubelet owns; others in the list belong to somebody else.
 pub(crate) const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -65,6 +82,7 @@ impl Facts<'_> {
             start_time: Some(time(self.start_time)),
             init_container_statuses: some(init),
             container_statuses: some(apps),
+            ephemeral_container_statuses: some(ephemeral(&spec)),
             qos_class: Some(super::qos::class(&spec).to_owned()),
             ..PodStatus::default()
         }

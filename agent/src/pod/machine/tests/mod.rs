@@ -173,8 +173,8 @@ impl Drive {
             Some(conditions.collect::<Vec<_>>().join(" ")).filter(|all| !all.is_empty()).unwrap_or("-".into())
         )
         .unwrap();
-        for status in status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
-        {
+        let lists = [status.init_container_statuses, status.container_statuses, status.ephemeral_container_statuses];
+        for status in lists.into_iter().flatten().flatten() {
             writeln!(
                 self.out,
                 "  {} {}{} ready={} started={} restarts={} {}",
@@ -254,7 +254,7 @@ fn state(state: Option<&ContainerState>) -> String {
 /// A pod from text: `policy=Never deadline=60 | init a | sidecar s startup | app web readiness liveness hook`.
 fn pod(text: &str) -> Pod {
     let mut parts = text.split('|').map(str::trim);
-    let mut spec = serde_json::json!({"restartPolicy": "Always", "containers": [], "initContainers": []});
+    let mut spec = serde_json::json!({"restartPolicy": "Always", "containers": [], "initContainers": [], "ephemeralContainers": []});
     for word in parts.next().unwrap_or_default().split_whitespace() {
         let (key, value) = word.split_once('=').unwrap();
         match key {
@@ -276,7 +276,11 @@ fn pod(text: &str) -> Pod {
         if words[0] == "sidecar" {
             container["restartPolicy"] = "Always".into();
         }
-        let list = if words[0] == "app" { "containers" } else { "initContainers" };
+        let list = match words[0] {
+            "app" => "containers",
+            "debug" => "ephemeralContainers",
+            _ => "initContainers",
+        };
         spec[list].as_array_mut().unwrap().push(container);
     }
     let meta = serde_json::json!({"name": "p", "namespace": "ns", "uid": "u"});

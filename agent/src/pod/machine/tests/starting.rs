@@ -374,3 +374,20 @@ fn a_container_that_ends_before_its_start_is_answered_was_started() {
           web terminated(2 Error) ready=false started=false restarts=0 wasm://c1
     "#]]);
 }
+
+#[test]
+fn an_ephemeral_container_is_said_not_to_run() {
+    check("| app web | debug d", "observe; status", expect![[r#"
+        0s prepare volumes
+        0s run sandbox attempt=0
+        0s ensure image web
+        0s create web attempt=0
+        0s event Created: Created container: web
+        0s start web c1
+        0s event Started: Started container web
+        = Running ip=127.42.0.2
+          PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True
+          web running ready=true started=true restarts=0 wasm://c1
+          d terminated(128 ContainerCannotRun) ready=false started=false restarts=0 -
+    "#]]);
+}
