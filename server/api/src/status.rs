@@ -289,7 +289,7 @@ impl Status {
     }
 
     pub fn request_entity_too_large(message: impl fmt::Display) -> Self {
-        Self::new(413, Reason::RequestEntityTooLarge, format!("Request entity is too large: {message}"))
+        Self::new(413, Reason::RequestEntityTooLarge, format!("Request entity too large: {message}"))
     }
 
     pub fn unsupported_media_type(message: impl Into<String>) -> Self {

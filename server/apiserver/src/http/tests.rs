@@ -180,7 +180,7 @@ async fn long_bodies_are_refused_and_long_answers_compressed() {
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut unpacked).unwrap();
     assert_eq!(unpacked, plain);
     expect![[r#"
-        413 Payload Too Large {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Request entity is too large: limit is 200000","reason":"RequestEntityTooLarge","code":413}
+        413 Payload Too Large {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Request entity too large: limit is 200000","reason":"RequestEntityTooLarge","code":413}
         None Some("gzip") true"#]].assert_eq(&format!("{refused_code} {refused}\n{plain_head} {packed_head} {}", packed.len() < 10_000));
 }
 
