@@ -114,10 +114,13 @@ impl Agent {
         };
         let pending = Some("this node has no pod CIDR yet".to_owned());
         let net = watched::Sender::new(NodeNet { pending, ips, dns: None });
-        let state =
-            NodeState { net: net.borrow().clone(), pod_cidr: recorded_cidr(&config.data_dir), ..NodeState::default() };
-        let state = watched::Sender::new(state);
         let runtimes = Runtimes::new(deps.runtimes.clone());
+        let state = watched::Sender::new(NodeState {
+            handlers: runtimes.handlers().map(str::to_owned).collect(),
+            net: net.borrow().clone(),
+            pod_cidr: recorded_cidr(&config.data_dir),
+            ..NodeState::default()
+        });
         let shared = Arc::new(Shared {
             allocatable: allocatable(&config),
             client: deps.client.clone(),
