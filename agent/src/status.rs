@@ -194,6 +194,8 @@ fn difference(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
     put(&mut patch, "observedGeneration", &known.observed_generation, &wanted.observed_generation);
     put(&mut patch, "containerStatuses", &known.container_statuses, &wanted.container_statuses);
     put(&mut patch, "initContainerStatuses", &known.init_container_statuses, &wanted.init_container_statuses);
+    let ephemeral = (&known.ephemeral_container_statuses, &wanted.ephemeral_container_statuses);
+    put(&mut patch, "ephemeralContainerStatuses", ephemeral.0, ephemeral.1);
     put_replaced(&mut patch, "hostIPs", &known.host_ips, &wanted.host_ips);
     put_replaced(&mut patch, "podIPs", &known.pod_ips, &wanted.pod_ips);
     let conditions: Vec<Value> = wanted

@@ -21,6 +21,16 @@ fn only_what_changed_and_is_the_nodes_is_sent() {
         expect![[r#"{"conditions":[{"reason":null,"status":"True","type":"Ready"}],"phase":"Running"}"#]],
     );
     check_patch(json!({"conditions": [gate]}), json!({}), expect!["none"]);
+    for name in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        let list = json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0}]);
+        let expected = json!({ name: list }).to_string();
+        assert_eq!(
+            difference(&PodStatus::default(), &serde_json::from_value(json!({ name: list })).unwrap())
+                .unwrap()
+                .to_string(),
+            expected
+        );
+    }
 }
 
 #[test]

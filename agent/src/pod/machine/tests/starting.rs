@@ -359,7 +359,10 @@ fn a_start_that_fails_counts_as_an_end() {
 
 #[test]
 fn a_container_that_ends_before_its_start_is_answered_was_started() {
-    check("policy=Never | app web", "hold start web; observe; exit c1 2; started web; status", expect![[r#"
+    check(
+        "policy=Never | app web",
+        "hold start web; observe; exit c1 2; started web; status",
+        expect![[r#"
         0s prepare volumes
         0s run sandbox attempt=0
         0s ensure image web
@@ -372,12 +375,16 @@ fn a_container_that_ends_before_its_start_is_answered_was_started() {
         = Failed ip=127.42.0.2
           PodReadyToStartContainers=False Initialized=True Ready=False(PodFailed) ContainersReady=False(PodFailed)
           web terminated(2 Error) ready=false started=false restarts=0 wasm://c1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn an_ephemeral_container_is_said_not_to_run() {
-    check("| app web | debug d", "observe; status", expect![[r#"
+    check(
+        "| app web | debug d",
+        "observe; status",
+        expect![[r#"
         0s prepare volumes
         0s run sandbox attempt=0
         0s ensure image web
@@ -389,5 +396,6 @@ fn an_ephemeral_container_is_said_not_to_run() {
           PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True
           web running ready=true started=true restarts=0 wasm://c1
           d terminated(128 ContainerCannotRun) ready=false started=false restarts=0 -
-    "#]]);
+    "#]],
+    );
 }
