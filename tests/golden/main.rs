@@ -36,7 +36,8 @@ fn folder() -> PathBuf {
 fn check_script(name: &str) {
     let read = |path: PathBuf| std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let steps = script::parse(&read(folder().join(format!("{name}.script"))));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
     let outcome = runtime.block_on(async { World::new().await.run(&steps).await });
     expect_test::expect_file![folder().join(format!("{name}.expected"))].assert_eq(&outcome);
 }

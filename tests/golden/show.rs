@@ -19,11 +19,11 @@ pub(crate) fn head(code: u16, headers: &HeaderMap, parsed: Option<&Value>) -> St
         values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect::<Vec<_>>()
     };
     for value in shown("content-type").iter().filter(|value| *value != "application/json") {
-        writeln!(out, "Content-Type: {value}").unwrap();
+        writeln!(out, "Content-Type: {value}").expect("into a String");
     }
     for name in HEADERS {
         for value in shown(name) {
-            writeln!(out, "{}: {value}", title(name)).unwrap();
+            writeln!(out, "{}: {value}", title(name)).expect("into a String");
         }
     }
     out
@@ -84,7 +84,7 @@ fn refusal(status: &Value) -> String {
         Some(_) | None => format!("{message}\n"),
     };
     if details.as_object().is_some_and(|details| !details.is_empty()) {
-        writeln!(out, "{details}").unwrap();
+        writeln!(out, "{details}").expect("into a String");
     }
     out + &causes.concat()
 }

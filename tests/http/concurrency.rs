@@ -60,7 +60,7 @@ fn one_of_many_who_create_a_name_gets_it() {
 async fn increment(link: &mut Link, path: &str) -> usize {
     for round in 1.. {
         let mut object = link.get(path).await.expect(200).json();
-        let number: u64 = object["data"]["value"].as_str().unwrap().parse().unwrap();
+        let number: u64 = object["data"]["value"].as_str().and_then(|text| text.parse().ok()).expect("a number");
         object["data"]["value"] = (number + 1).to_string().into();
         match link.put(path, &object).await {
             answer if answer.code == 200 => return round,
