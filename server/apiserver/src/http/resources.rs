@@ -114,9 +114,21 @@ fn schema_verb(verb: Verb) -> Option<SchemaVerb> {
     }
 }
 
+/// What upstream warns of on every use of a kind that is on its way out.
+fn deprecation(resource: &Resource) -> Option<&'static str> {
+    match &*resource.key {
+        "componentstatuses" => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        "endpoints" => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
 impl Call<'_> {
     async fn run(mut self, body: Body) -> Result<Response, Status> {
         self.check_verb()?;
+        if let Some(text) = deprecation(&self.resource) {
+            self.context.warn(text);
+        }
         let result = match self.context.verb {
             Verb::Get => self.get(),
             Verb::List => self.list(),
