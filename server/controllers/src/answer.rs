@@ -1,6 +1,18 @@
 //! What an answer of the API means for the one who asked for an effect.
 
-use coracle_client::Error;
+use std::time::Duration;
+
+use coracle_client::{Error, Outcome};
+
+const CONFLICT_RETRY: Duration = Duration::from_millis(5);
+
+/// Somebody else wrote the object meanwhile, which is no failure: decide anew as soon as the cache shows it.
+pub(crate) fn unless_conflict(result: Result<Outcome, Error>) -> Result<Outcome, Error> {
+    match result {
+        Err(error) if error.is_conflict() => Ok(Outcome::RequeueAfter(CONFLICT_RETRY)),
+        result => result,
+    }
+}
 
 /// The effect may or may not have come about.
 pub(crate) fn is_ambiguous(error: &Error) -> bool {

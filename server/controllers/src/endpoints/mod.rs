@@ -11,7 +11,7 @@ use coracle_client::{Change, DeleteParams, Error, Informer, Outcome, WorkQueue, 
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 
 use self::plan::{MANAGED_BY, MANAGED_BY_LABEL, plan};
-use crate::answer::{is_namespace_terminating, unless_gone};
+use crate::answer::{is_namespace_terminating, unless_conflict, unless_gone};
 use crate::context::{Context, UNSEEN_RECHECK};
 use crate::endpointslice::{feed_pods, feed_services, pods_of};
 use crate::memory::{Memory, Remembered};
@@ -67,7 +67,7 @@ fn run(controller: &Arc<Controller>) {
     let controller = controller.clone();
     drive(&context.scope, "sync", &queue, WORKERS, move |key| {
         let controller = controller.clone();
-        async move { controller.reconcile(key).await }
+        async move { unless_conflict(controller.reconcile(key).await) }
     });
 }
 

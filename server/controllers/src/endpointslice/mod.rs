@@ -15,7 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 pub(crate) use self::plan::pod_reference;
 use self::plan::{MANAGED_BY, MANAGED_BY_LABEL, NodeOf, Observed, SERVICE_LABEL, plan};
-use crate::answer::{is_namespace_terminating, unless_gone};
+use crate::answer::{is_namespace_terminating, unless_conflict, unless_gone};
 use crate::context::{Context, UNSEEN_RECHECK};
 use crate::memory::{Memory, Remembered};
 use crate::overlay::Overlay;
@@ -98,7 +98,7 @@ fn run(controller: &Arc<Controller>) {
     let controller = controller.clone();
     drive(&context.scope, "sync", &queue, WORKERS, move |key| {
         let controller = controller.clone();
-        async move { controller.reconcile(key).await }
+        async move { unless_conflict(controller.reconcile(key).await) }
     });
 }
 

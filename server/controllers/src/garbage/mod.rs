@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use self::plan::{Dependent, ORPHAN, OwnerState, Verdict, is_of_interest, is_waiting, judge, references};
-use crate::answer::unless_gone;
+use crate::answer::{unless_conflict, unless_gone};
 use crate::context::Context;
 use crate::monitors::{Item, Meta, Monitor, Monitors, Seen};
 use crate::owner;
@@ -29,7 +29,6 @@ const ORPHANS: usize = 32;
 /// UIDs remembered as gone; a UID never comes back.
 const ABSENT: usize = 500;
 const SYNC_PATIENCE: Duration = Duration::from_secs(30);
-const CONFLICT_RETRY: Duration = Duration::from_millis(5);
 const INCOMPLETE_RECHECK: Duration = Duration::from_secs(1);
 
 struct Controller {
@@ -77,13 +76,7 @@ pub(crate) fn start(context: Context, monitors: &Arc<Monitors>) {
         let scope = controller.context.scope.clone();
         drive(&scope, "sync", &queue, WORKERS, move |item| {
             let controller = controller.clone();
-            async move {
-                match controller.reconcile(item).await {
-                    // Objects that are being deleted still have their status written: look again and decide anew.
-                    Err(error) if error.is_conflict() => Ok(Outcome::RequeueAfter(CONFLICT_RETRY)),
-                    result => result,
-                }
-            }
+            async move { unless_conflict(controller.reconcile(item).await) }
         });
     });
 }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::evictor::start as start_eviction;
 use self::zones::{Disruption, Permission, disruptions, permission, zone_of};
-use crate::answer::unless_gone;
+use crate::answer::{unless_conflict, unless_gone};
 use crate::context::Context;
 use crate::indexes::pods_by_node;
 use crate::owner;
@@ -128,7 +128,7 @@ fn run(controller: &Arc<Controller>) {
     let controller = controller.clone();
     drive(&context.scope, "sync", &queue, WORKERS, move |key| {
         let controller = controller.clone();
-        async move { controller.reconcile(&key).await }
+        async move { unless_conflict(controller.reconcile(&key).await) }
     });
 }
 
