@@ -504,3 +504,17 @@ async fn what_the_cluster_does_not_know_is_removed() {
     );
     node.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_container_is_refused_with_a_reason() {
+    let node = Node::new(&[]);
+    let mut web = web("p", "web:1");
+    web["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "web:1"}]);
+    node.api.put("pods", web);
+    node.until("p", "ready=true").await;
+    let log = node.agent.pods.container_log("ns", "p", "debugger", false);
+    let why = log.unwrap_err().to_string();
+    expect![[r#"container "debugger" in pod "p" has never run: this node does not run ephemeral containers yet"#]]
+        .assert_eq(&why);
+    node.stop().await;
+}

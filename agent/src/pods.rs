@@ -378,7 +378,8 @@ impl PodSource for Pods {
         let context = found.ok_or_else(|| NoLog::Pod { pod: pod.to_owned() })?;
         let view = context.view.lock();
         let all = view.status.init_container_statuses.iter().flatten();
-        let mut all = all.chain(view.status.container_statuses.iter().flatten());
+        let all = all.chain(view.status.container_statuses.iter().flatten());
+        let mut all = all.chain(view.status.ephemeral_container_statuses.iter().flatten());
         let (pod, name) = (pod.to_owned(), container.to_owned());
         let Some(status) = all.find(|status| status.name == container) else {
             return Err(NoLog::Container { pod, container: name });
@@ -404,7 +405,11 @@ impl PodSource for Pods {
         let path = |attempt| context.dirs.logs.join(PodDirs::log_path(container, attempt));
         let candidates = [attempt, attempt.saturating_sub(1)];
         let Some(path) = candidates.into_iter().map(path).find(|path| path.exists()) else {
-            return Err(NoLog::NotAvailable { pod, container: name });
+            // A runtime that could not start it, or a node that would not, said why.
+            return Err(match state.terminated.and_then(|ended| ended.message).filter(|why| !why.is_empty()) {
+                Some(why) => NoLog::NeverRan { pod, container: name, why },
+                None => NoLog::NotAvailable { pod, container: name },
+            });
         };
         let live = view.live.get(container).map(|live| live.ended.clone()).filter(|_| !previous);
         let ended = live.unwrap_or_else(|| {

@@ -61,6 +61,8 @@ pub enum NoLog {
     Waiting { pod: String, container: String, reason: String },
     #[error("previous terminated container {container:?} in pod {pod:?} not found")]
     NoPrevious { pod: String, container: String },
+    #[error("container {container:?} in pod {pod:?} has never run: {why}")]
+    NeverRan { pod: String, container: String, why: String },
     #[error("container {container:?} in pod {pod:?} is not available")]
     NotAvailable { pod: String, container: String },
 }

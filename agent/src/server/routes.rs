@@ -80,9 +80,10 @@ async fn container_logs(
         Err(missing) => {
             let status = match missing {
                 NoLog::Pod { .. } | NoLog::Container { .. } => StatusCode::NOT_FOUND,
-                NoLog::Waiting { .. } | NoLog::NoPrevious { .. } | NoLog::NotAvailable { .. } => {
-                    StatusCode::BAD_REQUEST
-                }
+                NoLog::Waiting { .. }
+                | NoLog::NoPrevious { .. }
+                | NoLog::NeverRan { .. }
+                | NoLog::NotAvailable { .. } => StatusCode::BAD_REQUEST,
             };
             return (status, missing.to_string()).into_response();
         }
