@@ -73,10 +73,12 @@ scripts! {
     forms
     lists
     namespaces
+    other_kinds
     patches
     pods
     services
     subresources
     tokens
     watches
+    workloads
 }

@@ -12,6 +12,7 @@ use crate::registry::{Registry, codec};
 pub(super) struct Priority;
 
 const CLASSES: &str = "priorityclasses.scheduling.k8s.io";
+const SYSTEM: [&str; 2] = ["system-cluster-critical", "system-node-critical"];
 const DEFAULT_POLICY: &str = "PreemptLowerPriority";
 
 impl Plugin for Priority {
@@ -35,8 +36,12 @@ impl Plugin for Priority {
         look: &Registry,
         context: &Context,
         object: Option<&Object>,
-        _old: Option<&Object>,
+        old: Option<&Object>,
     ) -> Result<(), Status> {
+        let goes = old.filter(|_| object.is_none() && context.is("scheduling.k8s.io", "priorityclasses"));
+        if let Some(class) = goes.filter(|class| SYSTEM.contains(&class.name())) {
+            return Err(forbidden(context, class, "this is a system priority class and cannot be deleted"));
+        }
         let writes = matches!(context.verb, Verb::Create | Verb::Update | Verb::Patch);
         let Some(class) = object.filter(|_| writes && context.is("scheduling.k8s.io", "priorityclasses")) else {
             return Ok(());
