@@ -87,6 +87,36 @@ fn both_versions_of_http_give_the_same_answers() {
     });
 }
 
+/// A field of a protobuf message whose value is bytes, a text or a message.
+fn field(number: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(value.len()).expect("short messages only");
+    assert!(length < 128, "its length takes one byte");
+    [&[number << 3 | 2, length], value].concat()
+}
+
+#[test]
+fn what_go_clients_write_is_read_and_answered_in_json() {
+    within_deadline(async {
+        let site = Site::new().await;
+        let mut link = site.link(&site.admin(), Protocol::Http2).await;
+        let kind = [field(1, b"v1"), field(2, b"ConfigMap")].concat();
+        let data = field(2, &[field(1, b"key"), field(2, b"value")].concat());
+        let map = [field(1, &field(1, b"written")), data].concat();
+        let body = [b"k8s\0".to_vec(), field(1, &kind), field(2, &map)].concat();
+        let headers = [
+            ("content-type", "application/vnd.kubernetes.protobuf"),
+            ("accept", "application/vnd.kubernetes.protobuf,application/json"),
+        ];
+        let answer = link.whole(request(Method::POST, MAPS, &headers, body.clone())).await.expect(201);
+        assert_eq!(
+            (answer.header("content-type"), &answer.json()["data"]["key"]),
+            ("application/json", &"value".into())
+        );
+        let torn = link.whole(request(Method::POST, MAPS, &headers, body[..body.len() - 3].to_vec())).await;
+        assert_eq!(torn.code, 400, "{}", torn.text());
+    });
+}
+
 #[test]
 fn head_is_get_without_a_body() {
     within_deadline(async {
