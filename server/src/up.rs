@@ -13,7 +13,7 @@ use coracle_client::{Change, Client, Informer, Informers, RandomIds};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
-use crate::cli::UpArgs;
+use crate::cli::{NodeArgs, UpArgs};
 use crate::control_plane::{ControlPlane, until_told_to_end};
 use crate::manifest::{Folder, apply};
 use crate::progress::Progress;
@@ -72,7 +72,7 @@ async fn deploy_and_watch(
     if let Some(folder) = &folder {
         deploy(plane, &client, &informers, folder, progress).await?;
     }
-    for url in urls(&informers, folder.as_ref()).await {
+    for url in urls(&informers, folder.as_ref(), &args.server.node).await {
         progress.tell("url", &url);
     }
     progress.tell("kubeconfig", &plane.paths.kubeconfig().display().to_string());
@@ -167,16 +167,16 @@ async fn wait_for<T: coracle_client::Cached>(
 }
 
 /// Where the folder's services of type NodePort or LoadBalancer answer on this host.
-async fn urls(informers: &Informers, folder: Option<&Folder>) -> Vec<String> {
+async fn urls(informers: &Informers, folder: Option<&Folder>, args: &NodeArgs) -> Vec<String> {
     let services = informers.get::<Service>();
     services.synced().await;
+    let address = args.node_port_addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut urls = Vec::new();
     for object in folder.iter().flat_map(|f| &f.objects).filter(|o| o.kind() == "Service") {
         let key = ObjectKey::new(namespace_of(object.namespace()), object.name());
         let ports = services.get(&key).and_then(|s| s.spec.clone()?.ports).unwrap_or_default();
         for port in ports.iter().filter_map(|p| u16::try_from(p.node_port?).ok()) {
-            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-            urls.push(format!("http://{address}/"));
+            urls.push(format!("http://{}/", SocketAddr::new(address, port)));
         }
     }
     urls

@@ -137,6 +137,25 @@ fn command_line(id: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
+/// Loopback ranges that no other cluster of this run has: clusters on one host would else share addresses and ports. A
+/// directory keeps its ranges over restarts; this process's begin where another's do not.
+fn own_addresses(dir: &Path) -> [String; 6] {
+    static GIVEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().expect("no holder panics");
+    let at = given.iter().position(|d| d == dir).unwrap_or_else(|| {
+        given.push(dir.to_path_buf());
+        given.len() - 1
+    });
+    let n = 50 + std::process::id() as usize % 20 * 10 + at % 5 * 2;
+    let flags = [
+        ("--cluster-cidr", format!("127.{n}.0.0/16")),
+        ("--service-cidr", format!("127.{}.0.0/16", n + 1)),
+        ("--node-port-addresses", format!("127.{n}.255.1")),
+    ];
+    let mut words = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    std::array::from_fn(|_| words.next().expect("three flags with their values"))
+}
+
 /// `coracle up` (or `server`) on a data directory of its own.
 pub struct Cluster {
     pub process: Process,
@@ -162,7 +181,7 @@ impl Cluster {
         let port = free_port();
         let mut line = Command::new(binary());
         line.arg(command).args(args).arg("--data-dir").arg(dir).args(["--https-listen-port", &port.to_string()]);
-        line.args(["--bind-address", "127.0.0.1"]).current_dir(checkout());
+        line.args(["--bind-address", "127.0.0.1"]).args(own_addresses(dir)).current_dir(checkout());
         let mut cluster =
             Cluster { process: Process::start(&mut line), port, dir: dir.to_path_buf(), owned: None, leave: false };
         if command == "up" {

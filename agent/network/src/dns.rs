@@ -66,7 +66,8 @@ impl Default for DnsConfig {
     fn default() -> Self {
         Self {
             domain: "cluster.local".to_owned(),
-            ports: vec![53, 1053],
+            // The last is any free one: two clusters on one host share the range of addresses.
+            ports: vec![53, 1053, 0],
             upstream: Upstream::File(PathBuf::from("/etc/resolv.conf")),
             networks: vec![POD_NETWORK.into(), SERVICE_NETWORK.into()],
         }
