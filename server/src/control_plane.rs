@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use coracle_agent::AgentHandle;
 use coracle_agent::join::{self, JoinConfig, Way};
 use coracle_apiserver::auth::pki::{PkiConfig, of_this_host};
 use coracle_apiserver::{ApiServerConfig, Assembly, AssemblyConfig, UserInfo, serve};
@@ -116,7 +117,7 @@ impl ControlPlane {
     }
 
     /// Starts the agent of this host, as the node it will be.
-    pub(crate) async fn start_node(&self, args: &ServerArgs) -> anyhow::Result<()> {
+    pub(crate) async fn start_node(&self, args: &ServerArgs) -> anyhow::Result<AgentHandle> {
         let name = node::node_name(&args.node)?;
         let config = JoinConfig {
             way: Way::InProcess(self.client("system:apiserver")),
@@ -133,8 +134,7 @@ impl ControlPlane {
             ids: self.ids.clone(),
             debug: args.common.debug,
         };
-        node::start(name, &args.node, &self.paths, parts, &self.workers).await?;
-        Ok(())
+        node::start(name, &args.node, &self.paths, parts, &self.workers).await
     }
 
     /// A client in this process that may do everything.

@@ -68,6 +68,16 @@ fn log(common: &CommonArgs, level: &str) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
+/// Every connection, service port and pod takes a descriptor: as many as the host allows.
+fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    raise_descriptor_limit();
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").build()
 }

@@ -108,7 +108,9 @@ pub(crate) async fn start(
         max_pods: args.max_pods,
         cluster_domain: args.cluster_domain.clone(),
         addressing: Addressing::Loopback,
-        host: HostFacts::read().context("this host cannot be read")?,
+        host: HostFacts::read()
+            .and_then(|host| host.with_storage_of(&paths.agent()))
+            .context("this host cannot be read")?,
         node_api: Some(NodeApiConfig { port: NODE_API_PORT, certificates: parts.certificates }),
         resolver: Resolver::of_this_host(),
         disk: Disk::Threaded,

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use coracle_agent::AgentHandle;
 use coracle_api::meta::ObjectKey;
 use coracle_client::{Change, Client, Informer, Informers, RandomIds};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 
 use crate::cli::{NodeArgs, UpArgs};
 use crate::control_plane::{ControlPlane, until_told_to_end};
@@ -64,13 +65,13 @@ async fn deploy_and_watch(
 ) -> anyhow::Result<()> {
     let client = plane.client("system:admin");
     let informers = Informers::new(client.clone(), &plane.scope, RandomIds::from_os());
-    plane.start_node(&args.server).await?;
+    let agent = plane.start_node(&args.server).await?;
     let name = node::node_name(&args.server.node)?;
-    wait_until(&informers.get::<Node>(), |node| is(node.status.as_ref().and_then(|s| s.conditions.as_ref()), "Ready"))
-        .await?;
+    // The agent's own word: what the server has of the node and its pods may be from before the last stop.
+    agent.ready().await;
     progress.step("node", &format!("{name} is Ready"));
     if let Some(folder) = &folder {
-        deploy(plane, &client, &informers, folder, progress).await?;
+        deploy(plane, &client, &informers, &agent, folder, progress).await?;
     }
     for url in urls(&informers, folder.as_ref(), &args.server.node).await {
         progress.tell("url", &url);
@@ -85,6 +86,7 @@ async fn deploy(
     plane: &ControlPlane,
     client: &Client,
     informers: &Informers,
+    agent: &AgentHandle,
     folder: &Folder,
     progress: &Progress,
 ) -> anyhow::Result<()> {
@@ -98,10 +100,10 @@ async fn deploy(
     for object in &folder.objects {
         progress.step("apply", &apply(client, object).await?);
     }
-    let deployments = informers.get::<Deployment>();
+    let (deployments, pods) = (informers.get::<Deployment>(), informers.get::<Pod>());
     for object in folder.objects.iter().filter(|o| o.kind() == "Deployment") {
         let key = ObjectKey::new(namespace_of(object.namespace()), object.name());
-        let available = wait_for(&deployments, &key, is_rolled_out);
+        let available = wait_for_rollout(&deployments, &pods, agent, &key);
         match tokio::time::timeout(ROLLOUT_PATIENCE, available).await {
             Ok(found) => {
                 let found = found?;
@@ -134,36 +136,36 @@ fn is_rolled_out(deployment: &Deployment) -> bool {
         && status.replicas.unwrap_or(0) == wanted
 }
 
-fn is(conditions: Option<&Vec<k8s_openapi::api::core::v1::NodeCondition>>, wanted: &str) -> bool {
-    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == wanted && c.status == "True"))
-}
-
-/// Waits until some object of an informer fits.
-async fn wait_until<T: coracle_client::Cached>(
-    informer: &Informer<T>,
-    fits: impl Fn(&T) -> bool,
-) -> anyhow::Result<()> {
-    let mut changes = informer.subscribe();
-    loop {
-        if informer.list().iter().any(|object| fits(object)) {
-            return Ok(());
-        }
-        changes.next().await.context("the server stopped")?;
-    }
-}
-
-async fn wait_for<T: coracle_client::Cached>(
-    informer: &Informer<T>,
+/// Waits until the deployment is rolled out and the agent has as many of its pods ready.
+async fn wait_for_rollout(
+    deployments: &Informer<Deployment>,
+    pods: &Informer<Pod>,
+    agent: &AgentHandle,
     key: &ObjectKey,
-    fits: impl Fn(&T) -> bool,
-) -> anyhow::Result<Arc<T>> {
-    let mut changes = informer.subscribe();
+) -> anyhow::Result<Arc<Deployment>> {
+    let (mut rollouts, mut starts) = (deployments.subscribe(), pods.subscribe());
     loop {
-        if let Some(object) = informer.get(key).filter(|object| fits(object)) {
-            return Ok(object);
+        if let Some(deployment) = deployments.get(key).filter(|d| is_rolled_out(d) && runs_here(d, &agent.pods())) {
+            return Ok(deployment);
         }
-        changes.next().await.context("the server stopped")?;
+        tokio::select! {
+            biased;
+            change = rollouts.next() => drop(change.context("the server stopped")?),
+            change = starts.next() => drop(change.context("the server stopped")?),
+        }
     }
+}
+
+fn runs_here(deployment: &Deployment, pods: &[Arc<Pod>]) -> bool {
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let selector = deployment.spec.as_ref().and_then(|s| s.selector.match_labels.clone()).unwrap_or_default();
+    let ready = pods.iter().filter(|pod| {
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+            && conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    });
+    ready.count() >= usize::try_from(wanted).unwrap_or(0)
 }
 
 /// Where the folder's services of type NodePort or LoadBalancer answer on this host.
