@@ -2,16 +2,11 @@
 //! The same for the agent inside a server and for one of its own; they differ in the client and the certificates.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use coracle_agent::config::{
-    Addressing, AgentConfig, AgentDeps, Disk, NetworkReady, NodeAddressing, NodeApiConfig, NodeCertificates,
-    NodeNetwork, Resolver,
-};
+use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, NodeApiConfig, NodeCertificates, Resolver};
+use coracle_agent::host_network::HostNetwork;
 use coracle_agent::join::{self, Credentials, JoinConfig, Way};
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::HostProber;
@@ -20,7 +15,6 @@ use coracle_api::meta::NodeName;
 use coracle_client::events::{Recorder, Source};
 use coracle_client::{Client, Clock, Ids, Informers, RandomIds, RemoteConfig, SystemClock, TaskScope};
 use coracle_cri::{Endpoint, RuntimeRouter};
-use coracle_network::{DnsConfig, Network, NetworkConfig};
 use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
 
@@ -182,34 +176,6 @@ fn taint(text: &str) -> anyhow::Result<Taint> {
         None => (what, None),
     };
     Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
-}
-
-/// The user-space network of this host.
-struct HostNetwork {
-    informers: Informers,
-    recorder: Recorder,
-    node_port_addresses: Vec<IpAddr>,
-}
-
-impl NodeNetwork for HostNetwork {
-    fn start(
-        &self,
-        node: NodeAddressing,
-        scope: TaskScope,
-    ) -> Pin<Box<dyn Future<Output = Result<NetworkReady, String>> + Send + '_>> {
-        Box::pin(async move {
-            let address = *node.node_ips.first().ok_or("the node has no address")?;
-            let mut config = NetworkConfig::new(node.node_name, address);
-            config.node_port_addresses = self.node_port_addresses.clone();
-            if !config.node_port_addresses.contains(&address) {
-                config.node_port_addresses.push(address);
-            }
-            config.dns = Some(DnsConfig { domain: node.cluster_domain, ..DnsConfig::default() });
-            config.recorder = Some(self.recorder.clone());
-            let handle = Network::start(config, &self.informers, &scope).map_err(|error| error.to_string())?;
-            Ok(NetworkReady { dns: handle.dns_address() })
-        })
-    }
 }
 
 #[cfg(test)]
