@@ -138,7 +138,7 @@ impl Pods {
         image: &Image,
         compiled: &Compiled,
     ) -> Result<Prepared, String> {
-        let GuestPlan { args, env, working_dir, memory_bytes, http } =
+        let GuestPlan { args, env, working_dir, stdin, memory_bytes, http } =
             plan_guest(&sandbox.config, &record.config, image, compiled.kind, &[])?;
         let net = plan_net(&sandbox.config, guest_ip(sandbox))?;
         let mut fds: Vec<OwnedFd> = Vec::new();
@@ -170,6 +170,7 @@ impl Pods {
             args,
             env,
             working_dir,
+            stdin,
             volumes,
             memory_bytes: Some(memory_bytes.unwrap_or(self.default_memory_bytes)),
             log,

@@ -8,7 +8,7 @@ use coracle_cri::v1::{ContainerConfig, PodSandboxConfig, Protocol};
 
 use crate::compile::GuestKind;
 use crate::images::Image;
-use crate::wire::NetSpec;
+use crate::wire::{NetSpec, StdinMode};
 
 /// Pod annotations that are read, alone or with `.CONTAINER` behind them.
 const HTTP_PORT: &str = "coracle.dev/http-port";
@@ -26,6 +26,7 @@ pub(super) struct GuestPlan {
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) working_dir: Option<String>,
+    pub(super) stdin: StdinMode,
     pub(super) memory_bytes: Option<u64>,
     pub(super) http: Option<HttpPlan>,
 }
@@ -62,6 +63,7 @@ pub(super) fn plan_guest(
         args: arguments(config, image),
         env: environment(config, image)?,
         working_dir,
+        stdin: if config.stdin { StdinMode::Open { once: config.stdin_once } } else { StdinMode::Closed },
         memory_bytes: memory(config)?,
         http,
     })

@@ -62,6 +62,7 @@ fn plan(text: &str) -> Result<GuestPlan, String> {
             ("image-cmd", _) => image.cmd = list(value),
             ("image-env", name) => image.env.push(format!("{name}={value}")),
             ("image-dir", _) => image.working_dir = value.to_owned(),
+            ("stdin", _) => (config.stdin, config.stdin_once) = (true, value == "once"),
             ("dir", _) => config.working_dir = value.to_owned(),
             ("memory", _) => {
                 let memory_limit_in_bytes = value.parse().expect("bytes");
@@ -139,6 +140,22 @@ fn environment_directory_and_memory() {
               [] Some("/other") None
             kind=command dir=relative
               refused: workingDir "relative": must be an absolute path
+        "#]],
+    );
+}
+
+#[test]
+fn standard_input() {
+    check_plan(
+        &["kind=command", "kind=command stdin=open", "kind=command stdin=once"],
+        |plan| format!("{:?}", plan.stdin),
+        expect![[r#"
+            kind=command
+              Closed
+            kind=command stdin=open
+              Open { once: false }
+            kind=command stdin=once
+              Open { once: true }
         "#]],
     );
 }

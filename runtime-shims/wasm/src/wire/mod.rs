@@ -47,6 +47,11 @@ pub(crate) enum Command {
     ReopenLog {
         id: String,
     },
+    /// Descriptor 0 is the reading end of a pipe; what comes out of it goes to the guest's standard input until the pipe
+    /// ends. A guest that takes no input refuses.
+    AttachStdin {
+        id: String,
+    },
     SetMemoryLimit {
         id: String,
         bytes: Option<u64>,
@@ -65,12 +70,23 @@ pub(crate) struct GuestSpec {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) working_dir: Option<String>,
+    pub(crate) stdin: StdinMode,
     pub(crate) volumes: Vec<VolumeSpec>,
     /// All instances of the container together.
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) log: Option<FdIndex>,
     pub(crate) http: Option<HttpSpec>,
     pub(crate) net: NetSpec,
+}
+
+/// Whether a guest's standard input may ever have something in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum StdinMode {
+    Closed,
+    /// Until the stop; with `once`, until the first who attaches leaves.
+    Open {
+        once: bool,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

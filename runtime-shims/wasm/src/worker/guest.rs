@@ -15,6 +15,7 @@ use super::log::{Log, LogStream, Stream};
 use super::memory::{Budget, Limiter};
 use super::outgoing::Outgoing;
 use super::pod::PodNet;
+use super::stdin::Stdin;
 use crate::wire::GuestSpec;
 
 /// Host objects (streams, sockets, requests) one instance may hold.
@@ -31,6 +32,7 @@ pub(super) struct Container {
     pub(super) cpu: Arc<Cpu>,
     pub(super) log: Arc<Log>,
     pub(super) net: Arc<PodNet>,
+    pub(super) stdin: Stdin,
     /// The volumes, opened once; an instance gets a copy of the handles.
     pub(super) files: WasiFilesystemCtx,
     /// Keeps the directories' mounts.
@@ -53,6 +55,7 @@ impl Container {
         builder
             .args(&self.spec.args)
             .envs(&self.spec.env)
+            .stdin(self.stdin.clone())
             .stdout(LogStream::new(self.log.clone(), Stream::Stdout))
             .stderr(LogStream::new(self.log.clone(), Stream::Stderr))
             .max_random_size(RANDOM_BYTES)

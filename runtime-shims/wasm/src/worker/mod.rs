@@ -24,6 +24,7 @@ mod outgoing;
 mod pod;
 mod response;
 mod sockets;
+mod stdin;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -33,6 +34,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use hyper_util::rt::TokioExecutor;
@@ -52,6 +54,7 @@ use guest::Container;
 use log::{Log, LogWriter};
 use memory::Budget;
 use pod::PodNet;
+use stdin::Stdin;
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +160,7 @@ enum Stop {
 struct Handle {
     stop: watch::Sender<Stop>,
     log: Arc<Log>,
+    stdin: Stdin,
     budget: Arc<Budget>,
     used: Arc<Used>,
 }
@@ -223,6 +227,9 @@ impl Worker {
                 }
                 Ok(Answer::Nothing)
             }
+            Command::AttachStdin { id } => {
+                self.attach_stdin(&id, message.fds.into_iter().next()).map(|()| Answer::Nothing)
+            }
             Command::SetMemoryLimit { id, bytes } => {
                 self.tell(&id, |handle| handle.budget.set_limit(bytes));
                 Ok(Answer::Nothing)
@@ -237,6 +244,20 @@ impl Worker {
         if let Some(handle) = self.running.lock().get(id) {
             what(handle);
         }
+    }
+
+    fn attach_stdin(&self, id: &str, pipe: Option<OwnedFd>) -> Result<(), String> {
+        let pipe = pipe.ok_or("a descriptor is missing")?;
+        let stdin = self.running.lock().get(id).map(|handle| handle.stdin.clone()).ok_or("it does not run any more")?;
+        self.tasks.spawn_on(
+            async move {
+                if let Err(error) = stdin.feed(pipe).await {
+                    tracing::warn!(%error, "a guest's standard input cannot be read");
+                }
+            },
+            &self.guests,
+        );
+        Ok(())
     }
 
     fn stats(&self) -> Vec<GuestStats> {
@@ -267,13 +288,19 @@ impl Worker {
             cpu: self.cpu.clone(),
             log: self.logs.log(log.map(File::from), self.clock.clone()),
             net: Arc::new(PodNet::new(spec.net.clone())),
+            stdin: Stdin::new(spec.stdin),
             files,
             _volumes: fds.into_iter().flatten().collect(),
             spec,
         });
         let (stop, stopping) = watch::channel(Stop::Run);
-        let handle =
-            Handle { stop, log: container.log.clone(), budget: container.budget.clone(), used: container.used.clone() };
+        let handle = Handle {
+            stop,
+            log: container.log.clone(),
+            stdin: container.stdin.clone(),
+            budget: container.budget.clone(),
+            used: container.used.clone(),
+        };
         self.running.lock().insert(container.spec.id.clone(), handle);
         let (running, reports) = (self.running.clone(), self.reports.clone());
         let guest = guest(self.shared.clone(), container.clone(), code, listener, stopping);
@@ -305,13 +332,21 @@ async fn guest(
         return http::serve(shared, container, pre.clone(), listener, spec, stop).await;
     }
     let running = Box::pin(command::run(&shared, &container, &code));
-    let running = cpu::Guest::new(running, container.cpu.clone(), container.used.clone());
-    tokio::select! {
+    let mut running = cpu::Guest::new(running, container.cpu.clone(), container.used.clone());
+    let stopped = tokio::select! {
         biased;
-        // A guest cannot be told to end: like a process without a handler for SIGTERM, it just does.
-        stopped = stop.wait_for(|stop| *stop != Stop::Run) => {
-            exit::stopped(stopped.is_ok_and(|stop| *stop != Stop::Kill))
-        }
-        exit = running => exit,
+        stopped = stop.wait_for(|stop| *stop != Stop::Run) => stopped.map_or(Stop::Kill, |stop| *stop),
+        exit = &mut running => return exit,
+    };
+    match stopped {
+        Stop::Run | Stop::Kill => exit::stopped(false),
+        Stop::Drain { grace_ms } if container.stdin.tell() => tokio::select! {
+            biased;
+            exit = running => exit,
+            _ = stop.wait_for(|stop| *stop == Stop::Kill) => exit::stopped(false),
+            () = tokio::time::sleep(Duration::from_millis(grace_ms)) => exit::stopped(false),
+        },
+        // A guest that does not look cannot be told: like a process without a handler for SIGTERM, it just ends.
+        Stop::Drain { .. } => exit::stopped(true),
     }
 }

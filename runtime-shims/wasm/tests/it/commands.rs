@@ -91,6 +91,37 @@ async fn stopping_ends_even_a_guest_that_never_yields() {
 }
 
 #[tokio::test]
+async fn a_guest_that_reads_its_input_is_told_by_its_end_and_ends_by_itself() {
+    let shim = Shim::start().await;
+    let listening = |image: &str| crate::shim::Guest { stdin: true, ..guest(image) };
+    let listens = |name: &'static str| {
+        let shim = &shim;
+        crate::shim::eventually("it listens", move || async move {
+            shim.log(name, "main").contains("listening").then_some(())
+        })
+    };
+    let pod = shim.run("listener", listening("listener")).await;
+    listens("listener").await;
+    assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
+    shim.stop(&pod.container, 60).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"7 Error """#);
+    assert!(shim.log("listener", "main").ends_with("told to stop\n"));
+    // Told, it does not end: then the grace does.
+    let pod = shim.run("stubborn", listening("stubborn")).await;
+    listens("stubborn").await;
+    shim.stop(&pod.container, 1).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"137 Error """#);
+    assert!(shim.log("stubborn", "main").ends_with("told to stop\n"));
+    // It has an input and does not look at it.
+    let pod = shim.run("spin", listening("spin")).await;
+    shim.stop(&pod.container, 60).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"143 Error """#);
+    // Without `stdin: true` the input is at its end from the start.
+    let pod = shim.run("closed", guest("listener")).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"7 Error """#);
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_is_refused_with_the_reason() {
     let shim = Shim::start().await;
     let sandbox = shim.sandbox("refused", &[], &[]).await;

@@ -79,6 +79,64 @@ const MODULES: &[(&str, &str)] = &[
             (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
             (br 0))))"#,
     ),
+    (
+        "listener",
+        r#"(module
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 16) "listening\n")
+        (data (i32.const 32) "told to stop\n")
+        (func $say (param $at i32) (param $length i32)
+          (i32.store (i32.const 0) (local.get $at))
+          (i32.store (i32.const 4) (local.get $length))
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+        (func (export "_start")
+          ;; Waits for input or a millisecond, then says that it has looked.
+          (i32.store8 (i32.const 2056) (i32.const 1))
+          (i32.store (i32.const 2112) (i32.const 1))
+          (i64.store (i32.const 2120) (i64.const 1000000))
+          (drop (call $poll (i32.const 2048) (i32.const 3072) (i32.const 2) (i32.const 8)))
+          (call $say (i32.const 16) (i32.const 10))
+          (loop $more
+            (i32.store (i32.const 0) (i32.const 64))
+            (i32.store (i32.const 4) (i32.const 1024))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (br_if $more (i32.load (i32.const 8))))
+          (call $say (i32.const 32) (i32.const 13))
+          (call $exit (i32.const 7))))"#,
+    ),
+    (
+        "stubborn",
+        r#"(module
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 16) "listening\n")
+        (data (i32.const 32) "told to stop\n")
+        (func $say (param $at i32) (param $length i32)
+          (i32.store (i32.const 0) (local.get $at))
+          (i32.store (i32.const 4) (local.get $length))
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+        (func (export "_start")
+          ;; Waits for input or a millisecond, then says that it has looked.
+          (i32.store8 (i32.const 2056) (i32.const 1))
+          (i32.store (i32.const 2112) (i32.const 1))
+          (i64.store (i32.const 2120) (i64.const 1000000))
+          (drop (call $poll (i32.const 2048) (i32.const 3072) (i32.const 2) (i32.const 8)))
+          (call $say (i32.const 16) (i32.const 10))
+          (loop $more
+            (i32.store (i32.const 0) (i32.const 64))
+            (i32.store (i32.const 4) (i32.const 1024))
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (br_if $more (i32.load (i32.const 8))))
+          (call $say (i32.const 32) (i32.const 13))
+          (loop (br 0))))"#,
+    ),
     ("library", r#"(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))"#),
     (
         "stranger",

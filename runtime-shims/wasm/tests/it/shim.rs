@@ -36,6 +36,7 @@ pub struct Guest {
     pub mounts: Vec<Mount>,
     pub memory_bytes: i64,
     pub working_dir: String,
+    pub stdin: bool,
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -207,6 +208,7 @@ impl Shim {
             command: guest.command,
             args: guest.args,
             working_dir: guest.working_dir,
+            stdin: guest.stdin,
             envs: guest.env.into_iter().map(|(key, value)| KeyValue { key, value: value.into_bytes() }).collect(),
             mounts: guest.mounts,
             annotations: guest.annotations,
