@@ -319,7 +319,12 @@ impl Parts {
                 return;
             };
             let own = scope.child("network");
-            self.bring_up(network.clone(), cidr.expect("just waited for"), &own).await;
+            // A network that cannot start with one CIDR may be able to with the next.
+            tokio::select! {
+                biased;
+                () = self.bring_up(network.clone(), cidr.expect("just waited for"), &own) => {}
+                _ = other_cidr(&self.state, cidr) => {}
+            }
             // Another cluster, or a Node object that was deleted and made again, gives another one.
             if state.wait_for(|state| state.pod_cidr != cidr).await.is_err() {
                 return;
@@ -399,6 +404,13 @@ impl Parts {
     fn set_net(&self, net: NodeNet) {
         self.net.send_replace(net.clone());
         self.state.send_modify(|state| state.net = net);
+    }
+}
+
+async fn other_cidr(state: &watched::Sender<NodeState>, than: Option<IpNet>) {
+    let mut state = state.subscribe();
+    if state.wait_for(|state| state.pod_cidr != than).await.is_err() {
+        std::future::pending().await
     }
 }
 

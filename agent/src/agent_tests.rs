@@ -45,17 +45,28 @@ fn facts() -> HostFacts {
 }
 
 fn start_agent(api: &FakeApi, runtime: &FakeRuntime, dir: PathBuf, since: Duration) -> (TaskScope, AgentHandle) {
+    let runtimes = RuntimeRouter::new(runtime.endpoint()).with_handler("wasm", runtime.endpoint());
+    start_agent_with(api, runtimes, None, dir, since)
+}
+
+fn start_agent_with(
+    api: &FakeApi,
+    runtimes: RuntimeRouter,
+    network: Option<Arc<dyn NodeNetwork>>,
+    dir: PathBuf,
+    since: Duration,
+) -> (TaskScope, AgentHandle) {
     let scope = TaskScope::root();
     let base: jiff::Timestamp = BASE.parse().unwrap();
     let ids = RandomIds::seeded(1);
     let deps = AgentDeps {
         client: api.client(),
         informers: Informers::new(api.client(), &scope, ids.clone()),
-        runtimes: RuntimeRouter::new(runtime.endpoint()).with_handler("wasm", runtime.endpoint()),
+        runtimes,
         clock: TokioClock::shared(base + since),
         ids,
         prober: Arc::new(NoProber),
-        network: None,
+        network,
     };
     let config = AgentConfig {
         node_name: "n1".into(),
@@ -81,10 +92,15 @@ impl Node {
         for (image, script) in scripts {
             runtime = runtime.scripted(image, script);
         }
+        let router = RuntimeRouter::new(runtime.endpoint()).with_handler("wasm", runtime.endpoint());
+        Self::with(runtime, router, None)
+    }
+
+    fn with(runtime: FakeRuntime, router: RuntimeRouter, network: Option<Arc<dyn NodeNetwork>>) -> Self {
         let api = FakeApi::new();
         let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        let (scope, agent) = start_agent(&api, &runtime, dir.path().to_owned(), Duration::ZERO);
+        let (scope, agent) = start_agent_with(&api, router, network, dir.path().to_owned(), Duration::ZERO);
         Self { api, runtime, dir, scope, agent, start }
     }
 
@@ -517,4 +533,139 @@ async fn an_ephemeral_container_is_refused_with_a_reason() {
     expect![[r#"container "debugger" in pod "p" has never run: this node does not run ephemeral containers yet"#]]
         .assert_eq(&why);
     node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_half_failed_leaves_nothing_behind() {
+    let node = Node::new(&[]);
+    node.runtime.fail("PodSandboxStatus", 1, "busy");
+    node.runtime.lose_answers("CreateContainer", 1);
+    node.api.put("pods", web("p", "hello:1"));
+    node.until("p", "ready=true").await;
+    assert_eq!(node.runtime.sandboxes().len(), 1, "{:?}", node.runtime.sandboxes());
+    let calls = node.runtime.take_calls();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("CreateContainer")).count(), 1, "{calls:#?}");
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_changes_while_volumes_are_filled_is_not_missed() {
+    let node = Node::new(&[]);
+    let map = |text: &str| json!({ "metadata": { "name": "m", "namespace": "ns" }, "data": { "key": text } });
+    node.api.put("configmaps", map("old"));
+    node.api.set_token_wait(Duration::from_secs(5));
+    let volumes = json!([
+        { "name": "map", "configMap": { "name": "m" } },
+        { "name": "token", "projected": { "sources": [{ "serviceAccountToken": { "path": "token" } }] } },
+    ]);
+    node.api.put("pods", pod("p", json!({ "volumes": volumes, "containers": [{ "name": "web", "image": "w:1" }] })));
+    sleep(Duration::from_secs(2)).await;
+    node.api.put("configmaps", map("new"));
+    node.until("p", "ready=true").await;
+    sleep(Duration::from_secs(10)).await;
+    let file = node.dir.path().join("pods/uid-p/volumes/kubernetes.io~configmap/map/key");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "new");
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_does_not_lose_a_status() {
+    let node = Node::new(&[]);
+    node.agent.ready().await;
+    node.api.set_conflicts(2);
+    node.api.put("pods", web("p", "hello:1"));
+    node.until("p", "ready=true").await;
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_of_all_pods_may_begin_again() {
+    let node = Node::new(&[]);
+    node.api.put("pods", web("p", "hello:1"));
+    node.until("p", "ready=true").await;
+    node.agent.pods.start_recorded(&std::collections::BTreeSet::new());
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(node.runtime.starts().values().sum::<u64>(), 1);
+    node.api.delete_pod("ns", "p", 1);
+    node.until("p", "gone").await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.runtime.sandboxes(), Vec::<String>::new());
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_are_those_of_the_pod_that_is_there() {
+    let node = Node::new(&[("slow:1", "stop ignored; log x")]);
+    node.api.put("pods", web("p", "slow:1"));
+    node.until("p", "ready=true").await;
+    // Replaced under the same name while the old one still ends.
+    node.api.remove("pods", "ns", "p");
+    let mut next = web("p", "hello:1");
+    next["metadata"]["uid"] = "uid-q".into();
+    node.api.put("pods", next);
+    node.until("p", "ready=true").await;
+    std::fs::create_dir_all(node.dir.path().join("logs/ns_p_uid-q/web")).unwrap();
+    std::fs::write(node.dir.path().join("logs/ns_p_uid-q/web/0.log"), "").unwrap();
+    let log = node.agent.pods.container_log("ns", "p", "web", false).unwrap();
+    assert!(log.path.display().to_string().contains("uid-q"), "{log:?}");
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_waits_for_its_node() {
+    let api = FakeApi::new();
+    let cancel = CancellationToken::new();
+    let clock = TokioClock::shared(BASE.parse().unwrap());
+    let renewing = tokio::spawn(renew(api.client(), clock, "n1".into(), cancel.clone()));
+    sleep(Duration::from_secs(5)).await;
+    assert!(api.get("leases", "kube-node-lease", "n1").is_none());
+    api.put("nodes", json!({ "metadata": { "name": "n1", "uid": "u7" } }));
+    sleep(Duration::from_secs(10)).await;
+    let lease = api.get("leases", "kube-node-lease", "n1").unwrap();
+    assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], "u7");
+    cancel.cancel();
+    renewing.await.unwrap();
+}
+
+/// A network that cannot be started with the first pod CIDR.
+struct Picky;
+
+impl NodeNetwork for Picky {
+    fn start(
+        &self,
+        node: NodeAddressing,
+        _scope: TaskScope,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<NetworkReady, String>> + Send + '_>> {
+        let fits = node.pod_cidr.to_string() != "127.42.16.0/20";
+        Box::pin(async move { if fits { Ok(NetworkReady::default()) } else { Err("in use".to_owned()) } })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_cannot_start_takes_the_next_cidr() {
+    let runtime = FakeRuntime::new(0);
+    let router = RuntimeRouter::new(runtime.endpoint());
+    let node = Node::with(runtime, router, Some(Arc::new(Picky)));
+    sleep(Duration::from_secs(30)).await;
+    let mut object = node.api.get("nodes", "", "n1").unwrap();
+    object["spec"]["podCIDR"] = "127.42.32.0/20".into();
+    node.api.put("nodes", object);
+    timeout(Duration::from_secs(60), node.agent.ready()).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_hangs_does_not_hold_up_another() {
+    let (one, other) = (FakeRuntime::new(0).scripted("hung:1", "start never"), FakeRuntime::new(0));
+    let router = RuntimeRouter::new(one.endpoint().named("one")).with_handler("wasm", other.endpoint().named("two"));
+    let node = Node::with(one, router, None);
+    node.api.put("runtimeclasses", json!({ "metadata": { "name": "wasm" }, "handler": "wasm" }));
+    for number in 0..40 {
+        node.api.put("pods", web(&format!("hung-{number}"), "hung:1"));
+    }
+    sleep(Duration::from_secs(5)).await;
+    let spec = json!({ "runtimeClassName": "wasm", "containers": [{ "name": "web", "image": "hello:1" }] });
+    node.api.put("pods", pod("p", spec));
+    timeout(Duration::from_secs(10), node.until("p", "ready=true")).await.unwrap();
+    node.scope.abort().await;
 }

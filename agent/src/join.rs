@@ -24,6 +24,8 @@ use crate::config::NodeCertificates;
 const ENROL_PATH: &str = "/v1-coracle/node-certificate";
 /// How long before their end certificates are renewed: a node may be off for a season.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_hours(24 * 120);
+/// How far ahead the clock is trusted.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(6 * 3600);
 /// After a failed renewal; the old certificate is still good for long.
 const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 
@@ -180,7 +182,12 @@ async fn renewal(
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Ok(()),
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait.min(LOOK_AT_CLOCK)) => {}
+        }
+        // The clock may be set after the boot, or jump: what was reckoned by it may be wrong by years.
+        if wait > LOOK_AT_CLOCK {
+            least = least.saturating_sub(SignedDuration::try_from(LOOK_AT_CLOCK).unwrap_or(SignedDuration::ZERO));
+            continue;
         }
         let asked = match &config.way {
             Way::InProcess(client) => ask(&config, client).await,
@@ -328,7 +335,9 @@ impl Files<'_> {
         let written = fs::create_dir_all(self.dir)
             .and_then(|()| fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new))
             .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&new, &path));
+            .and_then(|()| fs::rename(&new, &path))
+            // A password that a power cut takes back would lock the node out: the server has seen it by then.
+            .and_then(|()| fs::File::open(self.dir)?.sync_all());
         written.map_err(|source| JoinError::File { path, source })
     }
 
@@ -476,5 +485,36 @@ mod tests {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    /// A clock that is set by hand.
+    struct SetClock(parking_lot::Mutex<Timestamp>);
+
+    impl Clock for SetClock {
+        fn now(&self) -> Timestamp {
+            *self.0.lock()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_after_the_boot_does_not_miss_the_renewal() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let count = asked.clone();
+        let client = Client::new(tower::service_fn(move |_: http::Request<coracle_client::Body>| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let answer = http::Response::builder().status(400).body(coracle_client::empty_body()).unwrap();
+            async move { Ok::<_, std::io::Error>(answer) }
+        }));
+        let clock = Arc::new(SetClock(parking_lot::Mutex::new("1970-01-01T00:00:00Z".parse().unwrap())));
+        let config = JoinConfig { way: Way::InProcess(client), clock: clock.clone(), ..config(dir.path(), None) };
+        let scope = TaskScope::root();
+        renew(config, credentials("pi"), &scope, |_| {});
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 0);
+        *clock.0.lock() = "2026-11-01T00:00:00Z".parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        assert!(asked.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        scope.abort().await;
     }
 }

@@ -87,7 +87,13 @@ impl Records {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let bytes = fs::read(&path)?;
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a recorded pod cannot be read and is not started");
+                    continue;
+                }
+            };
             match serde_json::from_slice::<Record>(&bytes) {
                 Ok(record) => {
                     let uid = record.pod.metadata.uid.clone().unwrap_or_default();
@@ -211,6 +217,8 @@ mod tests {
         let scope = TaskScope::root();
         let records = Records::open(dir.path(), Disk::Threaded, &scope).unwrap();
         fs::write(dir.path().join("desired/broken.json"), "{").unwrap();
+        // A bad sector must not keep the other pods from starting.
+        fs::create_dir(dir.path().join("desired/a-folder.json")).unwrap();
         let loaded = records.load().unwrap();
         assert_eq!(loaded.len(), 1, "what cannot be read is left out");
         records.put(&"u1".into(), &loaded[0]);

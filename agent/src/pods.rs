@@ -94,12 +94,17 @@ impl Pods {
     }
 
     /// Starts what was recorded on this node, before the server is heard.
-    fn start_recorded(self: &Arc<Self>, in_runtimes: &BTreeSet<Uid>) {
+    pub(crate) fn start_recorded(self: &Arc<Self>, in_runtimes: &BTreeSet<Uid>) {
         let records = match self.shared.records.load() {
             Ok(records) => records,
             Err(error) => return tracing::error!(%error, "the recorded pods cannot be read and are not started"),
         };
         for record in records {
+            // This task may have been started again; the pods' own tasks were not.
+            let uid = Uid::from(record.pod.metadata.uid.as_deref().unwrap_or_default());
+            if self.slots.lock().contains_key(&uid) {
+                continue;
+            }
             let pod = Arc::new(record.pod.clone());
             self.start(pod, record, in_runtimes);
         }
@@ -264,8 +269,18 @@ impl Pods {
             tokio::time::sleep(RETRY * 10).await;
         }
         let data_dir = &self.shared.config.data_dir;
-        if let Err(error) = remove_tree(&PodDirs::new(data_dir, "", "", uid).root) {
-            tracing::warn!(%uid, %error, "a pod's folder is left behind");
+        let mut left = vec![PodDirs::new(data_dir, "", "", uid).root];
+        // Logs are kept under the pod's name too, which nobody knows any more.
+        let logs = std::fs::read_dir(data_dir.join("logs")).into_iter().flatten().flatten();
+        left.extend(
+            logs.map(|entry| entry.path()).filter(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("_{uid}")))
+            }),
+        );
+        for path in left {
+            if let Err(error) = remove_tree(&path) {
+                tracing::warn!(path = %path.display(), %error, "a folder of a pod is left behind");
+            }
         }
     }
 
@@ -371,10 +386,12 @@ impl PodSource for Pods {
         container: &str,
         previous: bool,
     ) -> Result<ContainerLog, NoLog> {
-        let found = self.slots.lock().values().find_map(|slot| {
-            let context = &slot.context;
-            (&*context.key.namespace == namespace && &*context.key.name == pod).then(|| context.clone())
-        });
+        // The one that is meant is the one whose object is there, not one before it of the same name.
+        let slots = self.slots.lock();
+        let same_name = |slot: &&Slot| &*slot.context.key.namespace == namespace && &*slot.context.key.name == pod;
+        let found = slots.values().filter(same_name).min_by_key(|slot| slot.removed.load(Ordering::Acquire));
+        let found = found.map(|slot| slot.context.clone());
+        drop(slots);
         let context = found.ok_or_else(|| NoLog::Pod { pod: pod.to_owned() })?;
         let view = context.view.lock();
         let all = view.status.init_container_statuses.iter().flatten();

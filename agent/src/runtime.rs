@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// Kubelet's deadline for a call, and for those that take longer by nature.
 const CALL: Duration = Duration::from_secs(120);
 const RUN_SANDBOX: Duration = Duration::from_secs(240);
-/// Calls under way at once: more do not make a runtime faster, and a thousand pods may come at once.
+/// Calls under way at once in one runtime, so that one that hangs does not hold the others up: more do not make a runtime faster, and a thousand pods may come at once.
 const CALLS_MAX: usize = 32;
 const PULLS_MAX: usize = 8;
 
@@ -58,8 +58,8 @@ pub struct RuntimeInfo {
 /// One runtime.
 pub struct Runtime {
     endpoint: Endpoint,
-    calls: Arc<Semaphore>,
-    pulls: Arc<Semaphore>,
+    calls: Semaphore,
+    pulls: Semaphore,
     info: RwLock<Option<RuntimeInfo>>,
 }
 
@@ -72,12 +72,11 @@ pub struct Runtimes {
 
 impl Runtimes {
     pub fn new(router: RuntimeRouter) -> Self {
-        let (calls, pulls) = (Arc::new(Semaphore::new(CALLS_MAX)), Arc::new(Semaphore::new(PULLS_MAX)));
         let runtime = |endpoint: &Endpoint| {
             Arc::new(Runtime {
                 endpoint: endpoint.clone(),
-                calls: calls.clone(),
-                pulls: pulls.clone(),
+                calls: Semaphore::new(CALLS_MAX),
+                pulls: Semaphore::new(PULLS_MAX),
                 info: RwLock::default(),
             })
         };

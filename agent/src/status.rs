@@ -159,15 +159,16 @@ impl StatusWriter {
     }
 
     fn failed(&self, uid: &Uid, key: &PodKey, error: &Error) -> Outcome {
-        // Gone, or another pod of the same name: the worker will hear of it.
-        if error.is_not_found() || error.is_conflict() {
+        // Gone: the worker will hear of it.
+        if error.is_not_found() {
             tracing::debug!(pod = %key, %uid, %error, "the pod is gone");
             return Outcome::Done;
         }
         let mut pods = self.pods.lock();
         let Some(entry) = pods.get_mut(uid) else { return Outcome::Done };
         entry.failures += 1;
-        if error.is_retriable() {
+        // A conflict: others write at the same time, or it is another pod of the same name, of which the worker will hear.
+        if error.is_retriable() || error.is_conflict() {
             let wait = RETRY_FIRST.saturating_mul(1 << (entry.failures - 1).min(8)).min(RETRY_MAX);
             tracing::debug!(pod = %key, %error, "status not written yet");
             return Outcome::RequeueAfter(wait);

@@ -29,6 +29,10 @@ struct State {
     objects: Objects,
     revision: u64,
     down: bool,
+    /// Writes of pods' statuses that are refused as conflicts.
+    conflicts: u32,
+    /// How long a token takes.
+    token_wait: std::time::Duration,
     log: Vec<String>,
 }
 
@@ -60,6 +64,15 @@ impl FakeApi {
         if down {
             let _ = self.events.send(("cut".into(), Value::Null, String::new()));
         }
+    }
+
+    /// The next writes of pods' statuses are conflicts with somebody else's.
+    pub(crate) fn set_conflicts(&self, times: u32) {
+        self.state.lock().conflicts = times;
+    }
+
+    pub(crate) fn set_token_wait(&self, wait: std::time::Duration) {
+        self.state.lock().token_wait = wait;
     }
 
     /// Makes or replaces an object, as some other client would.
@@ -143,7 +156,14 @@ impl FakeApi {
         match (head.method.as_str(), place.name.as_str(), place.sub.as_str()) {
             ("GET", "", _) if place.query.contains("watch=1") => self.watch(&place),
             ("GET", "", _) => answer(StatusCode::OK, json!({ "metadata": {}, "items": self.list(&place) })),
-            ("POST", _, "token") => answer(StatusCode::CREATED, token(&place)),
+            ("POST", _, "token") => {
+                let wait = self.state.lock().token_wait;
+                tokio::time::sleep(wait).await;
+                answer(StatusCode::CREATED, token(&place))
+            }
+            ("PATCH", _, "status") if place.plural == "pods" && self.is_conflict() => {
+                answer(StatusCode::CONFLICT, failure(409, "Conflict", "the object has been modified"))
+            }
             ("POST", _, _) => self.create(&place, body),
             ("GET", _, _) => self.one(&place, Ok),
             ("PATCH", _, _) => {
@@ -156,6 +176,13 @@ impl FakeApi {
             }
             (method, _, _) => panic!("{method} {}", head.uri),
         }
+    }
+
+    fn is_conflict(&self) -> bool {
+        let mut state = self.state.lock();
+        let left = state.conflicts;
+        state.conflicts = left.saturating_sub(1);
+        left > 0
     }
 
     fn one(&self, place: &Place, change: impl FnOnce(Value) -> Result<Value, Value>) -> Response<Body> {

@@ -29,9 +29,17 @@ pub struct StoredToken {
 impl StoredToken {
     /// When a new one is asked for, as kubelet reckons.
     pub fn renew_at(&self) -> Timestamp {
+        // The host's clock may have been wrong when it was issued: its life is never taken to be longer than asked for.
+        let asked = SignedDuration::from_secs(self.expiration_seconds);
         let life = self.expires.duration_since(self.issued);
+        let life = if life.is_positive() { life.min(asked) } else { asked };
         let wait = SignedDuration::from_secs(life.as_secs() / 5 * 4).min(LIFE_MAX);
         self.issued.checked_add(wait).unwrap_or(self.expires)
+    }
+
+    /// Time for a new one has come, or the clock was set back behind the token's own time.
+    fn is_due(&self, now: Timestamp) -> bool {
+        now >= self.renew_at() || now < self.issued
     }
 }
 
@@ -72,7 +80,7 @@ impl Tokens {
         let key = (audience.clone(), seconds);
         let now = self.clock.now();
         let known = self.known.lock().get(&uid).and_then(|tokens| tokens.get(&key).cloned());
-        if let Some(known) = known.as_ref().filter(|known| now < known.renew_at()) {
+        if let Some(known) = known.as_ref().filter(|known| !known.is_due(now)) {
             return Ok(known.clone());
         }
         match self.request(pod, &audience, seconds, now).await {
@@ -119,5 +127,27 @@ impl Tokens {
             issued: now,
             expires: status.expiration_timestamp.map_or(now, |time| time.0),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(issued: &str, expires: &str) -> StoredToken {
+        let (issued, expires) = (issued.parse().unwrap(), expires.parse().unwrap());
+        StoredToken { audience: String::new(), expiration_seconds: 3600, token: "t".into(), issued, expires }
+    }
+
+    #[test]
+    fn a_token_is_renewed_in_time_whatever_the_clock_said() {
+        let due = |issued, now: &str| token(issued, "2026-01-01T01:00:00Z").is_due(now.parse().unwrap());
+        assert!(!due("2026-01-01T00:00:00Z", "2026-01-01T00:47:59Z"));
+        assert!(due("2026-01-01T00:00:00Z", "2026-01-01T00:48:00Z"));
+        // Issued before the clock was set: 48 minutes of the old time count, not the 56 years in between.
+        assert!(due("1970-01-01T00:00:00Z", "1970-01-01T00:48:00Z"));
+        // Issued while the clock was ahead.
+        assert!(!due("2030-01-01T00:00:00Z", "2030-01-01T00:10:00Z"));
+        assert!(due("2030-01-01T00:00:00Z", "2026-01-01T00:10:00Z"));
     }
 }

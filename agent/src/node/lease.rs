@@ -51,18 +51,20 @@ async fn write(client: &Client, node: &str, now: Timestamp) -> Result<(), Error>
         Err(error) if error.is_not_found() => {}
         other => return other.map(drop),
     }
-    let owner = client.all::<Node>().get_opt(node).await?.map(|owner| OwnerReference {
+    // A lease without an owner would outlive its node: the node is waited for, as kubelet does.
+    let owner = client.all::<Node>().get(node).await?;
+    let owner = OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Node".to_owned(),
         name: node.to_owned(),
         uid: owner.metadata.uid.unwrap_or_default(),
         ..OwnerReference::default()
-    });
+    };
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(node.to_owned()),
             namespace: Some(NAMESPACE.to_owned()),
-            owner_references: owner.map(|owner| vec![owner]),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {

@@ -79,12 +79,13 @@ async fn try_run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -> Resul
     if context.unsure.load(Ordering::Acquire) {
         remove_sandboxes(&runtime, &context.uid).await.map_err(|error| error.to_string())?;
     }
-    let ran = runtime.run_sandbox(config, &handler).await;
-    context.unsure.store(ran.as_ref().is_err_and(CriError::is_unsure), Ordering::Release);
-    let id = ran.map_err(|error| error.to_string())?;
+    // Until all of it is known to be done, and also if this task is given up on the way.
+    context.unsure.store(true, Ordering::Release);
+    let id = runtime.run_sandbox(config, &handler).await.map_err(|error| error.to_string())?;
     let status = runtime.sandbox_status(&id).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
     let info = sandbox_info(&status, attempt, &runtime.name());
     write_hosts(context, pod, &info.ips).map_err(|error| format!("cannot write the hosts file: {error}"))?;
+    context.unsure.store(false, Ordering::Release);
     Ok(info)
 }
 
@@ -135,7 +136,9 @@ async fn try_ensure_image(context: &PodContext, pod: &Pod, name: &str) -> Result
         (_, _) => {
             event("Pulling", format!("Pulling image \"{written}\""));
             let (waited, took) = pull(context, pod, &runtime, &spec).await.map_err(pull_fault)?;
-            let found = runtime.image(spec).await.map_err(inspect)?.unwrap_or_default();
+            let found = runtime.image(spec).await.map_err(inspect)?.ok_or_else(|| {
+                (ImageFault::Inspect, format!("Failed to inspect image \"{written}\": it is gone after its pull"))
+            })?;
             let (took, waited, size) = (go_duration(took), go_duration(waited), found.size);
             event(
                 "Pulled",
@@ -239,7 +242,40 @@ async fn try_create(
         config: Some(config),
         sandbox_config: Some(sandbox_config),
     };
-    runtime.create_container(request).await.map_err(|error| (CreateFault::Create, error.message))
+    match runtime.create_container(request).await {
+        Ok(id) => Ok(id),
+        Err(error) if error.is_unsure() => was_created(context, &runtime, &sandbox, name, attempt, error).await,
+        Err(error) => Err((CreateFault::Create, error.message)),
+    }
+}
+
+/// After a lost answer: the container may be there, and its name is taken then.
+async fn was_created(
+    context: &PodContext,
+    runtime: &Runtime,
+    sandbox: &SandboxInfo,
+    name: &str,
+    attempt: u32,
+    error: CriError,
+) -> Result<String, (CreateFault, String)> {
+    loop {
+        match runtime.containers(Some(&context.uid)).await {
+            Ok(containers) => {
+                let made = containers.into_iter().find(|container| {
+                    let meta = container.metadata.as_ref();
+                    container.pod_sandbox_id == *sandbox.id
+                        && container.state() == ContainerState::ContainerCreated
+                        && meta.is_some_and(|meta| meta.name == name && meta.attempt == attempt)
+                });
+                return made.map(|container| container.id).ok_or((CreateFault::Create, error.message));
+            }
+            Err(error) if !error.is_unsure() => return Err((CreateFault::Create, error.message)),
+            Err(error) => {
+                tracing::debug!(pod = %context.key, name, %error, "it is not known yet whether this was made")
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 fn pod_ips(context: &PodContext, pod: &Pod, sandbox: &[String]) -> Vec<String> {
@@ -297,10 +333,10 @@ async fn was_started(context: &PodContext, runtime: &Runtime, id: &str) -> Resul
 
 pub(super) async fn post_start(context: &PodContext, pod: &Pod, name: Arc<str>, id: &str, ips: Vec<String>) -> Input {
     let handler = declared(pod, &name).ok().and_then(|c| c.lifecycle.as_ref()?.post_start.clone());
-    let Some(handler) = handler else { return Input::HookDone { container: name } };
+    let Some(handler) = handler else { return Input::HookDone { container: name, id: id.into() } };
     match hook(context, pod, &name, id, &handler, &ips, HOOK).await {
-        Ok(()) => Input::HookDone { container: name },
-        Err(message) => Input::HookFailed { container: name, message },
+        Ok(()) => Input::HookDone { container: name, id: id.into() },
+        Err(message) => Input::HookFailed { container: name, id: id.into(), message },
     }
 }
 

@@ -97,7 +97,7 @@ pub struct PodContext {
     pub recorded: Mutex<Record>,
     /// The pod has come to its end: it is recorded no more.
     ended: AtomicBool,
-    /// The answer to a RunPodSandbox was lost: there may be a sandbox that nobody knows.
+    /// A RunPodSandbox was begun whose end is not known: there may be a sandbox that nobody knows.
     pub unsure: AtomicBool,
     /// What the node API shows of the pod.
     pub view: Arc<Mutex<PodView>>,

@@ -20,9 +20,13 @@ const LOG_MESSAGE_BYTES: usize = 2048;
 const LOG_MESSAGE_LINES: u64 = 80;
 
 /// All that the runtimes know of one pod, and the runtime that holds its latest sandbox.
-pub async fn observe(runtimes: &Runtimes, pod: &Pod) -> Result<(Observed, Option<(Arc<Runtime>, String)>), CriError> {
+pub async fn observe(
+    runtimes: &Runtimes,
+    pod: &Pod,
+    as_of: u64,
+) -> Result<(Observed, Option<(Arc<Runtime>, String)>), CriError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let mut observed = Observed::default();
+    let mut observed = Observed { as_of, ..Observed::default() };
     let mut holder: Option<(u32, Arc<Runtime>, String)> = None;
     for runtime in runtimes.all() {
         let sandboxes = runtime.sandboxes(Some(uid)).await?;

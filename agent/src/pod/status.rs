@@ -129,6 +129,10 @@ impl Facts<'_> {
         };
         let last = || slot.last.as_ref().map(terminated);
         let (state, last_state) = match &slot.run {
+            // As kubelet's TerminatePod: nobody can say that it did well.
+            Run::Absent | Run::Created { .. } if self.ended && self.initialized_once() && slot.role == Role::App => {
+                (never_located(), last())
+            }
             Run::Absent | Run::Created { .. } => (waiting(), last()),
             Run::Running { started, .. } => {
                 let running = Some(ContainerStateRunning { started_at: Some(time(*started)) });
@@ -156,6 +160,11 @@ impl Facts<'_> {
             started: Some(running && slot.started),
             ..ContainerStatus::default()
         }
+    }
+
+    /// A pod without init containers always is.
+    fn initialized_once(&self) -> bool {
+        self.initialized || self.slots.iter().all(|slot| slot.role == Role::App)
     }
 
     fn phase(&self, spec: &PodSpec) -> &'static str {
@@ -293,6 +302,17 @@ impl Facts<'_> {
         let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
         Verdict::no("ContainersNotInitialized", Some(message))
     }
+}
+
+/// The end of a container of which nothing is left when its pod has ended, in kubelet's words.
+fn never_located() -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        message: Some("The container could not be located when the pod was terminated".to_owned()),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 
 #[derive(Clone)]

@@ -32,7 +32,21 @@ const ON_ITS_WAY: Duration = Duration::from_millis(50);
 /// A try to ask the runtime again after it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-type Work = Pin<Box<dyn Future<Output = Option<Input>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What came of a piece of work.
+enum Done {
+    Input(Input),
+    /// The volumes are as their sources were when it began.
+    Refreshed,
+    Nothing,
+}
+
+impl From<Option<Input>> for Done {
+    fn from(input: Option<Input>) -> Self {
+        input.map_or(Done::Nothing, Done::Input)
+    }
+}
 
 /// How the task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +68,9 @@ pub struct Worker {
     /// When a token in a volume is to be renewed.
     refresh_at: Option<Instant>,
     recorded: bool,
+    /// A refresh of the volumes is under way; something changed that it, or the first filling, may have missed.
+    refreshing: bool,
+    refresh_again: bool,
     forgotten: bool,
 }
 
@@ -70,6 +87,8 @@ impl Worker {
             publish_at: None,
             refresh_at: None,
             recorded: false,
+            refreshing: false,
+            refresh_again: false,
             forgotten: false,
         }
     }
@@ -99,11 +118,14 @@ impl Worker {
                     self.end_probes();
                     return Ended::Cancelled;
                 }
-                Some(input) = self.work.next(), if !self.work.is_empty() => {
-                    if let Some(input) = input {
-                        self.give(input);
+                Some(done) = self.work.next(), if !self.work.is_empty() => match done {
+                    Done::Input(input) => self.give(input),
+                    Done::Refreshed => {
+                        self.refreshing = false;
+                        self.catch_up();
                     }
-                }
+                    Done::Nothing => {}
+                },
                 mail = mailbox.take() => self.read(mail),
                 () = wake => self.wake(),
             }
@@ -176,6 +198,7 @@ impl Worker {
         if let Input::VolumesReady = input {
             self.plan_refresh();
             self.record();
+            self.catch_up();
         }
         for effect in self.machine.on(input, now) {
             self.perform(effect);
@@ -206,14 +229,14 @@ impl Worker {
     }
 
     fn add(&mut self, work: impl Future<Output = Input> + Send + 'static) {
-        self.work.push(Box::pin(async move { Some(work.await) }));
+        self.work.push(Box::pin(async move { Done::Input(work.await) }));
     }
 
     /// Work that the machine may give up.
     fn add_abortable(&mut self, work: impl Future<Output = Input> + Send + 'static) {
         let (handle, registration) = AbortHandle::new_pair();
         self.lane = Some(handle);
-        self.work.push(Box::pin(async move { Abortable::new(work, registration).await.ok() }));
+        self.work.push(Box::pin(async move { Abortable::new(work, registration).await.ok().into() }));
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -249,7 +272,7 @@ impl Worker {
             }
             Effect::RemoveContainer { container, id, attempt } => self.work.push(Box::pin(async move {
                 acts::remove_container(&context, &pod, &container, &id, attempt).await;
-                None
+                Done::Nothing
             })),
             Effect::BeginProbes { container, id, startup } => self.begin_probes(&container, &id, startup, sandbox),
             Effect::EndProbes { container } => {
@@ -326,12 +349,13 @@ impl Worker {
 
     /// Asks the runtime for all it knows of the pod, again and again until it answers.
     fn ask_runtime(&mut self, after: Duration) {
+        let as_of = self.machine.makes();
         let (context, pod) = (self.context.clone(), self.machine.pod().clone());
         self.add(async move {
             let mut wait = after;
             loop {
                 tokio::time::sleep(wait).await;
-                match observe(&context.shared.runtimes, &pod).await {
+                match observe(&context.shared.runtimes, &pod, as_of).await {
                     Ok((observed, holder)) => {
                         if let Some(holder) = holder {
                             *context.chosen.lock() = Some(holder);
@@ -354,15 +378,21 @@ impl Worker {
         self.work.push(Box::pin(async move {
             // Anything else is no news: it runs on, or the runtime will be asked again when it is heard again.
             let input = acts::ended(&context, &runtime, &pod, id).await;
-            if let Input::Exited { .. } = input { Some(input) } else { None }
+            if let Input::Exited { .. } = input { Done::Input(input) } else { Done::Nothing }
         }));
     }
 
     /// Brings volumes up to date beside whatever else is under way.
     fn refresh_volumes(&mut self) {
-        if self.machine.is_terminating() || !self.recorded {
+        if self.machine.is_terminating() {
             return;
         }
+        // One at a time: an older one that ends later would put older content in its place.
+        if !self.recorded || self.refreshing {
+            self.refresh_again = true;
+            return;
+        }
+        self.refreshing = true;
         let (context, pod) = (self.context.clone(), self.machine.pod().clone());
         let ips = self.machine.sandbox().map(|info| info.ips.clone()).unwrap_or_default();
         self.work.push(Box::pin(async move {
@@ -371,9 +401,16 @@ impl Worker {
                 context.shared.recorder.event(&reference, EventType::Warning, "FailedMount", message);
             }
             context.record(&pod).await;
-            None
+            Done::Refreshed
         }));
         self.plan_refresh();
+    }
+
+    /// What changed while volumes were being filled is looked at now.
+    fn catch_up(&mut self) {
+        if std::mem::take(&mut self.refresh_again) {
+            self.refresh_volumes();
+        }
     }
 
     fn plan_refresh(&mut self) {
@@ -396,7 +433,7 @@ impl Worker {
         let (context, pod) = (self.context.clone(), self.machine.pod().clone());
         self.work.push(Box::pin(async move {
             context.record(&pod).await;
-            None
+            Done::Nothing
         }));
     }
 

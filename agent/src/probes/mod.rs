@@ -110,8 +110,9 @@ impl ProbeTask {
         };
         let failures_max = threshold(self.probe.failure_threshold, 3);
         let successes_min = threshold(self.probe.success_threshold, 1);
-        // Kubelet takes a container to be unready and alive before it knows better.
-        let mut healthy = self.kind == ProbeKind::Liveness;
+        // What was said before, perhaps by an earlier agent, may be another thing: the first verdict is always told, but
+        // for that of liveness, which kubelet takes for granted.
+        let mut healthy = (self.kind == ProbeKind::Liveness).then_some(true);
         let (mut run, mut last) = (0, None);
         let mut next = Instant::now() + seconds(self.probe.initial_delay_seconds, 0);
         loop {
@@ -130,8 +131,8 @@ impl ProbeTask {
                 continue;
             }
             let fatal = !ok && self.kind != ProbeKind::Readiness;
-            if ok != healthy || fatal {
-                healthy = ok;
+            if healthy != Some(ok) || fatal {
+                healthy = Some(ok);
                 self.tell(ok);
             }
             if fatal || (ok && self.kind == ProbeKind::Startup) {

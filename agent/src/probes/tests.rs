@@ -197,3 +197,10 @@ async fn http_answers_are_judged_by_their_code() {
     let refused = HostProber::default().try_once(&Check::Tcp { host: "127.0.0.1".into(), port }).await.unwrap_err();
     assert_eq!(refused, format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_readiness_probe_that_fails_from_the_beginning_says_so() {
+    // An agent that was started anew goes by what the one before it found until then.
+    let probe = serde_json::json!({ "periodSeconds": 10, "failureThreshold": 3 });
+    assert_eq!(run(ProbeKind::Readiness, probe, "x", 60).await, "20s Readiness bad\ngoes on");
+}

@@ -35,7 +35,7 @@ pub use ids::{IdSource, Ids, RandomIds};
 pub use informer::{Change, Changes, Index, Informer, Informers};
 pub use params::{DeleteParams, ListParams, Preconditions, Propagation, WatchParams};
 pub use queue::{Outcome, WorkQueue, drive};
-pub use remote::{ConnectError, Identity, Remote, RemoteConfig, fetch_ca};
+pub use remote::{ConnectError, Identity, Remote, RemoteConfig, fetch_ca, tls_without_trust};
 pub use resource::{Cached, Kind, PartialObjectMetadata, ResourceRef, is_namespaced, key_of};
 pub use scope::{Backoff, Fatal, OnExit, TaskInfo, TaskOutput, TaskScope, TaskState};
 pub use watch::{WatchEvent, WatchStream};

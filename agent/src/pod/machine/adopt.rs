@@ -28,6 +28,7 @@ impl PodMachine {
     pub(super) fn adopt(&mut self, observed: Observed, now: Now) {
         let first = self.phase == Phase::Adopting;
         self.adopt_sandbox(&observed);
+        let as_of = observed.as_of;
         let mut containers = observed.containers;
         containers.sort_by_key(|container| container.attempt);
         for index in 0..self.slots.len() {
@@ -36,7 +37,7 @@ impl PodMachine {
             if first {
                 self.adopt_slot(index, own, now);
             } else {
-                self.compare_slot(index, own, now);
+                self.compare_slot(index, own, as_of, now);
             }
         }
         if !first {
@@ -72,7 +73,7 @@ impl PodMachine {
             (Sandbox::Ready(info), _) => {
                 let id = info.id.clone();
                 let ready = observed.sandboxes.iter().any(|sandbox| sandbox.ready && sandbox.info.id == id);
-                if !ready {
+                if !ready && self.sandbox_since <= observed.as_of {
                     self.sandbox_lost(&id);
                 }
             }
@@ -153,7 +154,7 @@ impl PodMachine {
     }
 
     /// The machine knows the slot already; only what it missed is taken in.
-    fn compare_slot(&mut self, index: usize, own: Vec<ObservedContainer>, now: Now) {
+    fn compare_slot(&mut self, index: usize, own: Vec<ObservedContainer>, as_of: u64, now: Now) {
         let busy = match self.lane {
             Lane::Create(at) | Lane::Start(at) => at == index,
             Lane::Idle | Lane::Volumes | Lane::Sandbox | Lane::StopSandbox | Lane::Image(_) | Lane::Hook(_) => false,
@@ -163,9 +164,12 @@ impl PodMachine {
             return;
         }
         let (id, started) = (id.clone(), *started);
+        // Asked before this one was started, the runtime could not know of it.
+        let could_know = self.slots[index].since <= as_of;
         match own.into_iter().find(|container| container.id == id).map(|container| container.state) {
             Some(ObservedState::Running { .. }) => {}
             Some(ObservedState::Exited(exit)) => self.exited(&id, exit, now),
+            Some(ObservedState::Created) | None if !could_know => {}
             Some(ObservedState::Created) | None => self.exited(&id, lost(id.clone(), Some(started)), now),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::slot::{Role, Run};
 use super::types::*;
-use super::{Lane, Phase, PodMachine, RETRY, Sandbox};
+use super::{Lane, Phase, PodMachine, RETRY, Retry, Sandbox};
 
 /// Sidecars get at least this much after the others have used the grace period up.
 const GRACE_MIN: Duration = Duration::from_secs(2);
@@ -177,6 +177,7 @@ impl PodMachine {
         };
         if self.lane == Lane::StopSandbox {
             self.lane = Lane::Idle;
+            self.sandbox_retry = Retry::default();
             if self.phase == Phase::Syncing {
                 self.sandbox_gone(now);
             }
@@ -190,9 +191,7 @@ impl PodMachine {
         self.event(true, "FailedKillPod", format!("error killing pod: {message}"), None);
         if self.lane == Lane::StopSandbox {
             self.lane = Lane::Idle;
-            // A sandbox that is lost anyway: the next one is made, the old one is removed at the end.
-            self.sandbox_gone(now);
-            self.sandbox = Sandbox::None;
+            self.sandbox_retry.failed(now);
         } else {
             self.phase = Phase::Ending { retry_at: Some(now.at + RETRY) };
         }

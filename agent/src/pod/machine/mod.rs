@@ -111,6 +111,9 @@ pub struct PodMachine {
     sandbox: Sandbox,
     sandbox_attempt: u32,
     sandbox_retry: Retry,
+    /// Counts what the runtime was made to have; `sandbox_since` is its value when the sandbox was ready.
+    makes: u64,
+    sandbox_since: u64,
     /// The scheme of container ids.
     runtime: Arc<str>,
     /// Every init container has done its part since the sandbox was made.
@@ -145,6 +148,8 @@ impl PodMachine {
             sandbox: Sandbox::None,
             sandbox_attempt: 0,
             sandbox_retry: Retry::default(),
+            makes: 0,
+            sandbox_since: 0,
             runtime: "".into(),
             initialized: false,
             deleted: false,
@@ -197,6 +202,11 @@ impl PodMachine {
 
     pub fn slot(&self, name: &str) -> Option<&Slot> {
         self.slots.iter().find(|slot| &*slot.name == name)
+    }
+
+    /// How many things the runtime was made to have so far, for [`Observed::as_of`].
+    pub fn makes(&self) -> u64 {
+        self.makes
     }
 
     /// The sandbox, while it is ready.
@@ -295,10 +305,10 @@ impl PodMachine {
             Input::ImageFailed { container, fault, message } => self.image_failed(&container, fault, message, now),
             Input::Created { container, id } => self.created(&container, id),
             Input::CreateFailed { container, fault, message } => self.create_failed(&container, fault, message, now),
-            Input::Started { container, at } => self.started(&container, at),
+            Input::Started { container, at } => self.started(&container, at, now),
             Input::StartFailed { container, message } => self.start_failed(&container, message, now),
-            Input::HookDone { container } => self.hook_done(&container),
-            Input::HookFailed { container, message } => self.hook_failed(&container, &message, now),
+            Input::HookDone { container, id } => drop(self.hook_done(&container, &id)),
+            Input::HookFailed { container, id, message } => self.hook_failed(&container, &id, &message, now),
             Input::Exited { id, exit } => self.exited(&id, exit, now),
             Input::StopFailed { id, message } => self.stop_failed(&id, message, now),
             Input::Probed { container, id, kind, healthy, grace } => {

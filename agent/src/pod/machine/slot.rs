@@ -71,6 +71,10 @@ pub struct Slot {
     pub started: bool,
     /// The readiness probe's word, or there is none.
     pub ready: bool,
+    /// The image as the spec named it when this run's was ordered.
+    pub ordered: Option<String>,
+    /// The machine's count of makes when the container was started.
+    pub since: u64,
     /// The postStart hook is still running: kubelet does not go on before it ends.
     pub in_hook: bool,
 }
@@ -93,6 +97,8 @@ impl Slot {
             pull_error: None,
             started: false,
             ready: false,
+            ordered: None,
+            since: 0,
             in_hook: false,
         }
     }

@@ -26,6 +26,8 @@ impl PodMachine {
         }
         match &self.sandbox {
             Sandbox::Ready(_) => self.start_next(now),
+            // Until the old one is known to be stopped no other is made: what it holds may still run.
+            Sandbox::Lost(_) if !self.sandbox_retry.is_due(now) => {}
             Sandbox::Lost(info) => {
                 let id = info.id.clone();
                 self.lane = Lane::StopSandbox;
@@ -64,6 +66,7 @@ impl PodMachine {
             }
             Run::Absent | Run::Exited { .. } | Run::Running { .. } => {
                 self.lane = Lane::Image(index);
+                self.slots[index].ordered = Some(self.image_name(index));
                 self.out.push(Effect::EnsureImage { container });
             }
         }
@@ -130,6 +133,8 @@ impl PodMachine {
         self.sandbox_attempt = info.attempt + 1;
         self.sandbox_retry = Retry::default();
         self.runtime = info.runtime.clone();
+        self.makes += 1;
+        self.sandbox_since = self.makes;
         self.sandbox = Sandbox::Ready(info);
     }
 
@@ -267,7 +272,7 @@ impl PodMachine {
         self.event(true, "Failed", format!("Error: {message}"), container);
     }
 
-    pub(super) fn started(&mut self, name: &str, at: Timestamp) {
+    pub(super) fn started(&mut self, name: &str, at: Timestamp, now: Now) {
         self.lane = Lane::Idle;
         let Some(index) = self.index(name) else { return };
         let container = self.slots[index].name.clone();
@@ -279,11 +284,18 @@ impl PodMachine {
         };
         self.event(false, "Started", format!("Started container {container}"), Some(container.clone()));
         let Some(id) = id else { return };
+        self.makes += 1;
+        let (makes, image) = (self.makes, self.image_name(index));
         let slot = &mut self.slots[index];
+        slot.since = makes;
+        let outdated = slot.ordered.as_ref().is_some_and(|ordered| *ordered != image);
         slot.run = Run::Running { id: id.clone(), started: at, stopping: None };
         slot.waiting = None;
         slot.retry_at = None;
         self.begin_probes(index, false);
+        if outdated && self.phase == Phase::Syncing {
+            return self.image_changed(index, now);
+        }
         let hook = super::container(self.spec(), &container).and_then(|c| c.lifecycle.as_ref()?.post_start.as_ref());
         if hook.is_some() && self.phase == Phase::Syncing {
             self.lane = Lane::Hook(index);
@@ -315,22 +327,25 @@ impl PodMachine {
         }
     }
 
-    pub(super) fn hook_done(&mut self, name: &str) {
-        if let Some(index) = self.index(name) {
-            self.slots[index].in_hook = false;
-            if self.lane == Lane::Hook(index) {
-                self.lane = Lane::Idle;
-            }
+    /// The slot whose run the hook belonged to, if it is still that one.
+    pub(super) fn hook_done(&mut self, name: &str, id: &str) -> Option<usize> {
+        let index = self.index(name).filter(|index| self.slots[*index].id().is_some_and(|live| &**live == id))?;
+        self.slots[index].in_hook = false;
+        if self.lane == Lane::Hook(index) {
+            self.lane = Lane::Idle;
         }
+        Some(index)
     }
 
-    pub(super) fn hook_failed(&mut self, name: &str, message: &str, now: Now) {
-        self.hook_done(name);
-        let Some(index) = self.index(name) else { return };
+    pub(super) fn hook_failed(&mut self, name: &str, id: &str, message: &str, now: Now) {
+        let Some(index) = self.hook_done(name, id) else { return };
         // The hook's own text may hold secrets: kubelet keeps it out of the event.
         tracing::warn!(pod = %self.full_name(), container = name, message, "postStart hook failed");
         let container = Some(self.slots[index].name.clone());
         self.event(true, "FailedPostStartHook", "PostStartHook failed".to_owned(), container);
+        if let Run::Running { stopping: Some(_), .. } = self.slots[index].run {
+            return;
+        }
         self.kill(index, "FailedPostStartHook".to_owned(), self.pod_grace(), now);
     }
 
@@ -437,9 +452,13 @@ impl PodMachine {
         slot.pull_error = None;
         if slot.is_running() {
             let message = format!("Container {} definition changed, will be restarted", slot.name);
-            self.kill(index, message, self.pod_grace(), now);
-        } else {
-            slot.retry_at = None;
+            return self.kill(index, message, self.pod_grace(), now);
+        }
+        slot.retry_at = None;
+        if self.lane == Lane::Image(index) {
+            // The pull that is under way is for the old one. What is further on is compared when it has started.
+            self.lane = Lane::Idle;
+            self.out.push(Effect::Abort);
         }
     }
 

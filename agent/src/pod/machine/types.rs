@@ -70,12 +70,15 @@ pub enum Input {
         container: Arc<str>,
         message: String,
     },
+    /// Of the container with this id: a hook may outlive the run it belonged to.
     HookDone {
         container: Arc<str>,
+        id: Arc<str>,
     },
     /// The postStart hook failed: the container is killed, as kubelet does.
     HookFailed {
         container: Arc<str>,
+        id: Arc<str>,
         message: String,
     },
     /// A container is no longer live.
@@ -267,6 +270,8 @@ impl fmt::Display for ProbeKind {
 /// Everything a runtime knows of one pod.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
+    /// What [`super::PodMachine::makes`] was when the runtime was asked: what was made since may be missing.
+    pub as_of: u64,
     pub sandboxes: Vec<ObservedSandbox>,
     pub containers: Vec<ObservedContainer>,
 }

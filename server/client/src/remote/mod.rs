@@ -33,7 +33,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info};
 
-pub use self::tls::fetch_ca;
+pub use self::tls::{fetch_ca, tls_without_trust};
 use self::{
     io::{Observed, Observer},
     tls::{cure, rustls_error},

@@ -157,12 +157,7 @@ pub async fn fetch_ca(server: &str, sha256: &str) -> Result<String, Error> {
 }
 
 async fn download(server: &Server) -> Result<bytes::Bytes, crate::BoxError> {
-    let provider = Arc::new(ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-        .with_no_client_auth();
+    let mut config = tls_without_trust();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let tcp = TcpStream::connect((&*server.host, server.port)).await?;
     let name = ServerName::try_from(server.host.clone())?;
@@ -189,6 +184,18 @@ async fn download(server: &Server) -> Result<bytes::Bytes, crate::BoxError> {
     }
 }
 
+/// TLS towards a server whose certificate is not looked at: for what is proven in another way, and for probes, which ask
+/// whether something answers and not who. Nothing secret may be sent over it.
+pub fn tls_without_trust() -> ClientConfig {
+    let provider = Arc::new(ring::default_provider());
+    ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks the default protocol versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
+        .with_no_client_auth()
+}
+
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
@@ -197,7 +204,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Accepts any certificate. What comes over such a connection is proven by its hash, and nothing secret is sent.
+/// Accepts any certificate.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -25,6 +25,8 @@ struct Drive {
     fails: Vec<(String, String)>,
     /// Effects that are left unanswered.
     held: BTreeSet<String>,
+    /// The machine's makes when the runtime was asked, if that was before it answers.
+    asked: Option<u64>,
     out: String,
 }
 
@@ -58,6 +60,7 @@ impl Drive {
             Effect::Start { container, .. } => format!("start {container}"),
             Effect::PostStart { container, .. } => format!("hook {container}"),
             Effect::Stop { container, .. } => format!("stop {container}"),
+            Effect::StopSandbox { .. } => "sandbox-stop".to_owned(),
             _ => String::new(),
         };
         if self.held.contains(&key) {
@@ -85,11 +88,12 @@ impl Drive {
             }
             (Effect::Start { container, .. }, None) => Input::Started { container, at: wall },
             (Effect::Start { container, .. }, Some(message)) => Input::StartFailed { container, message },
-            (Effect::PostStart { container, .. }, None) => Input::HookDone { container },
-            (Effect::PostStart { container, .. }, Some(message)) => Input::HookFailed { container, message },
+            (Effect::PostStart { container, id }, None) => Input::HookDone { container, id },
+            (Effect::PostStart { container, id }, Some(message)) => Input::HookFailed { container, id, message },
             (Effect::Stop { id, .. }, Some(message)) => Input::StopFailed { id, message },
             (Effect::Stop { id, .. }, None) => Input::Exited { exit: exit(&id, 0, wall), id },
-            (Effect::StopSandbox { .. }, _) => Input::SandboxStopped,
+            (Effect::StopSandbox { .. }, None) => Input::SandboxStopped,
+            (Effect::StopSandbox { .. }, Some(message)) => Input::SandboxStopFailed { message },
             (Effect::Dispose, _) => Input::Disposed,
             (Effect::DeleteObject, _) => Input::Removed,
             _ => return None,
@@ -112,14 +116,21 @@ impl Drive {
         match words.as_slice() {
             ["after", time] => self.pass(Duration::from_secs(time.parse().unwrap())),
             ["status"] => self.status(),
-            ["fail", "volumes" | "sandbox", ..] => self.fails.push((words[1].to_owned(), tail(2))),
+            ["fail", "volumes" | "sandbox" | "sandbox-stop", ..] => self.fails.push((words[1].to_owned(), tail(2))),
             ["fail", what, name, ..] => self.fails.push((format!("{what} {name}"), tail(3))),
             ["hold", ..] => drop(self.held.insert(tail(1))),
             ["release", ..] => drop(self.held.remove(&tail(1))),
             ["observe"] => self.give(Input::Observed(Observed::default())),
+            ["asked"] => self.asked = Some(self.machine.makes()),
+            ["hook-failed", name, id] => {
+                let (container, id) = ((*name).into(), (*id).into());
+                self.give(Input::HookFailed { container, id, message: "no".to_owned() });
+            }
+            ["created", name, id] => self.give(Input::Created { container: (*name).into(), id: (*id).into() }),
             ["observe", ..] => {
                 let observed = observed(&words[1..], self.now().wall);
-                self.give(Input::Observed(observed));
+                let as_of = self.asked.take().unwrap_or(self.machine.makes());
+                self.give(Input::Observed(Observed { as_of, ..observed }));
             }
             ["started", name] => {
                 let wall = self.now().wall;
@@ -236,7 +247,7 @@ fn observed(words: &[&str], wall: Timestamp) -> Observed {
             state,
         }
     });
-    Observed { sandboxes, containers: containers.collect() }
+    Observed { as_of: 0, sandboxes, containers: containers.collect() }
 }
 
 fn state(state: Option<&ContainerState>) -> String {
@@ -295,6 +306,7 @@ fn check_pod(pod: Pod, script: &str, expected: Expect) {
         containers: 0,
         fails: Vec::new(),
         held: BTreeSet::new(),
+        asked: None,
         out: String::new(),
     };
     for line in script.split([';', '\n']).map(str::trim).filter(|line| !line.is_empty()) {

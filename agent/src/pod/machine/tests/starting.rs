@@ -399,3 +399,134 @@ fn an_ephemeral_container_is_said_not_to_run() {
     "#]],
     );
 }
+
+#[test]
+fn a_sandbox_that_cannot_be_stopped_gets_no_successor() {
+    // What it holds may still run: kubelet too tries again before it makes another.
+    check("policy=Always | app web", "observe; fail sandbox-stop busy; lose s0; after 1; status", expect![[r#"
+        0s prepare volumes
+        0s run sandbox attempt=0
+        0s ensure image web
+        0s create web attempt=0
+        0s event Created: Created container: web
+        0s start web c1
+        0s event Started: Started container web
+        0s event SandboxChanged: Pod sandbox changed, it will be killed and re-created.
+        0s stop sandbox s0
+        0s event !FailedKillPod: error killing pod: busy
+        0s stop sandbox s0
+        0s end probes web
+        0s run sandbox attempt=1
+        0s ensure image web
+        0s create web attempt=1
+        0s event Created: Created container: web
+        0s start web c2
+        0s event Started: Started container web
+        = Running ip=127.42.0.3
+          PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True
+          web running last=terminated(137 ContainerStatusUnknown) ready=true started=true restarts=1 wasm://c2
+    "#]]);
+}
+
+#[test]
+fn an_answer_older_than_a_start_does_not_end_what_was_started() {
+    check(
+        "policy=Always | app web",
+        "observe; hold start web; exit c1 1; asked; started web; observe ready; status",
+        expect![[r#"
+            0s prepare volumes
+            0s run sandbox attempt=0
+            0s ensure image web
+            0s create web attempt=0
+            0s event Created: Created container: web
+            0s start web c1
+            0s event Started: Started container web
+            0s end probes web
+            0s ensure image web
+            0s create web attempt=1
+            0s event Created: Created container: web
+            0s start web c2
+            0s event Started: Started container web
+            = Running ip=127.42.0.2
+              PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True
+              web running last=terminated(1 Error) ready=true started=true restarts=1 wasm://c2
+        "#]],
+    );
+}
+
+#[test]
+fn an_image_that_changes_under_way_is_the_one_that_runs() {
+    check("policy=Always | app web", "hold image web; observe; release image web; image web new", expect![[r#"
+        0s prepare volumes
+        0s run sandbox attempt=0
+        0s ensure image web
+        0s abort
+        0s ensure image web
+        0s create web attempt=0
+        0s event Created: Created container: web
+        0s start web c1
+        0s event Started: Started container web
+    "#]]);
+    check("policy=Always | app web", "hold create web; observe; image web new; created web c9", expect![[r#"
+        0s prepare volumes
+        0s run sandbox attempt=0
+        0s ensure image web
+        0s create web attempt=0
+        0s event Created: Created container: web
+        0s start web c9
+        0s event Started: Started container web
+        0s event Killing: Container web definition changed, will be restarted
+        0s end probes web
+        0s stop web c9 grace=30s
+        0s end probes web
+        0s ensure image web
+        0s create web attempt=1
+    "#]]);
+}
+
+#[test]
+fn the_hook_of_an_earlier_run_does_not_kill_the_present_one() {
+    check(
+        "policy=Always | app web hook",
+        "hold hook web; observe; exit c1 1; hook-failed web c1; status",
+        expect![[r#"
+            0s prepare volumes
+            0s run sandbox attempt=0
+            0s ensure image web
+            0s create web attempt=0
+            0s event Created: Created container: web
+            0s start web c1
+            0s event Started: Started container web
+            0s postStart web c1
+            0s end probes web
+            0s ensure image web
+            0s create web attempt=1
+            0s event Created: Created container: web
+            0s start web c2
+            0s event Started: Started container web
+            0s postStart web c2
+            = Running ip=127.42.0.2
+              PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True
+              web running last=terminated(1 Error) ready=true started=true restarts=1 wasm://c2
+        "#]],
+    );
+}
+
+#[test]
+fn what_never_ran_is_not_waited_for_after_the_end() {
+    check(
+        "deadline=60 | app web",
+        "hold image web; observe; after 61; status",
+        expect![[r#"
+        0s prepare volumes
+        0s run sandbox attempt=0
+        0s ensure image web
+        60s event DeadlineExceeded: Pod was active on the node longer than the specified deadline
+        60s abort
+        60s stop sandbox s0
+        = Failed DeadlineExceeded ip=127.42.0.2
+          PodReadyToStartContainers=False Initialized=True Ready=False(PodFailed) ContainersReady=False(PodFailed)
+          web terminated(137 ContainerStatusUnknown) ready=false started=false restarts=0 -
+    "#]],
+    );
+}
