@@ -82,7 +82,8 @@ impl HostProber {
 fn redirected(check: &HttpCheck, location: &str) -> Option<HttpCheck> {
     let mut next = check.clone();
     let Some((scheme, rest)) = location.split_once("://") else {
-        let folder = check.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(folder, _)| folder);
+        let folder =
+            check.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(folder, _)| folder);
         next.path = if location.starts_with('/') { location.to_owned() } else { format!("{folder}/{location}") };
         return Some(next);
     };

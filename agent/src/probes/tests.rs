@@ -204,3 +204,48 @@ async fn a_readiness_probe_that_fails_from_the_beginning_says_so() {
     let probe = serde_json::json!({ "periodSeconds": 10, "failureThreshold": 3 });
     assert_eq!(run(ProbeKind::Readiness, probe, "x", 60).await, "20s Readiness bad\ngoes on");
 }
+
+/// The outcome of a probe for `/a b` against a server that sends `/a%20b` to `location` and answers 503 to all else, and
+/// the paths it was asked for.
+async fn redirected(location: &str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let location = location.replace("PORT", &port.to_string());
+    let asked = Mutex::new(Vec::new());
+    let serve = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            let text = String::from_utf8_lossy(&request[..read]).into_owned();
+            let path = text.split(' ').nth(1).unwrap().to_owned();
+            let answer = match &*path {
+                "/a%20b" => format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"),
+                _ => "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            };
+            asked.lock().push(path);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let (host, headers) = ("127.0.0.1".to_owned(), BTreeMap::new());
+    let check = Check::Http(HttpCheck { scheme: "http".into(), host, port, path: "/a b".into(), headers });
+    let prober = HostProber::default();
+    let outcome = tokio::select! {
+        biased;
+        outcome = prober.try_once(&check) => outcome,
+        () = serve => unreachable!(),
+    };
+    format!("{} {}", asked.into_inner().join(" "), outcome.err().unwrap_or("ok".into()))
+        .replace(&port.to_string(), "PORT")
+}
+
+#[tokio::test]
+async fn redirects_are_followed_on_the_same_host() {
+    assert_eq!(redirected("/login").await, "/a%20b /login HTTP probe failed with statuscode: 503");
+    assert_eq!(redirected("login?x").await, "/a%20b /login?x HTTP probe failed with statuscode: 503");
+    let whole = redirected("http://127.0.0.1:PORT/login").await;
+    assert_eq!(whole, "/a%20b /login HTTP probe failed with statuscode: 503");
+    assert_eq!(redirected("https://other.example/login").await, "/a%20b ok");
+    let circle = redirected("/a%20b").await;
+    assert!(circle.ends_with("Get \"http://127.0.0.1:PORT/a%20b\": stopped after 10 redirects"), "{circle}");
+}

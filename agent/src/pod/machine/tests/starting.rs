@@ -403,7 +403,10 @@ fn an_ephemeral_container_is_said_not_to_run() {
 #[test]
 fn a_sandbox_that_cannot_be_stopped_gets_no_successor() {
     // What it holds may still run: kubelet too tries again before it makes another.
-    check("policy=Always | app web", "observe; fail sandbox-stop busy; lose s0; after 1; status", expect![[r#"
+    check(
+        "policy=Always | app web",
+        "observe; fail sandbox-stop busy; lose s0; after 1; status",
+        expect![[r#"
         0s prepare volumes
         0s run sandbox attempt=0
         0s ensure image web
@@ -425,7 +428,8 @@ fn a_sandbox_that_cannot_be_stopped_gets_no_successor() {
         = Running ip=127.42.0.3
           PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True
           web running last=terminated(137 ContainerStatusUnknown) ready=true started=true restarts=1 wasm://c2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -456,7 +460,10 @@ fn an_answer_older_than_a_start_does_not_end_what_was_started() {
 
 #[test]
 fn an_image_that_changes_under_way_is_the_one_that_runs() {
-    check("policy=Always | app web", "hold image web; observe; release image web; image web new", expect![[r#"
+    check(
+        "policy=Always | app web",
+        "hold image web; observe; release image web; image web new",
+        expect![[r#"
         0s prepare volumes
         0s run sandbox attempt=0
         0s ensure image web
@@ -466,8 +473,12 @@ fn an_image_that_changes_under_way_is_the_one_that_runs() {
         0s event Created: Created container: web
         0s start web c1
         0s event Started: Started container web
-    "#]]);
-    check("policy=Always | app web", "hold create web; observe; image web new; created web c9", expect![[r#"
+    "#]],
+    );
+    check(
+        "policy=Always | app web",
+        "hold create web; observe; image web new; created web c9",
+        expect![[r#"
         0s prepare volumes
         0s run sandbox attempt=0
         0s ensure image web
@@ -481,7 +492,8 @@ fn an_image_that_changes_under_way_is_the_one_that_runs() {
         0s end probes web
         0s ensure image web
         0s create web attempt=1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
