@@ -8,7 +8,8 @@ use coracle_shim_wasm::compile::{self, Reexec};
 use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::worker;
 
-const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]...
+const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
+       [--compile-memory-mib N]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -35,6 +36,10 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
     while let Some(option) = options.next() {
         match (*option, options.next()) {
             ("--insecure-registry", Some(host)) => config.registries.insecure.push((*host).to_owned()),
+            ("--compile-seconds", Some(text)) if number(text).is_some() => config.compile_seconds = number(text),
+            ("--compile-memory-mib", Some(text)) if number(text).is_some() => {
+                config.compile_memory_bytes = number(text).map(|mib| mib << 20);
+            }
             (_, _) => {
                 tracing::error!("{USAGE}");
                 return ExitCode::from(2);
@@ -48,4 +53,9 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A positive number that can be multiplied.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| (1..1 << 40).contains(number))
 }

@@ -29,6 +29,9 @@ pub struct FrontConfig {
     pub default_memory_bytes: Option<u64>,
     /// Threads that run guests in a worker. As many as there are processors, two at least, if it is not given.
     pub guest_threads: Option<usize>,
+    /// What compiling one image may take: address space, a fraction of which is used, and processor time.
+    pub compile_memory_bytes: Option<u64>,
+    pub compile_seconds: Option<u64>,
     pub clock: Clock,
     pub ids: Ids,
 }
@@ -46,6 +49,8 @@ impl FrontConfig {
             pod_cidr: None,
             default_memory_bytes: None,
             guest_threads: None,
+            compile_memory_bytes: None,
+            compile_seconds: None,
             clock: Clock::system(),
             ids: Ids::random(),
         }

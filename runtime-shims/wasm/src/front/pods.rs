@@ -72,7 +72,10 @@ impl Pods {
         let profile = Profile::probe();
         let code = config.root.join("code");
         // Address space, of which a compiler uses a part; on a small machine it must not drive all else out.
-        let limits = TaskLimits { memory_bytes: memory_bytes().clamp(1 << 30, 4 << 30), ..TaskLimits::default() };
+        let limits = TaskLimits {
+            memory_bytes: config.compile_memory_bytes.unwrap_or_else(|| memory_bytes().clamp(1 << 30, 4 << 30)),
+            cpu_seconds: config.compile_seconds.unwrap_or(TaskLimits::default().cpu_seconds),
+        };
         let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, limits).map_err(io(&code))?;
         let dir = config.root.join("state");
         let records = Records::open(&dir).map_err(io(&dir))?;

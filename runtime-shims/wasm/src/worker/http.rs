@@ -31,9 +31,10 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::cpu::Guest;
+use super::greeting::Greeting;
 use super::guest::{Container, Instance};
 use super::memory::OutOfMemory;
-use super::response::{AbortOnDrop, ServerBody, guest_body, plain};
+use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
 use super::{Shared, Stop, exit};
 use crate::wire::{Exit, HttpSpec};
 
@@ -204,7 +205,8 @@ async fn connection(stream: TcpStream, service: Arc<Service>, mut phase: watch::
         let service = service.clone();
         async move { Ok::<_, Infallible>(service.answer(request).await) }
     });
-    let mut connection = pin!(shared.http.serve_connection(TokioIo::new(stream), handler));
+    let mut connection =
+        pin!(shared.http.serve_connection(TokioIo::new(Greeting::new(stream, HEAD_PATIENCE)), handler));
     let mut finishing = false;
     loop {
         tokio::select! {

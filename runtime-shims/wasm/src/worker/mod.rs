@@ -16,6 +16,7 @@ mod code;
 mod command;
 mod cpu;
 mod exit;
+mod greeting;
 mod guest;
 mod http;
 mod log;

@@ -16,7 +16,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 pub(super) type ServerBody = Either<Full<Bytes>, GuestBody>;
 
 /// A client that takes longer to say what it wants, or is silent for so long between requests, is cut off.
-const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 const HEAD_BYTES: usize = 64 << 10;
 
 /// HTTP/1.1 and HTTP/2 without TLS, told apart by how a client begins.

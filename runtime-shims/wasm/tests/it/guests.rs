@@ -137,6 +137,24 @@ const MODULES: &[(&str, &str)] = &[
           (call $say (i32.const 32) (i32.const 13))
           (loop (br 0))))"#,
     ),
+    (
+        // Opens the same file 100,000 times over and ends with the first refusal's number, or 0.
+        "opens",
+        r#"(module
+        (import "wasi_snapshot_preview1" "path_open"
+          (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 16) "file")
+        (func (export "_start") (local $left i32) (local $code i32) (local $first i32)
+          (local.set $left (i32.const 100000))
+          (loop $again
+            (local.set $code (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 4) (i32.const 1)
+              (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 0)))
+            (if (i32.eqz (local.get $first)) (then (local.set $first (local.get $code))))
+            (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+          (call $exit (local.get $first))))"#,
+    ),
     ("library", r#"(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))"#),
     (
         "stranger",
@@ -178,6 +196,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
         ("hello:dev".to_owned(), examples.join("hello/hello.wasm")),
         ("worker:dev".to_owned(), examples.join("worker/worker.wasm")),
         ("net".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/net/net.wasm")),
+        ("abuse".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/abuse/abuse.wasm")),
     ];
     for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {
         let path = entry.path();

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Shim {
     pub dir: tempfile::TempDir,
     front: Option<Child>,
+    options: Vec<String>,
     runtime: RuntimeClient,
     images: ImageClient,
     range: String,
@@ -81,6 +82,11 @@ pub struct Pod {
 impl Shim {
     /// A shim with the example guests and the test guests in its store.
     pub async fn start() -> Shim {
+        Shim::start_with(&[]).await
+    }
+
+    /// With options on the front's command line.
+    pub async fn start_with(options: &[&str]) -> Shim {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Tests of this crate run beside each other and beside other crates'.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -92,8 +98,14 @@ impl Shim {
             store.import(&file, Some(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let endpoint = Endpoint::unix(dir.path().join("wasm.sock"));
-        let mut shim =
-            Shim { runtime: endpoint.runtime(), images: endpoint.images(), dir, front: None, range: range.clone() };
+        let mut shim = Shim {
+            runtime: endpoint.runtime(),
+            images: endpoint.images(),
+            dir,
+            front: None,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            range: range.clone(),
+        };
         shim.start_front().await;
         let network_config = Some(NetworkConfig { pod_cidr: range });
         let runtime_config = Some(RuntimeConfig { network_config });
@@ -108,6 +120,7 @@ impl Shim {
         let front = Command::new(env!("CARGO_BIN_EXE_coracle-shim-wasm"))
             .arg("front")
             .arg(self.dir.path())
+            .args(&self.options)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()

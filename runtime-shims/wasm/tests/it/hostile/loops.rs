@@ -1,12 +1,14 @@
-//! Guests that mean harm, or behave as if: their neighbours serve on.
+//! Guests that compute, grow or write without end.
 
 use coracle_cri::v1::ContainerState;
 
+use super::neighbour::Neighbour;
 use crate::shim::{Shim, eventually, get, guest, within};
 
 #[tokio::test]
 async fn endless_loops_on_every_thread_do_not_hold_up_a_neighbour() {
     let shim = Shim::start().await;
+    let neighbour = Neighbour::start(&shim).await;
     let hello = shim.run("hello", guest("hello:dev")).await;
     let mut spinning = Vec::new();
     for number in 0..6 {
@@ -39,6 +41,7 @@ async fn endless_loops_on_every_thread_do_not_hold_up_a_neighbour() {
     shim.stop(&loops.container, 60).await;
     assert_eq!(shim.ending(&loops.container).await, r#"0 Completed """#);
     assert_eq!(get(&hello.ip, "/").await.0, 200);
+    neighbour.unharmed(&shim).await;
 }
 
 #[tokio::test]
@@ -60,17 +63,23 @@ async fn a_client_that_leaves_takes_its_instance_along() {
 #[tokio::test]
 async fn a_memory_bomb_in_a_request_ends_its_container_only() {
     let shim = Shim::start().await;
-    let hello = shim.run("hello", guest("hello:dev")).await;
+    let neighbour = Neighbour::start(&shim).await;
     let bomb = shim.run("bomb", guest("http-bomb").memory(32 << 20)).await;
     let _answer_or_cut = crate::shim::request(&bomb.ip, 8080, "GET /", "").await;
     let status = shim.exit(&bomb.container).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
-    assert_eq!(get(&hello.ip, "/").await.0, 200);
+    // The same in programs, and the other bombs there are.
+    for (image, code) in [("bomb", 137), ("table-bomb", 137), ("recursion", 134)] {
+        let pod = shim.run(&format!("{image}-program"), guest(image).memory(32 << 20)).await;
+        assert_eq!(shim.exit(&pod.container).await.exit_code, code, "{image}");
+    }
+    neighbour.unharmed(&shim).await;
 }
 
 #[tokio::test]
 async fn a_log_flood_neither_fills_memory_nor_silences_others() {
     let shim = Shim::start().await;
+    let neighbour = Neighbour::start(&shim).await;
     let hello = shim.run("hello", guest("hello:dev")).await;
     let flood = shim.run("flood", guest("flood")).await;
     eventually("a megabyte is logged", || async {
@@ -83,6 +92,7 @@ async fn a_log_flood_neither_fills_memory_nor_silences_others() {
     })
     .await;
     shim.stop(&flood.container, 0).await;
+    neighbour.unharmed(&shim).await;
 }
 
 async fn memory(shim: &Shim, container: &str) -> u64 {
