@@ -7,6 +7,7 @@ mod endpoint;
 pub mod fake;
 mod router;
 mod server;
+pub mod streaming;
 
 pub use endpoint::{Endpoint, ImageClient, RuntimeClient, Transport};
 pub use router::{RuntimeRouter, UnknownHandler};
