@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Addressing, AgentConfig, AgentDeps, NetworkReady, NodeAddressing, NodeNetwork};
 use crate::local::{Records, write_private};
-use crate::node::{NodeState, NodeTask, RuntimeView, allocatable, renew};
+use crate::node::{NodeState, NodeTask, RuntimeView, allocatable, readiness, renew};
 use crate::pod::context::{NodeNet, Shared};
 use crate::pods::Pods;
 use crate::rotation::Rotation;
@@ -57,6 +57,11 @@ impl AgentHandle {
         let mut ready = self.ready.clone();
         // The sender lives in the agent's scope; if that is gone there is nothing to wait for.
         let _ = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// What keeps the node from being ready, in the words of its Ready condition.
+    pub fn waits_for(&self) -> Option<String> {
+        readiness(&self.state.borrow()).err()
     }
 
     /// Where the node API listens, once it does.

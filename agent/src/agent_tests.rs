@@ -614,17 +614,17 @@ async fn logs_are_those_of_the_pod_that_is_there() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_waits_for_its_node() {
     let api = FakeApi::new();
-    let cancel = CancellationToken::new();
     let clock = TokioClock::shared(BASE.parse().unwrap());
-    let renewing = tokio::spawn(renew(api.client(), clock, "n1".into(), cancel.clone()));
+    let scope = TaskScope::root();
+    let client = api.client();
+    scope.spawn("lease", OnExit::Finish, move |cancel| renew(client.clone(), clock.clone(), "n1".into(), cancel));
     sleep(Duration::from_secs(5)).await;
     assert!(api.get("leases", "kube-node-lease", "n1").is_none());
     api.put("nodes", json!({ "metadata": { "name": "n1", "uid": "u7" } }));
     sleep(Duration::from_secs(10)).await;
     let lease = api.get("leases", "kube-node-lease", "n1").unwrap();
     assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], "u7");
-    cancel.cancel();
-    renewing.await.unwrap();
+    scope.shutdown().await;
 }
 
 /// A network that cannot be started with the first pod CIDR.
@@ -668,4 +668,38 @@ async fn a_runtime_that_hangs_does_not_hold_up_another() {
     node.api.put("pods", pod("p", spec));
     timeout(Duration::from_secs(10), node.until("p", "ready=true")).await.unwrap();
     node.scope.abort().await;
+}
+
+/// Which of two runtimes a pod of this image runs in: the default one, or the one that claims its own kind.
+async fn runs_in(image: &str, policy: &str) -> &'static str {
+    let oci = FakeRuntime::new(0).scripted("wasm:1", "foreign").with_image("cached:1");
+    let wasm = FakeRuntime::new(0)
+        .scripted("oci:1", "foreign")
+        .scripted("gone:1", "pull fails gone")
+        .with_image("local:1");
+    let router = RuntimeRouter::new(oci.endpoint().named("oci"));
+    let router = router.with_handler("wasm", wasm.endpoint().named("wasm")).with_claimant("wasm");
+    let node = Node::with(oci.clone(), router, None);
+    let container = json!({ "name": "web", "image": image, "imagePullPolicy": policy });
+    node.api.put("pods", pod("p", json!({ "containers": [container] })));
+    node.until("p", "ready=true").await;
+    let found = match (oci.live().len(), wasm.live().len()) {
+        (1, 0) => "oci",
+        (0, 1) => "wasm",
+        _ => "?",
+    };
+    node.api.delete_pod("ns", "p", 1);
+    node.until("p", "gone").await;
+    assert_eq!((oci.sandboxes().len(), wasm.sandboxes().len()), (0, 0));
+    node.stop().await;
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_finds_the_runtime_of_its_kind() {
+    assert_eq!(runs_in("wasm:1", "IfNotPresent").await, "wasm");
+    assert_eq!(runs_in("local:1", "Never").await, "wasm");
+    assert_eq!(runs_in("oci:1", "IfNotPresent").await, "oci");
+    assert_eq!(runs_in("cached:1", "Never").await, "oci");
+    assert_eq!(runs_in("gone:1", "Always").await, "oci");
 }

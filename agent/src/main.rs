@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 /// The node API's port, as kubelet has it.
 const NODE_API_PORT: u16 = 10250;
+/// Pods without a runtime class whose images are Wasm go to this one, whatever the default is.
+const WASM_HANDLER: &str = "wasm";
 
 /// Runs the pods that a Coracle server binds to this host.
 #[derive(Parser)]
@@ -136,6 +138,7 @@ fn runtimes(args: &Args) -> anyhow::Result<RuntimeRouter> {
     let endpoint = |socket: &str| Endpoint::unix(socket.strip_prefix("unix://").unwrap_or(socket));
     let router = RuntimeRouter::new(endpoint(&args.container_runtime_endpoint));
     let handlers = pairs("--runtime-handler", &args.runtime_handler)?;
+    let router = if handlers.contains_key(WASM_HANDLER) { router.with_claimant(WASM_HANDLER) } else { router };
     Ok(handlers.iter().fold(router, |router, (handler, socket)| router.with_handler(handler, endpoint(socket))))
 }
 

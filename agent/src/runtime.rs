@@ -43,6 +43,11 @@ impl CriError {
         matches!(self.code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
     }
 
+    /// What [`coracle_cri::other_kind`] makes.
+    pub fn is_other_kind(&self) -> bool {
+        self.code == Code::FailedPrecondition
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
@@ -93,6 +98,13 @@ impl Runtimes {
         let endpoint = self.router.route(handler)?;
         let known = self.all.iter().find(|runtime| runtime.endpoint.name() == endpoint.name());
         Ok(known.expect("every endpoint of the router has its runtime"))
+    }
+
+    /// The runtime that is asked first about pods without a handler, and its handler; none if that is the default.
+    pub fn claimant(&self) -> Option<(&Arc<Runtime>, &str)> {
+        let handler = self.router.claimant()?;
+        let runtime = self.route(handler).ok()?;
+        (!Arc::ptr_eq(runtime, &self.all[0])).then_some((runtime, handler))
     }
 
     pub fn handlers(&self) -> impl Iterator<Item = &str> {

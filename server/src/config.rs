@@ -14,6 +14,14 @@ use crate::cli::Cli;
 
 const DEFAULT_FILE: &str = "/etc/coracle/config.yaml";
 
+/// Commands that use what a server or agent of this host has made. Its configuration is theirs as far as it concerns them.
+const ASKING: [&str; 2] = ["token", "image"];
+
+fn is_flag_of_another(key: &str) -> bool {
+    let all = Cli::command();
+    all.get_subcommands().any(|command| command.get_arguments().any(|arg| arg.get_long() == Some(key)))
+}
+
 /// Parses the command line, with the configuration file's values where the command line is silent.
 /// Exits with clap's own message when the command line is wrong.
 pub(crate) fn parse(args: Vec<OsString>) -> anyhow::Result<Cli> {
@@ -55,6 +63,10 @@ fn file_flags(text: &str, command: &Command, sub: &ArgMatches) -> anyhow::Result
     for (key, value) in mapping {
         let Value::String(key) = key else { bail!("{key:?} is no flag's name") };
         let Some(arg) = command.get_arguments().find(|a| a.get_long() == Some(&key) && key != "config") else {
+            // One file serves all commands of a host: what is another's flag is no mistake for those that only ask.
+            if ASKING.contains(&command.get_name()) && is_flag_of_another(&key) {
+                continue;
+            }
             bail!("unknown key {key:?}: `coracle {} --help` lists the flags", command.get_name());
         };
         let said = sub.value_source(arg.get_id().as_str());
@@ -125,5 +137,11 @@ mod tests {
             "unknown key \"nodename\": `coracle server --help` lists the flags",
         );
         check_flags(&["coracle", "server"], "debug: 3\n", "debug: it is true or false");
+        check_flags(&["coracle", "token"], "node-name: pi\ndata-dir: /d\n", "--data-dir=/d");
+        check_flags(
+            &["coracle", "token"],
+            "nodename: pi\n",
+            "unknown key \"nodename\": `coracle token --help` lists the flags",
+        );
     }
 }

@@ -20,6 +20,7 @@ use crate::cli::ServerArgs;
 use crate::node::{self, NodeParts};
 use crate::paths::{Paths, write_private};
 use crate::progress::Progress;
+use crate::ranges::{self, Claims};
 
 /// A part that is no controller and can be left out all the same.
 const SCHEDULER: &str = "scheduler";
@@ -34,6 +35,8 @@ pub(crate) struct ControlPlane {
     workers: TaskScope,
     clock: Arc<dyn Clock>,
     ids: Ids,
+    /// The address ranges of this host that are this cluster's.
+    _claims: Claims,
 }
 
 /// `coracle server`: runs until it is told to end. The pods of its node go on running.
@@ -64,6 +67,7 @@ impl ControlPlane {
         let disabled = disabled(&args.disable)?;
         let (cluster_cidr, service_cidr) =
             (cidr("cluster-cidr", &args.cluster_cidr)?, cidr("service-cidr", &args.service_cidr)?);
+        apart(cluster_cidr, service_cidr)?;
         let paths = Paths::open(args.common.data_dir.as_deref())?;
         let (clock, ids) = (SystemClock::shared(), RandomIds::from_os());
         let scope = TaskScope::root();
@@ -72,6 +76,7 @@ impl ControlPlane {
         progress.step("store", &format!("{} at revision {}", paths.database().display(), store.revision()));
         fail_with_the_store(&store, &scope);
 
+        let claims = ranges::claim(cluster_cidr, service_cidr, paths.root())?;
         // Bound before anything is made, so that a port in use leaves nothing behind.
         let listener = serve::listen(args.listen()).await?;
         let assembly_config = AssemblyConfig {
@@ -97,7 +102,7 @@ impl ControlPlane {
         progress.step("api", &format!("https://{}", SocketAddr::new(local(args), args.https_listen_port)));
 
         let workers = scope.child("workers");
-        let plane = ControlPlane { scope, paths, assembly, store, workers, clock, ids };
+        let plane = ControlPlane { scope, paths, assembly, store, workers, clock, ids, _claims: claims };
         plane.start_controllers(cluster_cidr, args.node_cidr_mask_size, disabled)?;
         Ok(plane)
     }
@@ -193,6 +198,23 @@ fn cidr(flag: &str, text: &str) -> anyhow::Result<Ipv4Net> {
         bail!("--{flag} {text}: only ranges within 127.0.0.0/8 work yet: pods and services have loopback addresses");
     }
     Ok(net.trunc())
+}
+
+/// Pods and services must not have the same addresses, nor those of the host's own programs.
+fn apart(pods: Ipv4Net, services: Ipv4Net) -> anyhow::Result<()> {
+    if pods.contains(&services) || services.contains(&pods) {
+        bail!(
+            "--cluster-cidr {pods} and --service-cidr {services} overlap: pods and services need ranges of their own"
+        );
+    }
+    for (flag, net) in [("cluster-cidr", pods), ("service-cidr", services)] {
+        if net.contains(&Ipv4Addr::LOCALHOST) {
+            bail!(
+                "--{flag} {net}: 127.0.0.1 is in it, where the host's own programs listen; 127.42.0.0/16 is a better one"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Where clients on this host reach the API.

@@ -8,6 +8,7 @@ mod manifest;
 mod node;
 mod paths;
 mod progress;
+mod ranges;
 mod shim;
 mod token;
 mod up;

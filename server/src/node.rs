@@ -149,7 +149,8 @@ fn runtimes(args: &NodeArgs, paths: &Paths) -> anyhow::Result<RuntimeRouter> {
             "--container-runtime-endpoint {other:?}: it is a unix socket, such as unix:///run/containerd/containerd.sock"
         );
     }
-    Ok(RuntimeRouter::new(Endpoint::unix(path)).with_handler(WASM_HANDLER, wasm))
+    // Wasm images need no runtime class, whatever the default is.
+    Ok(RuntimeRouter::new(Endpoint::unix(path)).with_handler(WASM_HANDLER, wasm).with_claimant(WASM_HANDLER))
 }
 
 fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
@@ -158,6 +159,12 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
         .map(|label| {
             let (key, value) =
                 label.split_once('=').ok_or_else(|| anyhow!("--node-label {label:?}: it is KEY=VALUE"))?;
+            // The server would refuse the node, again and again.
+            let mut wrong = coracle_api::names::qualified_name(key);
+            wrong.extend(coracle_api::names::label_value(value));
+            if !wrong.is_empty() {
+                bail!("--node-label {label:?}: {}", wrong.join("; "));
+            }
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()

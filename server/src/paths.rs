@@ -47,6 +47,21 @@ impl Paths {
         Ok(paths)
     }
 
+    /// The data directory of a server that has run here: nothing is made.
+    pub(crate) fn existing(given: Option<&Path>) -> anyhow::Result<Paths> {
+        let root = match given {
+            Some(path) => path.to_path_buf(),
+            None => default_data_dir()?,
+        };
+        if !root.is_dir() {
+            bail!(
+                "there is no data directory {}: this asks the server of this host; --data-dir names that server's",
+                root.display()
+            );
+        }
+        Ok(Paths { root })
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -109,6 +124,15 @@ mod tests {
         let long = dir.path().join("x".repeat(120));
         let error = Paths::open(Some(&long)).unwrap_err().to_string();
         assert!(error.contains("too long") && error.contains("--data-dir"), "{error}");
+    }
+
+    #[test]
+    fn asking_makes_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none");
+        let error = Paths::existing(Some(&missing)).unwrap_err().to_string();
+        assert!(error.contains("there is no data directory") && error.contains("--data-dir"), "{error}");
+        assert!(!missing.exists());
     }
 
     #[test]

@@ -23,6 +23,9 @@ use crate::{image, node, shim};
 /// How long the applied deployments may take before `up` shows pods instead of waiting on.
 const ROLLOUT_PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long the node's start may take before `up` says what it waits for.
+const NODE_PATIENCE: Duration = Duration::from_secs(5);
+
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let progress = Progress::shown();
     // Read first: a folder that is not there should not cost a start.
@@ -68,7 +71,7 @@ async fn deploy_and_watch(
     let agent = plane.start_node(&args.server).await?;
     let name = node::node_name(&args.server.node)?;
     // The agent's own word: what the server has of the node and its pods may be from before the last stop.
-    agent.ready().await;
+    until_ready(&agent, progress).await;
     progress.step("node", &format!("{name} is Ready"));
     if let Some(folder) = &folder {
         deploy(plane, &client, &informers, &agent, folder, progress).await?;
@@ -80,6 +83,14 @@ async fn deploy_and_watch(
     progress.tell("", &format!("export KUBECONFIG={}", plane.paths.kubeconfig().display()));
     progress.tell("", "Ctrl-C stops everything");
     follow_pods(&informers.get::<Pod>(), progress).await
+}
+
+/// Says every few seconds what keeps the node from being ready.
+async fn until_ready(agent: &AgentHandle, progress: &Progress) {
+    while tokio::time::timeout(NODE_PATIENCE, agent.ready()).await.is_err() {
+        let why = agent.waits_for().unwrap_or_else(|| "the server has not been told yet".to_owned());
+        progress.step("waiting", &format!("the node is not ready: {why}"));
+    }
 }
 
 async fn deploy(

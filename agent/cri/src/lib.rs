@@ -16,6 +16,12 @@ pub use server::{ServeError, routes, serve_unix};
 /// Re-exported so that callers speak of the same `Status` and `Code` as the generated code.
 pub use tonic::{Code, Request, Response, Status};
 
+/// What PullImage answers for an image that is none of the runtime's kind, as an OCI image is none for a Wasm runtime:
+/// another runtime may take it.
+pub fn other_kind(message: impl Into<String>) -> Status {
+    Status::failed_precondition(message)
+}
+
 /// The generated messages, clients and server traits of `proto/cri.proto`.
 #[allow(clippy::all, missing_docs, unreachable_pub)]
 pub mod v1 {

@@ -17,12 +17,13 @@ pub struct RuntimeRouter {
     /// The default is always first.
     endpoints: Vec<Endpoint>,
     handlers: BTreeMap<String, usize>,
+    claimant: Option<String>,
 }
 
 impl RuntimeRouter {
     /// A router whose `default` serves pods without a handler.
     pub fn new(default: Endpoint) -> Self {
-        Self { endpoints: vec![default], handlers: BTreeMap::new() }
+        Self { endpoints: vec![default], handlers: BTreeMap::new(), claimant: None }
     }
 
     /// Sends `handler` to `endpoint`. An endpoint of a name already known is taken to be the same one.
@@ -36,6 +37,18 @@ impl RuntimeRouter {
         };
         self.handlers.insert(handler.to_owned(), index);
         self
+    }
+
+    /// Pods without a handler are offered to this one's endpoint first: it takes those whose images are of its kind, and
+    /// says of others what [`crate::other_kind`] makes.
+    pub fn with_claimant(mut self, handler: &str) -> Self {
+        self.claimant = Some(handler.to_owned());
+        self
+    }
+
+    /// The handler given to [`RuntimeRouter::with_claimant`].
+    pub fn claimant(&self) -> Option<&str> {
+        self.claimant.as_deref()
     }
 
     /// The endpoint of a handler; the empty handler is the default.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use facts::HostFacts;
 pub(crate) use lease::renew;
-pub(crate) use object::{RuntimeView, allocatable};
+pub(crate) use object::{RuntimeView, allocatable, readiness};
 
 use crate::config::AgentConfig;
 use crate::pod::context::NodeNet;

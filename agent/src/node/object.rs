@@ -171,7 +171,7 @@ fn conditions(state: &NodeState, node: &Node, now: Timestamp) -> Vec<NodeConditi
 }
 
 /// Why the node cannot run pods, as kubelet words it.
-fn readiness(state: &NodeState) -> Result<(), String> {
+pub(crate) fn readiness(state: &NodeState) -> Result<(), String> {
     let mut faults = Vec::new();
     for runtime in &state.runtimes {
         match (&runtime.fault, &runtime.network_fault) {

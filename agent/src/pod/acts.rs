@@ -152,7 +152,7 @@ async fn try_ensure_image(context: &PodContext, pod: &Pod, name: &str) -> Result
 }
 
 /// Pulls with each credential that fits, in turn. Gives the time with and without waiting for a turn.
-async fn pull(
+pub(super) async fn pull(
     context: &PodContext,
     pod: &Pod,
     runtime: &Arc<Runtime>,

@@ -152,8 +152,14 @@ impl PodContext {
             return Ok(chosen);
         }
         let handler = self.handler(pod).await?;
-        let runtime = self.shared.runtimes.route(&handler).map_err(|error| error.to_string())?.clone();
-        let chosen = (runtime, handler);
+        let claimed = if handler.is_empty() { super::route::claim(self, pod).await? } else { None };
+        let chosen = match claimed {
+            Some(claimed) => claimed,
+            None => {
+                let runtime = self.shared.runtimes.route(&handler).map_err(|error| error.to_string())?.clone();
+                (runtime, handler)
+            }
+        };
         *self.chosen.lock() = Some(chosen.clone());
         Ok(chosen)
     }

@@ -10,5 +10,6 @@ pub mod image;
 pub mod machine;
 pub mod observe;
 pub mod qos;
+mod route;
 pub mod status;
 pub mod worker;

@@ -7,6 +7,7 @@
 //! pull fails TEXT               every pull fails with TEXT
 //! pull fails 2 times TEXT       the first two pulls fail
 //! pull never                    the pull hangs until its caller gives up
+//! foreign                       its pull finds an image of another kind
 //! size 1234                     bytes of the image
 //! create fails TEXT             CreateContainer fails
 //! start 10ms                    StartContainer takes this long
@@ -28,6 +29,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Script {
     pub pull: Step,
+    pub foreign: bool,
     pub size_bytes: u64,
     pub create: Step,
     pub start: Step,
@@ -90,6 +92,7 @@ impl std::str::FromStr for Script {
             let rest = rest.trim();
             match word {
                 "pull" => script.pull = step(rest)?,
+                "foreign" => script.foreign = true,
                 "size" => script.size_bytes = rest.parse().map_err(|_| format!("size: {rest:?} is no number"))?,
                 "create" => script.create = step(rest)?,
                 "start" => script.start = step(rest)?,

@@ -308,6 +308,9 @@ impl ImageService for FakeRuntime {
         let name = request.into_inner().image.unwrap_or_default().image;
         let step = self.write("PullImage", &name, |state, _| state.step(&name, "pull"))?;
         Self::take(step.into_inner()).await;
+        if self.with(|state, _| state.script(&name).is_some_and(|script| script.foreign)) {
+            return Err(crate::other_kind(format!("{name:?} is of another kind")));
+        }
         let image_ref = self.with(|state, _| state.add_image(&name));
         Ok(Response::new(PullImageResponse { image_ref }))
     }

@@ -139,9 +139,8 @@ pub(super) fn images(all: &[Image]) -> Vec<v1::Image> {
 pub(super) fn image_failed(error: ImageError) -> Status {
     let text = error.to_string();
     match error {
-        ImageError::InvalidName { .. } | ImageError::NotWasm { .. } | ImageError::Corrupt { .. } => {
-            Status::invalid_argument(text)
-        }
+        ImageError::InvalidName { .. } | ImageError::Corrupt { .. } => Status::invalid_argument(text),
+        ImageError::NotWasm { .. } => coracle_cri::other_kind(text),
         ImageError::TooLarge { .. } => Status::resource_exhausted(text),
         ImageError::Unknown { .. } | ImageError::NotFound { .. } => Status::not_found(text),
         ImageError::Unauthorized { .. } => Status::permission_denied(text),
