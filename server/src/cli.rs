@@ -31,7 +31,10 @@ pub(crate) enum Command {
     WasmShim(WasmShimArgs),
     /// A process that runs guests: started by the front
     #[command(hide = true)]
-    WasmWorker,
+    WasmWorker {
+        /// Which one it is, for those who look at processes
+        which: PathBuf,
+    },
     /// A process that compiles one image: started by the front
     #[command(hide = true)]
     WasmCompile { task: String },

@@ -52,7 +52,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(image::run(args)).map(done)
         }
         Command::WasmShim(args) => wasm::shim(args).map(done),
-        Command::WasmWorker => Ok(wasm::worker()),
+        Command::WasmWorker { which: _ } => Ok(wasm::worker()),
         Command::WasmCompile { task } => Ok(wasm::compile(&task)),
     }
 }

@@ -24,8 +24,8 @@ use crate::shim::{self, ShimConfig};
 
 /// kubelet's port.
 const NODE_API_PORT: u16 = 10250;
-/// The RuntimeClass handler of the Wasm runtime.
-const WASM_HANDLER: &str = "wasm";
+/// The RuntimeClass handlers of the Wasm runtime: who shares a worker process.
+const WASM_HANDLERS: [&str; 3] = ["wasm", "wasm-namespace", "wasm-pod"];
 
 /// What a node needs that its settings do not say.
 pub(crate) struct NodeParts {
@@ -141,7 +141,7 @@ pub(crate) fn node_name(args: &NodeArgs) -> anyhow::Result<NodeName> {
 fn runtimes(args: &NodeArgs, paths: &Paths) -> anyhow::Result<RuntimeRouter> {
     let wasm = Endpoint::unix(paths.wasm_socket()).named("wasm");
     let Some(other) = &args.container_runtime_endpoint else {
-        return Ok(RuntimeRouter::new(wasm.clone()).with_handler(WASM_HANDLER, wasm));
+        return Ok(with_wasm(RuntimeRouter::new(wasm.clone()), &wasm));
     };
     let path = other.strip_prefix("unix://").unwrap_or(other);
     if !path.starts_with('/') {
@@ -150,7 +150,11 @@ fn runtimes(args: &NodeArgs, paths: &Paths) -> anyhow::Result<RuntimeRouter> {
         );
     }
     // Wasm images need no runtime class, whatever the default is.
-    Ok(RuntimeRouter::new(Endpoint::unix(path)).with_handler(WASM_HANDLER, wasm).with_claimant(WASM_HANDLER))
+    Ok(with_wasm(RuntimeRouter::new(Endpoint::unix(path)), &wasm).with_claimant(WASM_HANDLERS[0]))
+}
+
+fn with_wasm(router: RuntimeRouter, wasm: &Endpoint) -> RuntimeRouter {
+    WASM_HANDLERS.iter().fold(router, |router, handler| router.with_handler(handler, wasm.clone()))
 }
 
 fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {

@@ -1,6 +1,8 @@
 //! `kill -9` of any process: nothing acknowledged is lost, nothing runs twice.
 
-use coracle_tests::{Cluster, wait_for};
+use std::net::SocketAddr;
+
+use coracle_tests::{Cluster, Kubectl, http_get, wait_for};
 
 #[test]
 fn every_acknowledged_write_survives_the_server() {
@@ -27,23 +29,64 @@ fn every_acknowledged_write_survives_the_server() {
 }
 
 #[test]
-fn pods_come_back_after_the_runtime_dies() {
-    for victim in ["wasm-worker", "wasm-shim"] {
-        let cluster = Cluster::up(&["examples/hello"]);
-        let k = cluster.kubectl();
-        k.ok(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
-        let killed = cluster.processes(victim);
-        assert!(!killed.is_empty(), "no {victim} runs");
-        for id in killed {
-            cluster.kill(id);
-        }
-        wait_for(&format!("new containers after {victim} died"), || {
-            let restarts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
-            let counts = k.ok(&["get", "pods", "-l", "app=hello", "-o", restarts]);
-            (counts.split_whitespace().filter(|c| *c != "0").count() >= 2).then_some(())
-        });
-        k.ok(&["wait", "--for=condition=Ready", "pod", "-l", "app=hello", "--timeout=60s"]);
+fn pods_come_back_after_their_worker_dies() {
+    let cluster = Cluster::up(&["examples/hello"]);
+    let k = cluster.kubectl();
+    k.ok(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    let killed = cluster.processes("wasm-worker");
+    assert!(!killed.is_empty(), "no worker runs");
+    for id in killed {
+        cluster.kill(id);
     }
+    wait_for("new containers after the worker died", || {
+        (restarts(&k).iter().filter(|count| *count != "0").count() >= 2).then_some(())
+    });
+    k.ok(&["wait", "--for=condition=Ready", "pod", "-l", "app=hello", "--timeout=60s"]);
+}
+
+#[test]
+fn pods_serve_on_when_the_runtime_dies() {
+    let cluster = Cluster::up(&["examples/hello"]);
+    let k = cluster.kubectl();
+    k.ok(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    let show = |what: &str| k.ok(&["get", "pods", "-l", "app=hello", "-o", &format!("jsonpath={{.items[*]{what}}}")]);
+    let containers = show(".status.containerStatuses[0].containerID");
+    let started = show(".status.containerStatuses[0].state.running.startedAt");
+    let addresses: Vec<SocketAddr> =
+        show(".status.podIP").split_whitespace().map(|ip| format!("{ip}:8080").parse().unwrap()).collect();
+    let serves = || {
+        for address in &addresses {
+            assert_eq!(http_get(*address, "/").map(|(status, _)| status).ok(), Some(200), "{address}");
+        }
+    };
+    assert!(addresses.len() >= 2, "{addresses:?}");
+    let workers = cluster.processes("wasm-worker");
+    let fronts = || cluster.processes("wasm-shim");
+    for id in fronts() {
+        cluster.kill(id);
+    }
+    serves();
+    wait_for("another front", || {
+        serves();
+        (!fronts().is_empty()).then_some(())
+    });
+    // The new one has the pods in hand: it can tell their logs and make another.
+    k.ok(&["scale", "deployment/hello", "--replicas=3"]);
+    k.ok(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    serves();
+    assert_eq!(cluster.processes("wasm-worker"), workers, "the worker is the same one");
+    for container in containers.split_whitespace() {
+        assert!(show(".status.containerStatuses[0].containerID").contains(container), "{container} is gone");
+    }
+    for time in started.split_whitespace() {
+        assert!(show(".status.containerStatuses[0].state.running.startedAt").contains(time), "{time} is gone");
+    }
+    assert!(restarts(&k).iter().all(|count| count == "0"), "{:?}", restarts(&k));
+}
+
+fn restarts(k: &Kubectl) -> Vec<String> {
+    let counts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+    k.ok(&["get", "pods", "-l", "app=hello", "-o", counts]).split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]

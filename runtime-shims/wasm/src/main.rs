@@ -9,7 +9,7 @@ use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::worker;
 
 const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
-       [--compile-memory-mib N]
+       [--compile-memory-mib N] [--build-id NAME]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
-        ["worker"] => worker::run_on_stdin(),
+        ["worker", _which] => worker::run_on_stdin(),
         ["compile", task] => compile::run(task),
         ["front", data_dir, options @ ..] => serve(Path::new(data_dir), options),
         _ => {
@@ -40,6 +40,7 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             ("--compile-memory-mib", Some(text)) if number(text).is_some() => {
                 config.compile_memory_bytes = number(text).map(|mib| mib << 20);
             }
+            ("--build-id", Some(name)) => config.build = (*name).to_owned(),
             (_, _) => {
                 tracing::error!("{USAGE}");
                 return ExitCode::from(2);

@@ -1,6 +1,8 @@
 //! How a front is set up.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -17,8 +19,13 @@ pub struct FrontConfig {
     pub root: PathBuf,
     /// Archives found here are imported at start, and when an image is missing.
     pub archives: Option<PathBuf>,
-    /// How to start this program as a worker, with the control socket as its standard input.
+    /// How to start this program as a worker, with the control socket as its standard input. One more argument says
+    /// which worker it is, for those who look at processes.
     pub worker: Reexec,
+    /// Names this program: workers of another build are left as soon as may be.
+    pub build: String,
+    /// How long the shared worker stays when it has no container.
+    pub idle_worker: Duration,
     /// How to start this program as a compiler; the task is appended as one more argument.
     pub compiler: Reexec,
     pub registries: Registries,
@@ -44,6 +51,8 @@ impl FrontConfig {
             root: data_dir.join("wasm"),
             archives: Some(data_dir.join("images")),
             worker,
+            build: own_build(),
+            idle_worker: Duration::from_secs(300),
             compiler,
             registries: Registries::default(),
             pod_cidr: None,
@@ -59,5 +68,14 @@ impl FrontConfig {
     /// Where the image store of a front set up by [`FrontConfig::under`] lies; for commands that work on images.
     pub fn image_dir(data_dir: &Path) -> PathBuf {
         data_dir.join("wasm").join("images")
+    }
+}
+
+/// The version and which file it is that runs: installing another one, also of the same version, is another build.
+fn own_build() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match std::fs::metadata("/proc/self/exe") {
+        Ok(file) => format!("{version}-{:x}-{:x}-{:x}-{:x}", file.dev(), file.ino(), file.size(), file.mtime()),
+        Err(_) => version.to_owned(),
     }
 }

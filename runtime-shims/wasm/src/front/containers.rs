@@ -5,13 +5,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_cri::Status;
 use coracle_cri::v1::{ContainerConfig, ContainerEventType};
 
-use super::link::{Link, News, OrderError, Start};
+use super::link::OrderError;
 use super::mounts::{MountPlan, plan_mounts};
 use super::plan::{GuestPlan, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
@@ -30,9 +29,9 @@ const NOT_STARTED: i32 = 128;
 const START_ERROR: &str = "StartError";
 
 /// A guest with everything opened for it.
-struct Prepared {
-    spec: GuestSpec,
-    fds: Vec<OwnedFd>,
+pub(super) struct Prepared {
+    pub(super) spec: GuestSpec,
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 impl Pods {
@@ -65,6 +64,7 @@ impl Pods {
             image: ImageRecord { name: image.name.clone(), id: image.id.clone(), repo_digest: image.repo_digest() },
             http: plan.http.as_ref().map(Into::into),
             phase: Phase::Created,
+            worker: None,
             config,
         };
         self.records.save_container(&record).map_err(record_failed)?;
@@ -107,18 +107,21 @@ impl Pods {
         let (_, sandbox) = self.sandbox(&record.sandbox)?;
         let image = self.image_of(&record.config)?;
         let compiled = self.compiled(&image).await?;
-        let prepared = self.prepare(&sandbox, &record, &image, &compiled).map_err(StartFailure::Failed)?;
-        let link = self.worker().await.map_err(|error| StartFailure::Failed(error.to_string()))?;
+        let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).map_err(StartFailure::Failed)?;
+        let lease = self.worker_for(&sandbox).await.map_err(|error| StartFailure::Failed(error.to_string()))?;
+        let link = lease.link.clone();
         // Before the order: a guest may be over before the answer is here.
         {
             let mut state = self.state.lock();
             if let Some(container) = state.containers.get_mut(id) {
                 container.record.phase = Phase::Running { started_at: self.config.clock.now() };
+                container.record.worker = Some(link.record.id.clone());
                 container.generation = Some(link.generation);
                 self.records.save_container(&container.record).map_err(record_failed)?;
             }
             self.announce(&state, id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
         }
+        drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
         match link.order(Command::Start(Box::new(prepared.spec)), &fds).await {
             Ok(_) => Ok(()),
@@ -131,12 +134,14 @@ impl Pods {
         }
     }
 
-    fn prepare(
+    /// Opens what the guest needs. An HTTP guest is served on `listener`, if there is one already.
+    pub(super) fn prepare(
         &self,
         sandbox: &SandboxRecord,
         record: &ContainerRecord,
         image: &Image,
         compiled: &Compiled,
+        listener: Option<OwnedFd>,
     ) -> Result<Prepared, String> {
         let GuestPlan { args, env, working_dir, stdin, memory_bytes, http } =
             plan_guest(&sandbox.config, &record.config, image, compiled.kind, &[])?;
@@ -154,7 +159,10 @@ impl Pods {
             // The port was chosen with the sandbox's other containers in sight.
             (Some(plan), Some(port)) => {
                 let address = SocketAddr::from((listen_ip(sandbox), port.0));
-                fds.push(listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into());
+                fds.push(match listener {
+                    Some(listener) => listener,
+                    None => listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into(),
+                });
                 Some(HttpSpec { listener: fds.len() - 1, concurrency: plan.concurrency, timeout_ms: plan.timeout_ms })
             }
             (Some(_) | None, _) => None,
@@ -198,8 +206,7 @@ impl Pods {
             Some(container) if container.is_running() => container.generation,
             Some(_) | None => return Ok(()),
         };
-        let link = self.worker.lock().await.clone().filter(|link| Some(link.generation) == generation);
-        if let Some(link) = link {
+        if let Some(link) = self.workers.get(generation) {
             // If the worker is gone, its end is the containers'.
             let _ = link.order(Command::Stop { id: id.clone(), grace_ms }, &[]).await;
             let patience = Duration::from_millis(grace_ms) + AFTER_GRACE;
@@ -234,81 +241,46 @@ impl Pods {
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<(), Status> {
-        let (id, path) = {
+        let (id, generation, path) = {
             let state = self.state.lock();
             let id = state.container_id(id).map_err(lookup_failed)?;
+            let generation = state.containers[&id].generation;
             let record = &state.containers[&id].record;
             if !matches!(record.phase, Phase::Running { .. }) {
                 return Err(Status::failed_precondition("container is not running"));
             }
             let path =
                 state.sandboxes.get(&record.sandbox).and_then(|sandbox| logs::path(&sandbox.config, &record.config));
-            (id, path)
+            (id, generation, path)
         };
         let Some(path) = path else { return Ok(()) };
         let file = logs::open(&path)
             .map_err(|error| Status::internal(format!("cannot open log {}: {error}", path.display())))?;
-        let link = self.worker.lock().await.clone();
+        let link = self.workers.get(generation);
         let link = link.ok_or_else(|| Status::failed_precondition("container is not running"))?;
         link.order(Command::ReopenLog { id }, &[file.as_fd()]).await.map_err(order_failed)?;
         Ok(())
     }
 
     pub(super) async fn set_memory_limit(&self, id: &str, bytes: Option<u64>) -> Result<(), Status> {
-        let (id, running) = {
+        let (id, generation) = {
             let mut state = self.state.lock();
             let id = state.container_id(id).map_err(lookup_failed)?;
             let container = state.containers.get_mut(&id).ok_or_else(|| Status::not_found("container"))?;
             let resources = container.record.config.linux.get_or_insert_default().resources.get_or_insert_default();
             resources.memory_limit_in_bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
             self.records.save_container(&container.record).map_err(record_failed)?;
-            (id, container.is_running())
+            (id, container.generation)
         };
-        let link = self.worker.lock().await.clone().filter(|_| running);
-        if let Some(link) = link {
+        if let Some(link) = self.workers.get(generation) {
             let bytes = Some(bytes.unwrap_or(self.default_memory_bytes));
             link.order(Command::SetMemoryLimit { id, bytes }, &[]).await.map_err(order_failed)?;
         }
         Ok(())
     }
 
-    /// The worker, started if there is none.
-    async fn worker(self: &Arc<Pods>) -> io::Result<Arc<Link>> {
-        let mut slot = self.worker.lock().await;
-        if let Some(link) = slot.as_ref().filter(|link| !link.is_gone()) {
-            return Ok(link.clone());
-        }
-        let empty = self.config.root.join("empty");
-        let start = Start {
-            reexec: &self.config.worker,
-            code: self.compiler.dir(),
-            empty: &empty,
-            lock: &self.worker_lock,
-            profile: self.profile,
-            threads: self.threads,
-        };
-        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let (link, child) = Link::start(start, generation).await?;
-        let link = Arc::new(link);
-        *slot = Some(link.clone());
-        let pods = self.clone();
-        let listening = link.clone();
-        self.tasks.spawn(async move {
-            let told = |news| match news {
-                News::Exited { id, exit } => pods.ended(&id, exit.code, exit.reason.name(), exit.message),
-                News::Gone(how) => pods.worker_gone(generation, &how),
-            };
-            listening.listen(child, told).await;
-            let mut slot = pods.worker.lock().await;
-            if slot.as_ref().is_some_and(|link| link.generation == generation) {
-                *slot = None;
-            }
-        });
-        Ok(link)
-    }
-
     /// A sandbox that containers can be made and started in.
-    fn sandbox(&self, id: &str) -> Result<(String, SandboxRecord), Status> {
+    pub(super) fn sandbox(&self, id: &str) -> Result<(String, SandboxRecord), Status> {
         let state = self.state.lock();
         let id = state.sandbox_id(id).map_err(lookup_failed)?;
         let sandbox = state.sandboxes[&id].clone();
@@ -318,7 +290,7 @@ impl Pods {
         Ok((id, sandbox))
     }
 
-    fn image_of(&self, config: &ContainerConfig) -> Result<Image, Status> {
+    pub(super) fn image_of(&self, config: &ContainerConfig) -> Result<Image, Status> {
         let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
         let image = self.images.get(&name).map_err(convert::image_failed)?;
         image.ok_or_else(|| Status::not_found(format!("image {name:?}: not found")))

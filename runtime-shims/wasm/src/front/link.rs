@@ -1,23 +1,26 @@
-//! A worker process, as the front sees it: started, given orders, listened to, and gone at some point.
+//! A worker process, as the front sees it: started or found, given orders, listened to, and gone at some point.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::process::{Child, Command as Process};
-use tokio::sync::oneshot;
+use tokio::process::{Child, Command as Program};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
+use super::process::Process;
+use super::records::WorkerRecord;
 use crate::compile::Reexec;
 use crate::confine::{self, Purpose};
 use crate::engine::Profile;
-use crate::wire::{Answer, Channel, Command, Exit, Order, Report, Setup};
+use crate::wire::{self, Answer, Channel, Command, Ended, Hello, Order, Report, Setup, Welcome};
 
 /// A worker answers orders at once; one that does not is stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,73 +39,167 @@ pub(super) enum OrderError {
 
 /// What a worker is started with.
 pub(super) struct Start<'a> {
-    pub(super) reexec: &'a Reexec,
     pub(super) code: &'a Path,
     pub(super) empty: &'a Path,
-    /// Held by every worker until it is gone.
-    pub(super) lock: &'a File,
+    /// Where its socket is made, by the worker's id.
+    pub(super) doors: &'a Path,
     pub(super) profile: Profile,
     pub(super) threads: usize,
 }
 
+type Reply = Result<(Answer, Vec<OwnedFd>), String>;
+
 #[derive(Debug)]
 pub(super) struct Link {
     channel: Channel,
-    /// Tells the containers of this worker from those of an earlier one.
+    process: Process,
+    pub(super) record: WorkerRecord,
+    /// Tells the containers of this worker from those of others.
     pub(super) generation: u64,
-    pid: u32,
+    /// It takes no containers any more.
+    retired: AtomicBool,
+    since: Instant,
     next: AtomicU64,
     gone: AtomicBool,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    /// Ends that are on record and that the worker may forget.
+    recorded: Mutex<Vec<String>>,
+    recorded_more: Notify,
 }
 
-/// What a worker says by itself.
-#[derive(Debug)]
-pub(super) enum News {
-    Exited {
-        id: String,
-        exit: Exit,
-    },
-    /// It ended; with it all its guests. In words.
-    Gone(String),
+/// A process that was started and does not do anything before it is set up.
+pub(super) struct Newborn {
+    child: Child,
+    control: OwnedFd,
+    pub(super) pid: u32,
 }
 
-impl Link {
-    /// Starts a worker and waits until it is set up. The process dies with the thread that called this.
-    pub(super) async fn start(start: Start<'_>, generation: u64) -> io::Result<(Link, Child)> {
-        fs::create_dir_all(start.empty)?;
-        let (ours, theirs) = Channel::pair()?;
-        let mut child = Process::new(&start.reexec.program)
-            .args(&start.reexec.args)
+impl Newborn {
+    /// `place` is for those who look at the list of processes: where this worker belongs.
+    pub(super) fn start(reexec: &Reexec, place: &Path) -> io::Result<Newborn> {
+        let (control, theirs) = Channel::pair()?;
+        let child = Program::new(&reexec.program)
+            .args(&reexec.args)
+            .arg(place)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .env_clear()
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot start {}: {error}", start.reexec.program.display()))
+                io::Error::new(error.kind(), format!("cannot start {}: {error}", reexec.program.display()))
             })?;
-        let channel = Channel::new(ours)?;
+        let pid = child.id().unwrap_or_default();
+        Ok(Newborn { child, control, pid })
+    }
+
+    /// Sets it up. It must be on record by now: from here on it outlives this process.
+    pub(super) async fn set_up(
+        mut self,
+        start: Start<'_>,
+        process: Process,
+        record: WorkerRecord,
+        generation: u64,
+    ) -> io::Result<(Link, Child)> {
+        match Newborn::link(self.control, start, process, record, generation).await {
+            Ok(link) => Ok((link, self.child)),
+            Err(error) => {
+                self.child.start_kill()?;
+                let status = in_words(self.child.wait().await?);
+                Err(io::Error::new(error.kind(), format!("it ended during setup ({status}): {error}")))
+            }
+        }
+    }
+
+    async fn link(
+        control: OwnedFd,
+        start: Start<'_>,
+        process: Process,
+        record: WorkerRecord,
+        generation: u64,
+    ) -> io::Result<Link> {
+        fs::create_dir_all(start.empty)?;
+        let channel = Channel::new(control)?;
         let code = confine::detached(start.code, Purpose::Code)?;
         let empty = confine::detached(start.empty, Purpose::Read)?;
-        let setup = Setup { profile: start.profile, threads: start.threads };
-        channel.send(&setup, &[code.as_fd(), empty.as_fd(), start.lock.as_fd()]).await?;
-        match tokio::time::timeout(PATIENCE, channel.receive()).await? {
-            Ok(Some(message)) if matches!(message.parse()?, Report::Ready) => {}
-            Ok(_) => {
-                let status = child.wait().await?;
-                return Err(io::Error::other(format!("the Wasm worker ended during setup ({})", in_words(status))));
-            }
-            Err(error) => return Err(error),
+        let door = wire::bind(start.doors, &record.socket())?;
+        let setup = Setup { profile: start.profile, threads: start.threads, build: record.build.clone() };
+        let fds = [code.as_fd(), empty.as_fd(), door.listener.as_fd(), door.file.as_fd()];
+        channel.send(&setup, &fds).await?;
+        greet(&channel, &record.build).await?;
+        tracing::info!(pid = record.process.pid, worker = record.id, domain = ?record.domain, "worker started");
+        Ok(Link::new(channel, process, record, generation))
+    }
+}
+
+/// The first words of a front to a worker.
+async fn greet(channel: &Channel, build: &str) -> io::Result<Welcome> {
+    let words = async {
+        channel.send(&Hello { version: wire::VERSION, build: build.to_owned() }, &[]).await?;
+        let message = channel.receive().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        match message.parse()? {
+            Report::Welcome(welcome) => Ok(welcome),
+            Report::Done { .. } | Report::Exited(_) => Err(io::Error::other("it does not greet")),
         }
-        let pid = child.id().unwrap_or_default();
-        tracing::info!(pid, generation, "worker started");
-        let (next, gone) = (AtomicU64::new(1), AtomicBool::new(false));
-        let link = Link { channel, generation, pid, next, gone, waiting: Mutex::default() };
-        Ok((link, child))
+    };
+    let welcome = tokio::time::timeout(PATIENCE, words).await??;
+    if !(wire::OLDEST..=wire::VERSION).contains(&welcome.version) {
+        let why = format!("it speaks version {} of the protocol, this front {}", welcome.version, wire::VERSION);
+        return Err(io::Error::other(why));
+    }
+    Ok(welcome)
+}
+
+impl Link {
+    fn new(channel: Channel, process: Process, record: WorkerRecord, generation: u64) -> Link {
+        Link {
+            channel,
+            process,
+            record,
+            generation,
+            retired: AtomicBool::new(false),
+            since: Instant::now(),
+            next: AtomicU64::new(1),
+            gone: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            recorded: Mutex::default(),
+            recorded_more: Notify::new(),
+        }
+    }
+
+    /// Finds a worker that an earlier front started. An error means that it is of no use any more.
+    pub(super) async fn find(
+        record: WorkerRecord,
+        process: Process,
+        doors: &Path,
+        build: &str,
+        generation: u64,
+    ) -> Result<(Link, Welcome), (Process, io::Error)> {
+        let greeted = async {
+            let channel = Channel::new(wire::connect(doors, &record.socket())?)?;
+            let welcome = greet(&channel, build).await?;
+            Ok((channel, welcome))
+        };
+        match greeted.await {
+            Ok((channel, welcome)) => {
+                let link = Link::new(channel, process, record, generation);
+                link.retired.store(welcome.retiring, Ordering::Relaxed);
+                Ok((link, welcome))
+            }
+            Err(error) => Err((process, error)),
+        }
     }
 
     pub(super) async fn order(&self, what: Command, fds: &[BorrowedFd<'_>]) -> Result<Answer, OrderError> {
+        self.ask(what, fds).await.map(|(answer, _)| answer)
+    }
+
+    /// The listening socket of a container that runs there.
+    pub(super) async fn borrow_listener(&self, id: &str) -> Result<OwnedFd, OrderError> {
+        let (_, fds) = self.ask(Command::Lend { id: id.to_owned() }, &[]).await?;
+        fds.into_iter().next().ok_or_else(|| OrderError::Refused("the worker sent no socket".to_owned()))
+    }
+
+    async fn ask(&self, what: Command, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>), OrderError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
         self.waiting.lock().insert(number, done);
@@ -126,48 +223,118 @@ impl Link {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Ends the process without asking it; the listener hears of it.
-    pub(super) fn kill(&self) {
-        self.gone.store(true, Ordering::Relaxed);
-        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            // Gone already is as good.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lived(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// From now on it gets no containers; when it has none, it ends.
+    pub(super) async fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        match self.order(Command::Retire, &[]).await {
+            // An empty one ends before it answers.
+            Ok(_) | Err(OrderError::Gone) => {}
+            Err(error @ (OrderError::Refused(_) | OrderError::Stuck)) => {
+                tracing::warn!(worker = self.record.id, %error, "a worker does not retire and is killed");
+                self.kill();
+            }
         }
     }
 
-    /// Listens until the worker is gone, then says how it ended. Orders that wait are told.
-    pub(super) async fn listen(&self, mut child: Child, mut news: impl FnMut(News)) {
-        loop {
-            let report = match self.channel.receive().await {
-                Ok(Some(message)) => message.parse::<Report>(),
-                Ok(None) => break,
-                Err(error) => Err(error),
-            };
-            match report {
-                Ok(Report::Done { number, outcome }) => {
-                    if let Some(waiting) = self.waiting.lock().remove(&number) {
-                        let _ = waiting.send(outcome);
-                    }
-                }
-                Ok(Report::Exited { id, exit }) => news(News::Exited { id, exit }),
-                Ok(Report::Ready) => {}
-                Err(error) => {
-                    // It does not speak as a worker does: what runs in it cannot be trusted to be one.
-                    tracing::error!(pid = self.pid, %error, "the worker is killed for what it said");
-                    self.kill();
-                    break;
+    /// Ends the process without asking it; the listener hears of it.
+    pub(super) fn kill(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.process.kill();
+    }
+
+    /// The end of this container is on record, or nobody asks for it: the worker need not keep it.
+    pub(super) fn acknowledge(&self, id: String) {
+        self.recorded.lock().push(id);
+        self.recorded_more.notify_one();
+    }
+
+    /// Listens until the worker is gone, then says how it ended. Orders that wait are told. `ended` says of each end
+    /// whether it may be forgotten.
+    pub(super) async fn listen(&self, child: Option<Child>, mut ended: impl FnMut(Ended) -> bool) -> String {
+        let acknowledging = async {
+            loop {
+                self.recorded_more.notified().await;
+                let ids = std::mem::take(&mut *self.recorded.lock());
+                if !ids.is_empty() {
+                    // If it does not arrive, the next front is told again.
+                    let _ = self.order(Command::Acknowledge { ids }, &[]).await;
                 }
             }
+        };
+        tokio::select! {
+            biased;
+            () = self.hear(&mut ended) => {}
+            never = acknowledging => never,
         }
         // From here on nobody gives it a new container.
         self.gone.store(true, Ordering::Relaxed);
-        let ended = match child.wait().await {
-            Ok(status) => in_words(status),
-            Err(error) => error.to_string(),
+        let end = self.end(child);
+        let how = match tokio::time::timeout(PATIENCE, end).await {
+            Ok(how) => how,
+            Err(_elapsed) => "it hung up and did not end, and was killed".to_owned(),
         };
+        self.process.kill();
         self.waiting.lock().clear();
-        news(News::Gone(ended));
+        how
+    }
+
+    async fn hear(&self, ended: &mut impl FnMut(Ended) -> bool) {
+        loop {
+            let message = match self.channel.receive().await {
+                Ok(Some(message)) => message,
+                Ok(None) | Err(_) => return,
+            };
+            match message.parse::<Report>() {
+                Ok(Report::Done { number, outcome }) => {
+                    if let Some(waiting) = self.waiting.lock().remove(&number) {
+                        let _ = waiting.send(outcome.map(|answer| (answer, message.fds)));
+                    }
+                }
+                Ok(Report::Exited(end)) => {
+                    let id = end.id.clone();
+                    if ended(end) {
+                        self.acknowledge(id);
+                    }
+                }
+                Ok(Report::Welcome(_)) => {}
+                Err(error) => {
+                    // It does not speak as a worker does: what runs in it cannot be trusted to be one.
+                    tracing::error!(worker = self.record.id, %error, "the worker is killed for what it said");
+                    return self.kill();
+                }
+            }
+        }
+    }
+
+    /// Waits for the process.
+    async fn end(&self, child: Option<Child>) -> String {
+        match child {
+            Some(mut child) => match child.wait().await {
+                Ok(status) => in_words(status),
+                Err(error) => error.to_string(),
+            },
+            None => match self.process.ended().await {
+                Ok(()) => "how is not known, because an earlier front had started it".to_owned(),
+                Err(error) => error.to_string(),
+            },
+        }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub(super) async fn kill_and_wait(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.kill();
+        if let Err(error) = self.process.ended().await {
+            tracing::warn!(worker = self.record.id, %error, "the end of a worker cannot be seen");
+        }
     }
 }
 
@@ -182,4 +349,9 @@ fn in_words(status: ExitStatus) -> String {
         (Some(code), None) => format!("exit code {code}"),
         (None, None) => "status unknown".to_owned(),
     }
+}
+
+/// Where a worker's socket lies.
+pub(super) fn socket_path(doors: &Path, record: &WorkerRecord) -> PathBuf {
+    doors.join(record.socket())
 }

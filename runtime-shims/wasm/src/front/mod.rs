@@ -4,29 +4,38 @@
 //! ```text
 //! service   CRI's calls, one by one: checks, converts, answers
 //! pods      what exists and how it changes; the only one that touches the state
-//! link      a worker process
+//! workers   worker processes: which pods share one, how they come and go
+//! link      one of them
+//! adopt     what is done about workers of the front before
+//! upgrade   how workers of another build are left
 //! plan, mounts, addresses   decisions without I/O
 //! records   the state on disk
 //! ```
 //!
-//! Containers of a worker that died are reported as exited, and so are those of workers that died with an earlier front:
-//! a worker does not outlive the front that started it, and the front waits for that before it serves.
+//! Workers outlive the front: a front that was killed, or that handed over, is followed by one that finds them and what
+//! runs in them. Containers of a worker that died are reported as exited.
 
 mod addresses;
+mod adopt;
 mod config;
 mod containers;
 mod convert;
+mod domain;
 mod events;
+mod falls;
 mod image_service;
 mod link;
 mod logs;
 mod mounts;
 mod plan;
 mod pods;
+mod process;
 mod records;
 mod run;
 mod runtime_service;
 mod state;
+mod upgrade;
+mod workers;
 
 pub use config::FrontConfig;
-pub use run::{FrontError, run};
+pub use run::{FrontError, end_left_behind, run};

@@ -1,33 +1,33 @@
 //! Sandboxes and containers: how they come to be, change and go. Every change goes through here: state first, then the
 //! record on disk, then the event.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use coracle_cri::Status;
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, NamespaceMode, PodSandboxConfig};
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::FrontConfig;
 use super::addresses::NoAddress;
 use super::convert;
+use super::domain::Domain;
 use super::events::Events;
-use super::link::Link;
 use super::records::{Phase, Records, SandboxRecord};
 use super::state::{Container, Lookup, State};
+use super::workers::Workers;
+use crate::clock::UnixNanos;
 use crate::compile::{Compiler, TaskLimits};
 use crate::engine::Profile;
 use crate::images::{ImageError, ImageStore};
+use crate::wire;
 
 /// Exit code of a container whose worker died: it was killed, though not by its own doing.
-const LOST: i32 = 137;
+pub(super) const LOST: i32 = 137;
 
 /// All there is. One value, shared by all calls.
 pub(super) struct Pods {
@@ -38,10 +38,7 @@ pub(super) struct Pods {
     pub(super) state: Mutex<State>,
     pub(super) records: Records,
     pub(super) events: Events,
-    /// The shared worker, once the first container has started.
-    pub(super) worker: AsyncMutex<Option<Arc<Link>>>,
-    pub(super) generations: AtomicU64,
-    pub(super) worker_lock: File,
+    pub(super) workers: Workers,
     pub(super) default_memory_bytes: u64,
     pub(super) threads: usize,
     pub(super) tasks: TaskTracker,
@@ -62,8 +59,8 @@ pub(super) enum OpenError {
 }
 
 impl Pods {
-    /// Reads what there was. `worker_lock` says that no worker of an earlier front is left.
-    pub(super) fn open(config: FrontConfig, worker_lock: File) -> Result<Arc<Pods>, OpenError> {
+    /// Reads what there was. Workers of an earlier front are looked for later.
+    pub(super) fn open(config: FrontConfig) -> Result<Arc<Pods>, OpenError> {
         let io = |path: &PathBuf| {
             let path = path.clone();
             move |source| OpenError::Io { path, source }
@@ -79,6 +76,8 @@ impl Pods {
         let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, limits).map_err(io(&code))?;
         let dir = config.root.join("state");
         let records = Records::open(&dir).map_err(io(&dir))?;
+        let workers = config.root.join("workers");
+        let workers = Workers::open(workers.clone()).map_err(io(&workers))?;
         let stop = CancellationToken::new();
         let pods = Pods {
             default_memory_bytes: config.default_memory_bytes.unwrap_or_else(|| memory_bytes() / 2),
@@ -89,19 +88,17 @@ impl Pods {
             state: Mutex::default(),
             records,
             events: Events::new(stop.clone()),
-            worker: AsyncMutex::new(None),
-            generations: AtomicU64::new(1),
-            worker_lock,
+            workers,
             tasks: TaskTracker::new(),
             stop,
             config,
         };
-        pods.adopt().map_err(io(&dir))?;
+        pods.read_records().map_err(io(&dir))?;
         Ok(Arc::new(pods))
     }
 
-    /// Sandboxes are as they were; containers that ran do not run any more.
-    fn adopt(&self) -> std::io::Result<()> {
+    /// What there was. Whether it still runs, workers know.
+    fn read_records(&self) -> std::io::Result<()> {
         let mut state = self.state.lock();
         if let Some(range) = self.records.pod_cidr().or(self.config.pod_cidr) {
             state.addresses.set_range(range);
@@ -117,13 +114,7 @@ impl Pods {
                 self.records.remove_container(&record.id)?;
                 continue;
             }
-            let mut container = Container::new(record);
-            if container.is_running() {
-                let why = "the Wasm runtime was restarted, and its worker with it".to_owned();
-                container.end(self.config.clock.now(), LOST, "Error", why);
-                self.records.save_container(&container.record)?;
-            }
-            state.containers.insert(container.record.id.clone(), container);
+            state.containers.insert(record.id.clone(), Container::new(record));
         }
         tracing::info!(sandboxes = state.sandboxes.len(), containers = state.containers.len(), "state read");
         Ok(())
@@ -144,6 +135,7 @@ impl Pods {
             .and_then(|linux| linux.security_context.as_ref())
             .and_then(|context| context.namespace_options.as_ref())
             .is_some_and(|options| options.network() == NamespaceMode::Node);
+        Domain::check(&handler).map_err(Status::invalid_argument)?;
         super::plan::plan_net(&config, None).map_err(Status::invalid_argument)?;
         if !config.log_directory.is_empty() {
             std::fs::create_dir_all(&config.log_directory).map_err(|error| {
@@ -198,6 +190,7 @@ impl Pods {
         }
         self.records.save_sandbox(sandbox).map_err(record_failed)?;
         self.announce(state, &id, &id, ContainerEventType::ContainerStoppedEvent);
+        self.workers.emptier.notify_one();
         Ok(())
     }
 
@@ -213,32 +206,61 @@ impl Pods {
         let mut state = self.state.lock();
         self.announce(&state, &id, &id, ContainerEventType::ContainerDeletedEvent);
         state.sandboxes.remove(&id);
+        self.workers.forget(&Domain::Pod(id));
         Ok(())
     }
 
     /// A container ended, by whatever cause. Only the first cause counts.
     pub(super) fn ended(&self, id: &str, code: i32, reason: &str, message: String) {
+        let at = self.config.clock.now();
+        self.end(&mut self.state.lock(), id, at, code, reason, message);
+    }
+
+    /// A worker says that a container ended. Returns whether the worker may forget it: the end is on record, or it is
+    /// none that anybody asks for.
+    pub(super) fn reported(&self, generation: u64, ended: wire::Ended) -> bool {
+        let wire::Ended { id, at, exit } = ended;
         let mut state = self.state.lock();
-        let now = self.config.clock.now();
-        let Some(container) = state.containers.get_mut(id) else { return };
-        if !container.end(now, code, reason, message) {
-            return;
+        let Some(container) = state.containers.get_mut(&id) else { return true };
+        if container.moving == Some(generation) {
+            // It goes on where it was.
+            container.moving = None;
+            tracing::warn!(container = id, message = exit.message, "a container that was to be moved ended at once");
         }
-        if let Err(error) = self.records.save_container(&container.record) {
+        if container.generation != Some(generation) {
+            return true;
+        }
+        self.end(&mut state, &id, at, exit.code, exit.reason.name(), exit.message)
+    }
+
+    fn end(&self, state: &mut State, id: &str, at: UnixNanos, code: i32, reason: &str, message: String) -> bool {
+        let Some(container) = state.containers.get_mut(id) else { return true };
+        if !container.end(at, code, reason, message) {
+            return true;
+        }
+        let recorded = self.records.save_container(&container.record);
+        if let Err(error) = &recorded {
             tracing::error!(container = id, %error, "cannot record the end of a container");
         }
         let sandbox = container.record.sandbox.clone();
-        self.announce(&state, id, &sandbox, ContainerEventType::ContainerStoppedEvent);
+        self.announce(state, id, &sandbox, ContainerEventType::ContainerStoppedEvent);
+        self.workers.emptier.notify_one();
+        recorded.is_ok()
     }
 
     /// A worker died: so did what ran in it.
-    pub(super) fn worker_gone(&self, generation: u64, how: &str) {
+    pub(super) fn lose_containers(&self, generation: u64, how: &str) {
         let lost: Vec<String> = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            for container in state.containers.values_mut().filter(|container| container.moving == Some(generation)) {
+                container.moving = None;
+            }
             let of_it = state.containers.values().filter(|container| container.generation == Some(generation));
             of_it.map(|container| container.record.id.clone()).collect()
         };
-        tracing::warn!(generation, containers = lost.len(), how, "worker gone");
+        if !lost.is_empty() {
+            tracing::warn!(generation, containers = lost.len(), how, "containers lost");
+        }
         for id in lost {
             self.ended(&id, LOST, "Error", format!("the Wasm worker process ended: {how}"));
         }

@@ -16,7 +16,9 @@ use prost::Message;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::domain::Domain;
 use super::plan::HttpPlan;
+use super::process::Identity;
 use crate::clock::UnixNanos;
 use crate::images::Digest;
 
@@ -42,8 +44,44 @@ pub(super) struct ContainerRecord {
     /// Chosen when the container was made, so that its siblings can avoid it.
     pub(super) http: Option<HttpPort>,
     pub(super) phase: Phase,
+    /// The worker it runs in, by its id.
+    #[serde(default)]
+    pub(super) worker: Option<String>,
     #[serde(with = "protobuf")]
     pub(super) config: ContainerConfig,
+}
+
+/// A worker process. It outlives the front, so the next one must find it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct WorkerRecord {
+    pub(super) id: String,
+    pub(super) domain: Domain,
+    /// Of the front that started it.
+    pub(super) build: String,
+    pub(super) process: Identity,
+}
+
+impl WorkerRecord {
+    /// The name of its socket.
+    pub(super) fn socket(&self) -> String {
+        format!("{}.sock", self.id)
+    }
+
+    pub(super) fn path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}.json", self.id))
+    }
+
+    pub(super) fn save(&self, dir: &Path) -> io::Result<()> {
+        save(&self.path(dir), self)
+    }
+
+    /// None where there is no such directory: no front was ever here.
+    pub(super) fn load_all(dir: &Path) -> io::Result<Vec<WorkerRecord>> {
+        match load(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            loaded => loaded,
+        }
+    }
 }
 
 /// The port of a container that serves HTTP.

@@ -12,19 +12,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::FrontConfig;
 use super::pods::{OpenError, Pods};
 use super::runtime_service::Front;
+use super::workers::kill_left_behind;
 
 /// What containers get to end, when the runtime itself ends.
 const LAST_GRACE_MS: u64 = 5_000;
-/// A worker of a killed front dies at once; a machine under load may need a moment to do it.
-const OLD_WORKER: Duration = Duration::from_secs(30);
 
 /// Why a front does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontError {
     #[error("{} is in use by another process: stop it, or give another directory", path.display())]
     InUse { path: PathBuf },
-    #[error("an old Wasm worker process does not end; stop it (see {})", path.display())]
-    OldWorker { path: PathBuf },
     #[error("cannot use {}: {source}", path.display())]
     Io {
         path: PathBuf,
@@ -43,8 +40,9 @@ impl From<OpenError> for FrontError {
     }
 }
 
-/// Serves until it is told to stop by SIGTERM or SIGINT. To be called on a thread that lives as long as the process:
-/// workers die with it. Makes a tokio runtime of its own.
+/// Serves until it is told to stop: by SIGTERM or SIGINT, which end everything, or by SIGHUP, which leaves the workers
+/// and all that runs in them to the next front. To be called on a thread that lives as long as the process: compilers
+/// die with it. Makes a tokio runtime of its own.
 pub fn run(config: FrontConfig) -> Result<(), FrontError> {
     let root = config.root.clone();
     let io = |source| FrontError::Io { path: root.clone(), source };
@@ -52,10 +50,22 @@ pub fn run(config: FrontConfig) -> Result<(), FrontError> {
     let _alone = alone(&root)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
     runtime.block_on(async {
-        let lock = no_old_worker(&root).await?;
-        let front = Arc::new(Front(Pods::open(config, lock)?));
+        let front = Arc::new(Front(Pods::open(config)?));
+        front.0.adopt_workers().await.map_err(io)?;
         front.serve().await
     })
+}
+
+/// Kills workers that a front of `data_dir` left behind when it was killed, and with them what runs there. For whoever
+/// promises that nothing is left. Returns how many there were.
+pub async fn end_left_behind(data_dir: &Path) -> Result<usize, FrontError> {
+    let root = data_dir.join("wasm");
+    if !root.exists() {
+        return Ok(0);
+    }
+    let _alone = alone(&root)?;
+    let workers = root.join("workers");
+    kill_left_behind(&workers).await.map_err(|source| FrontError::Io { path: workers, source })
 }
 
 /// One front for a directory.
@@ -69,20 +79,6 @@ fn alone(root: &Path) -> Result<File, FrontError> {
     }
 }
 
-/// Waits until no worker of an earlier front is left: nothing must run twice.
-async fn no_old_worker(root: &Path) -> Result<File, FrontError> {
-    let path = root.join("worker.lock");
-    let lock = open_lock(&path)?;
-    let waiting = lock.try_clone().map_err(|source| FrontError::Io { path: path.clone(), source })?;
-    let waited = tokio::task::spawn_blocking(move || waiting.lock());
-    match tokio::time::timeout(OLD_WORKER, waited).await {
-        Ok(Ok(Ok(()))) => Ok(lock),
-        Ok(Ok(Err(source))) => Err(FrontError::Io { path, source }),
-        Ok(Err(join)) => Err(FrontError::Io { path, source: io::Error::other(join) }),
-        Err(_elapsed) => Err(FrontError::OldWorker { path }),
-    }
-}
-
 fn open_lock(path: &Path) -> Result<File, FrontError> {
     OpenOptions::new()
         .create(true)
@@ -92,18 +88,29 @@ fn open_lock(path: &Path) -> Result<File, FrontError> {
         .map_err(|source| FrontError::Io { path: path.to_owned(), source })
 }
 
+/// What the front is told by a signal.
+enum Told {
+    Stop,
+    /// Workers are for the next front.
+    HandOver,
+}
+
 impl Front {
     async fn serve(self: Arc<Front>) -> Result<(), FrontError> {
         let socket = self.0.config.socket.clone();
         let failed = |source| FrontError::Io { path: socket.clone(), source };
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
         let front = self.clone();
         self.0.tasks.spawn(async move {
             if let Err(error) = front.import_archives().await {
                 tracing::error!(%error, "archives cannot be imported");
             }
         });
+        self.0.tasks.spawn(self.0.clone().end_idle_workers());
+        let pods = self.0.clone();
+        self.0.tasks.spawn(async move { pods.leave_old_workers().await });
         let stop = self.0.stop.clone();
         let serving = coracle_cri::serve_unix(
             socket.clone(),
@@ -114,23 +121,30 @@ impl Front {
         let told = async {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = terminate.recv() => Told::Stop,
+                _ = interrupt.recv() => Told::Stop,
+                _ = hangup.recv() => Told::HandOver,
             }
         };
         tokio::pin!(serving);
-        tokio::select! {
+        let told = tokio::select! {
             biased;
             served = &mut serving => return served.map_err(FrontError::from),
-            () = told => {}
-        }
-        tracing::info!("stopping");
-        // A second signal ends this at once, as impatient people expect.
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = self.stop_all() => {}
+            told = told => told,
+        };
+        match told {
+            Told::Stop => {
+                tracing::info!("stopping");
+                // A second signal ends this at once, as impatient people expect.
+                tokio::select! {
+                    biased;
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                    () = self.stop_all() => {}
+                }
+                self.0.kill_workers().await;
+            }
+            Told::HandOver => tracing::info!("handing over: workers go on without this front"),
         }
         stop.cancel();
         // Calls that are under way get a moment; a pull or an idle client does not hold this up.

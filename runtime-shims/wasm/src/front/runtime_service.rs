@@ -8,6 +8,7 @@ use coracle_cri::v1::*;
 use coracle_cri::{Request, Response, Status};
 use tonic::codegen::BoxStream;
 
+use super::domain::HANDLERS;
 use super::pods::{Pods, lookup_failed};
 use super::state::State;
 use super::{convert, logs};
@@ -57,7 +58,7 @@ impl RuntimeService for Front {
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus { conditions }),
             info: Default::default(),
-            runtime_handlers: vec![handler(""), handler("wasm")],
+            runtime_handlers: std::iter::once("").chain(HANDLERS).map(handler).collect(),
             features: None,
         }))
     }
@@ -271,17 +272,21 @@ impl RuntimeService for Front {
 }
 
 impl Front {
-    /// What running guests use, as the worker counts it. Without a worker nothing runs.
+    /// What running guests use, as their workers count it.
     async fn usage(&self) -> HashMap<String, GuestStats> {
-        let Some(link) = self.0.worker.lock().await.clone() else { return HashMap::new() };
-        match link.order(wire::Command::Stats, &[]).await {
-            Ok(wire::Answer::Stats(stats)) => stats.into_iter().map(|stats| (stats.id.clone(), stats)).collect(),
-            Ok(wire::Answer::Nothing) => HashMap::new(),
-            Err(error) => {
-                tracing::warn!(%error, "the worker gives no usage");
-                HashMap::new()
+        let workers = self.0.workers.all();
+        let asked = workers.iter().map(|link| link.order(wire::Command::Stats, &[]));
+        let mut usage = HashMap::new();
+        for answer in futures::future::join_all(asked).await {
+            match answer {
+                Ok(wire::Answer::Stats(stats)) => {
+                    usage.extend(stats.into_iter().map(|stats| (stats.id.clone(), stats)));
+                }
+                Ok(wire::Answer::Nothing | wire::Answer::Descriptor) => {}
+                Err(error) => tracing::warn!(%error, "a worker gives no usage"),
             }
         }
+        usage
     }
 
     async fn stats(&self, filter: &ContainerStatsFilter) -> Vec<ContainerStats> {

@@ -22,6 +22,8 @@ pub(super) struct Container {
     pub(super) record: ContainerRecord,
     /// The worker it runs in, while it runs.
     pub(super) generation: Option<u64>,
+    /// The worker it is being moved to.
+    pub(super) moving: Option<u64>,
     /// Calls that change one container come one after the other.
     pub(super) turn: Arc<AsyncMutex<()>>,
     /// Cancelled when it has exited.
@@ -34,7 +36,7 @@ impl Container {
         if matches!(record.phase, Phase::Exited(_)) {
             ended.cancel();
         }
-        Container { record, generation: None, turn: Arc::default(), ended }
+        Container { record, generation: None, moving: None, turn: Arc::default(), ended }
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -55,6 +57,7 @@ impl Container {
         self.record.phase =
             Phase::Exited(Ended { started_at, finished_at: now.max(started_at), code, reason, message });
         self.generation = None;
+        self.moving = None;
         self.ended.cancel();
         true
     }
@@ -85,6 +88,24 @@ impl State {
             self.containers.values().filter(|container| container.record.sandbox == sandbox).collect();
         containers.sort_by_key(|container| container.record.created_at);
         containers
+    }
+
+    /// Whether a worker has a container, or is about to.
+    pub(super) fn runs_in(&self, generation: u64) -> bool {
+        let generation = Some(generation);
+        self.containers.values().any(|container| container.generation == generation || container.moving == generation)
+    }
+
+    pub(super) fn begin_move(&mut self, id: &str, to: u64) {
+        if let Some(container) = self.containers.get_mut(id).filter(|container| container.is_running()) {
+            container.moving = Some(to);
+        }
+    }
+
+    pub(super) fn abandon_move(&mut self, id: &str) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.moving = None;
+        }
     }
 
     /// Ports that containers of a sandbox serve HTTP on, or will.

@@ -1,8 +1,21 @@
 //! What front and worker say to each other: JSON in datagrams, with the descriptors it speaks of attached.
 //!
-//! Orders are answered by a [`Report::Done`] with their number; exits are reported when they happen. Orders name
-//! containers by id and are harmless when repeated, so that a front that comes back could go on where it was.
+//! ```text
+//! front ──Setup───▶ worker    once, when it is started
+//! front ──Hello───▶ worker    each front's first word, also to workers that an earlier front started
+//!       ◀─Welcome──           what runs there, and what ended without a front knowing
+//!       ──Order────▶
+//!       ◀─Done─────           one for each order, by its number
+//!       ◀─Exited───           when it happens, and again to the next front until it is acknowledged
+//! ```
+//!
+//! Orders name containers by id and are harmless when repeated, so that a front that comes back can go on where it was.
+//!
+//! Front and worker may be of different builds: a front that was upgraded speaks to workers of the build before. To
+//! those it says only [`Hello`] and the orders that are marked *lasting*; what these and all reports look like may
+//! only grow by fields that have a default. Anything else is a new [`VERSION`].
 
+mod door;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -12,21 +25,48 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use door::{Door, bind, connect, duplicate};
 pub(crate) use socket::{Channel, Message, receive_blocking};
 
+use crate::clock::UnixNanos;
 use crate::compile::GuestKind;
 use crate::engine::Profile;
 
 /// Which of the descriptors that came along, counted from 0.
 pub(crate) type FdIndex = usize;
 
-/// The first message to a worker. Descriptor 0 is the directory of machine code, 1 the empty root directory, 2 the lock
-/// that workers hold until they are gone.
+/// What is spoken here. A front speaks to workers from [`OLDEST`] on.
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const OLDEST: u32 = 1;
+
+/// The first message to a worker. Descriptor 0 is the directory of machine code, 1 the empty root directory, 2 the
+/// socket that later fronts come to, 3 that socket's file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) profile: Profile,
     /// Threads that run guests.
     pub(crate) threads: usize,
+    /// Of the front that starts it, and so of the worker.
+    pub(crate) build: String,
+}
+
+/// A front's first message to a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) version: u32,
+    pub(crate) build: String,
+}
+
+/// The answer to [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) version: u32,
+    pub(crate) build: String,
+    /// It was told to end when it is empty, and so takes no guests.
+    pub(crate) retiring: bool,
+    pub(crate) running: Vec<String>,
+    /// What was not acknowledged yet.
+    pub(crate) ended: Vec<Ended>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,12 +78,12 @@ pub(crate) struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
     Start(Box<GuestSpec>),
-    /// Ends a guest, gently where it can be told. Already ended is fine.
+    /// Ends a guest, gently where it can be told. Already ended is fine. Lasting.
     Stop {
         id: String,
         grace_ms: u64,
     },
-    /// Descriptor 0 is the new log file.
+    /// Descriptor 0 is the new log file. Lasting.
     ReopenLog {
         id: String,
     },
@@ -52,11 +92,40 @@ pub(crate) enum Command {
     AttachStdin {
         id: String,
     },
+    /// Lasting.
     SetMemoryLimit {
         id: String,
         bytes: Option<u64>,
     },
+    /// Lasting.
     Stats,
+    /// These ends are on record and need not be kept. Lasting.
+    Acknowledge {
+        ids: Vec<String>,
+    },
+    /// Answered with the listening socket of an HTTP guest, for the worker that goes on in its place. Lasting.
+    Lend {
+        id: String,
+    },
+    /// Ends a guest that runs elsewhere now: it finishes its requests within the grace, and its end is not reported.
+    /// Lasting.
+    Forget {
+        id: String,
+        grace_ms: u64,
+    },
+    /// The worker takes no guests any more and ends when it has none. Lasting.
+    Retire,
+}
+
+impl Command {
+    /// What a worker needs to know of an order that a later build gave it, to say no.
+    pub(crate) fn number_of(message: &Message) -> std::io::Result<u64> {
+        #[derive(Deserialize)]
+        struct Number {
+            number: u64,
+        }
+        message.parse::<Number>().map(|order| order.number)
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -117,20 +186,27 @@ pub(crate) struct NetSpec {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// Set up; orders are taken.
-    Ready,
+    Welcome(Welcome),
     Done {
         number: u64,
         outcome: Result<Answer, String>,
     },
-    Exited {
-        id: String,
-        exit: Exit,
-    },
+    Exited(Ended),
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) id: String,
+    pub(crate) at: UnixNanos,
+    pub(crate) exit: Exit,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Nothing,
+    /// It came along as a descriptor.
+    Descriptor,
     Stats(Vec<GuestStats>),
 }
 

@@ -1,10 +1,10 @@
 //! The worker: a process that runs guests and has nothing they could be after.
 //!
 //! It has no credentials, no rights, no files but descriptors the front hands it, and only the system calls it needs.
-//! When the front is gone, so is it.
+//! When the front is gone it serves on, and waits for the next one.
 //!
 //! ```text
-//! main thread     orders in, reports out; never runs guest code, so it is always there to stop one
+//! main thread     orders in, reports out (`fronts`); never runs guest code, so it is always there to stop one
 //! guest threads   tokio; guests yield to each other at every epoch
 //! epoch           advances the epoch while guests run (`cpu`)
 //! log-writer      buffers to files (`log`)
@@ -16,6 +16,7 @@ mod code;
 mod command;
 mod cpu;
 mod exit;
+mod fronts;
 mod greeting;
 mod guest;
 mod http;
@@ -23,6 +24,7 @@ mod log;
 mod memory;
 mod outgoing;
 mod pod;
+mod reports;
 mod response;
 mod sockets;
 mod stdin;
@@ -35,6 +37,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -42,19 +45,20 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::confine::{self, Calls, Limits};
 use crate::engine::POOL_INSTANCES;
-use crate::wire::{self, Answer, Channel, Command, Exit, GuestSpec, GuestStats, Message, Order, Report, Setup};
+use crate::wire::{self, Answer, Command, Door, Ended, Exit, GuestSpec, GuestStats, Setup};
 use code::{Code, Loader};
 use cpu::{Cpu, Used};
 use guest::Container;
 use log::{Log, LogWriter};
 use memory::Budget;
 use pod::PodNet;
+use reports::Ends;
 use stdin::Stdin;
 
 /// Why a worker ended.
@@ -71,7 +75,7 @@ enum WorkerError {
 }
 
 /// Entry of the worker process, with its end of the socket pair (its standard input, where the front started it).
-/// Returns when the front is gone. Must be called before this process has other threads.
+/// Returns when a front says so, or none can come any more. Must be called before this process has other threads.
 pub fn run(control: OwnedFd) -> ExitCode {
     match work(control) {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,9 +101,11 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
     let message = wire::receive_blocking(&control)?.ok_or(WorkerError::NoSetup)?;
     let setup: Setup = message.parse()?;
     let mut fds = message.fds.into_iter();
-    let (Some(code), Some(empty), Some(_lock)) = (fds.next(), fds.next(), fds.next()) else {
+    let (Some(code), Some(empty), Some(listener), Some(file)) = (fds.next(), fds.next(), fds.next(), fds.next()) else {
         return Err(WorkerError::NoSetup);
     };
+    // Before the user changes: fronts are who started this.
+    let owner = rustix::process::geteuid().as_raw();
     give_up_rights(&code, &empty).map_err(WorkerError::Confine)?;
     drop(empty);
 
@@ -113,7 +119,6 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
         .thread_stack_size(1 << 20)
         .enable_all()
         .build()?;
-    let (reports, outbox) = mpsc::channel(256);
     let worker = Worker {
         shared: Arc::new(Shared { loader, http: response::server(), pool: Semaphore::new(POOL_INSTANCES as usize) }),
         cpu,
@@ -122,10 +127,15 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
         guests: guests.handle().clone(),
         running: Arc::default(),
         tasks: TaskTracker::new(),
-        reports,
+        ends: Arc::default(),
+        build: setup.build,
+        retiring: AtomicBool::new(false),
     };
-    let served = runtime::Builder::new_current_thread().enable_all().build()?.block_on(worker.serve(control, outbox));
-    // Guests that still run are not waited for: nobody is left who would want to know.
+    let served = runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let door = Door::new(listener, file, owner)?;
+        worker.serve(control, door).await
+    });
+    // Nobody is left who would want to know of guests that still run.
     guests.shutdown_background();
     served.map_err(WorkerError::Io)
 }
@@ -136,7 +146,6 @@ fn give_up_rights(code: &OwnedFd, empty: &OwnedFd) -> io::Result<()> {
     // Machine code is loaded by path, so the directory it lies in is where this process is.
     rustix::process::fchdir(code)?;
     confine::leave_root(Some(empty.as_fd()))?;
-    confine::die_with_parent()?;
     confine::no_new_privileges()?;
     confine::allow_only(Calls::Worker)
 }
@@ -164,7 +173,13 @@ struct Handle {
     stdin: Stdin,
     budget: Arc<Budget>,
     used: Arc<Used>,
+    /// Of an HTTP guest that accepts; what another worker would go on with.
+    listener: Option<OwnedFd>,
+    /// It runs elsewhere; nobody asks how it ended here.
+    forgotten: bool,
 }
+
+type Running = Arc<Mutex<HashMap<String, Handle>>>;
 
 struct Worker {
     shared: Arc<Shared>,
@@ -172,77 +187,59 @@ struct Worker {
     logs: LogWriter,
     clock: Clock,
     guests: runtime::Handle,
-    running: Arc<Mutex<HashMap<String, Handle>>>,
+    running: Running,
     tasks: TaskTracker,
-    reports: mpsc::Sender<Report>,
+    ends: Arc<Ends>,
+    build: String,
+    retiring: AtomicBool,
 }
 
+/// What an order comes to, and the descriptor that goes with it.
+type Outcome = Result<(Answer, Option<OwnedFd>), String>;
+
 impl Worker {
-    async fn serve(self, control: OwnedFd, mut outbox: mpsc::Receiver<Report>) -> io::Result<()> {
-        let channel = Channel::new(control)?;
-        let sending = async {
-            channel.send(&Report::Ready, &[]).await?;
-            while let Some(report) = outbox.recv().await {
-                channel.send(&report, &[]).await?;
+    fn obey(&self, what: Command, fds: Vec<OwnedFd>) -> Outcome {
+        let nothing = Ok((Answer::Nothing, None));
+        match what {
+            Command::Start(spec) => self.start(*spec, fds).and(nothing),
+            Command::Stop { id, grace_ms } => {
+                self.tell(&id, |handle| handle.stop(grace_ms));
+                nothing
             }
-            Ok(())
-        };
-        let receiving = async {
-            while let Some(message) = channel.receive().await? {
-                let report = self.obey(message)?;
-                // Bounded, and the other half of this task empties it.
-                if self.reports.send(report).await.is_err() {
-                    break;
+            Command::ReopenLog { id } => {
+                if let Some(file) = fds.into_iter().next() {
+                    self.tell(&id, |handle| handle.log.reopen(File::from(file)));
                 }
+                nothing
             }
-            Ok(())
-        };
-        tokio::select! {
-            biased;
-            sent = sending => sent,
-            received = receiving => received,
+            Command::AttachStdin { id } => self.attach_stdin(&id, fds.into_iter().next()).and(nothing),
+            Command::SetMemoryLimit { id, bytes } => {
+                self.tell(&id, |handle| handle.budget.set_limit(bytes));
+                nothing
+            }
+            Command::Stats => Ok((Answer::Stats(self.stats()), None)),
+            Command::Acknowledge { ids } => {
+                self.ends.acknowledge(&ids);
+                nothing
+            }
+            Command::Lend { id } => self.lend(&id).map(|listener| (Answer::Descriptor, Some(listener))),
+            Command::Forget { id, grace_ms } => {
+                self.tell(&id, |handle| {
+                    handle.forgotten = true;
+                    handle.stop(grace_ms);
+                });
+                nothing
+            }
+            Command::Retire => {
+                self.retire();
+                nothing
+            }
         }
     }
 
-    fn obey(&self, message: Message) -> io::Result<Report> {
-        let Order { number, what } = message.parse()?;
-        let outcome = match what {
-            Command::Start(spec) => self.start(*spec, message.fds).map(|()| Answer::Nothing),
-            Command::Stop { id, grace_ms } => {
-                self.tell(&id, |handle| {
-                    let stop = if grace_ms == 0 { Stop::Kill } else { Stop::Drain { grace_ms } };
-                    // A guest that was killed is not to be treated gently by a later order.
-                    handle.stop.send_if_modified(|now| {
-                        let news = *now != Stop::Kill && *now != stop;
-                        if news {
-                            *now = stop;
-                        }
-                        news
-                    });
-                });
-                Ok(Answer::Nothing)
-            }
-            Command::ReopenLog { id } => {
-                if let Some(file) = message.fds.into_iter().next() {
-                    self.tell(&id, |handle| handle.log.reopen(File::from(file)));
-                }
-                Ok(Answer::Nothing)
-            }
-            Command::AttachStdin { id } => {
-                self.attach_stdin(&id, message.fds.into_iter().next()).map(|()| Answer::Nothing)
-            }
-            Command::SetMemoryLimit { id, bytes } => {
-                self.tell(&id, |handle| handle.budget.set_limit(bytes));
-                Ok(Answer::Nothing)
-            }
-            Command::Stats => Ok(Answer::Stats(self.stats())),
-        };
-        Ok(Report::Done { number, outcome })
-    }
-
     /// A guest that is gone has been reported; orders for it are late, not wrong.
-    fn tell(&self, id: &str, what: impl FnOnce(&Handle)) {
-        if let Some(handle) = self.running.lock().get(id) {
+    fn tell(&self, id: &str, what: impl FnOnce(&mut Handle)) {
+        if let Some(handle) = self.running.lock().get_mut(id) {
             what(handle);
         }
     }
@@ -261,9 +258,17 @@ impl Worker {
         Ok(())
     }
 
+    fn lend(&self, id: &str) -> Result<OwnedFd, String> {
+        let running = self.running.lock();
+        let listener = running.get(id).and_then(|handle| handle.listener.as_ref());
+        let listener = listener.ok_or_else(|| format!("{id}: no HTTP guest that accepts requests"))?;
+        wire::duplicate(listener.as_fd()).map_err(|error| format!("{id}: its socket cannot be lent: {error}"))
+    }
+
     fn stats(&self) -> Vec<GuestStats> {
         let running = self.running.lock();
-        let stats = running.iter().map(|(id, handle)| GuestStats {
+        // What was forgotten is counted where it runs now.
+        let stats = running.iter().filter(|(_, handle)| !handle.forgotten).map(|(id, handle)| GuestStats {
             id: id.clone(),
             memory_bytes: handle.budget.used_bytes() as u64,
             cpu_ns: handle.used.ns(),
@@ -272,6 +277,9 @@ impl Worker {
     }
 
     fn start(&self, spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<(), String> {
+        if self.is_retiring() {
+            return Err("this Wasm worker process takes no containers any more".to_owned());
+        }
         if self.running.lock().contains_key(&spec.id) {
             return Ok(());
         }
@@ -279,7 +287,7 @@ impl Worker {
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
         let files = self.shared.loader.volumes(&spec.volumes, &fds).map_err(failed)?;
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
-        // The only copy: when it is dropped, the kernel refuses connections.
+        // The only copy but the one in the handle: when both are dropped, the kernel refuses connections.
         let mut take = |index: usize| fds.get_mut(index).and_then(Option::take).ok_or("a descriptor is missing");
         let listener = spec.http.as_ref().map(|http| take(http.listener).map(|fd| (fd, http.clone()))).transpose()?;
         let log = spec.log.map(take).transpose()?;
@@ -295,15 +303,18 @@ impl Worker {
             spec,
         });
         let (stop, stopping) = watch::channel(Stop::Run);
+        let lent = listener.as_ref().map(|(listener, _)| wire::duplicate(listener.as_fd()));
         let handle = Handle {
             stop,
             log: container.log.clone(),
             stdin: container.stdin.clone(),
             budget: container.budget.clone(),
             used: container.used.clone(),
+            listener: lent.transpose().map_err(|error| format!("cannot start {}: {error}", container.spec.title))?,
+            forgotten: false,
         };
         self.running.lock().insert(container.spec.id.clone(), handle);
-        let (running, reports) = (self.running.clone(), self.reports.clone());
+        let (running, ends, clock) = (self.running.clone(), self.ends.clone(), self.clock.clone());
         let guest = guest(self.shared.clone(), container.clone(), code, listener, stopping);
         let task = async move {
             let exit = match AssertUnwindSafe(guest).catch_unwind().await {
@@ -312,11 +323,32 @@ impl Worker {
             };
             // What it said must be readable when its end is.
             container.log.flushed().await;
-            running.lock().remove(&container.spec.id);
-            let _ = reports.send(Report::Exited { id: container.spec.id.clone(), exit }).await;
+            let mut running = running.lock();
+            // With both in hand: whoever looks sees it run or ended, never neither.
+            match running.remove(&container.spec.id) {
+                Some(handle) if !handle.forgotten => {
+                    ends.add(Ended { id: container.spec.id.clone(), at: clock.now(), exit });
+                }
+                Some(_) | None => ends.changed(),
+            }
         };
         self.tasks.spawn_on(task, &self.guests);
         Ok(())
+    }
+}
+
+impl Handle {
+    fn stop(&mut self, grace_ms: u64) {
+        let stop = if grace_ms == 0 { Stop::Kill } else { Stop::Drain { grace_ms } };
+        // A guest that was killed is not to be treated gently by a later order.
+        self.stop.send_if_modified(|now| {
+            let news = *now != Stop::Kill && *now != stop;
+            if news {
+                *now = stop;
+            }
+            news
+        });
+        self.listener = None;
     }
 }
 

@@ -3,7 +3,7 @@
 use coracle_cri::v1::ContainerState;
 use rustix::process::Signal;
 
-use crate::shim::{Shim, eventually, get, guest, refusal, signal};
+use crate::shim::{Shim, eventually, get, guest, refusal, request, signal};
 
 #[tokio::test]
 async fn a_killed_worker_takes_its_containers_along_and_is_replaced() {
@@ -26,38 +26,160 @@ async fn a_killed_worker_takes_its_containers_along_and_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_killed_front_comes_back_knowing_what_there_was() {
+async fn pods_serve_on_while_the_front_is_killed_and_started_again() {
     let mut shim = Shim::start().await;
     let hello = shim.run("hello", guest("hello:dev")).await;
+    let spin = shim.run("spin", guest("spin")).await;
     let done = shim.run("done", guest("exit")).await;
     shim.exit(&done.container).await;
     let made = shim.create(&hello.sandbox, "made", guest("worker:dev")).await.expect("it is made");
+    let started = shim.status(&hello.container).await.started_at;
     let worker = shim.worker_pid().expect("a worker runs");
-    shim.kill_front().await;
-    shim.start_front().await;
-    // Nobody may have collected it yet, but it does not run.
-    let old = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_else(|_| ") Z".to_owned());
-    assert!(old.contains(") Z"), "the old worker is gone before the new front serves: {old}");
 
+    shim.kill_front().await;
+    assert_eq!(get(&hello.ip, "/").await.0, 200, "nobody looks after it, and it serves");
+    let served = served_while(&hello.ip, shim.start_front()).await;
+    assert!(served > 0);
+
+    // As if nothing had been.
+    assert_eq!(shim.worker_pid(), Some(worker));
     let status = shim.status(&hello.container).await;
-    assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 137));
-    assert_eq!(status.message, "the Wasm runtime was restarted, and its worker with it");
+    assert_eq!((status.state(), status.started_at), (ContainerState::ContainerRunning, started));
+    assert_eq!(shim.status(&spin.container).await.state(), ContainerState::ContainerRunning);
     assert_eq!(shim.status(&done.container).await.exit_code, 42);
     assert_eq!(shim.status(&made).await.state(), ContainerState::ContainerCreated);
     assert_eq!(
         refusal(shim.start_container(&hello.container).await),
-        "FailedPrecondition: container is in CONTAINER_EXITED state"
+        "FailedPrecondition: container is in CONTAINER_RUNNING state"
     );
 
-    // Addresses are remembered: the old pod's is its own, a new pod's another.
+    // The new front has all in hand: addresses, logs, new containers, the end of old ones.
     assert_eq!(shim.ip(&hello.sandbox).await, hello.ip);
-    let other = shim.sandbox("other", &[], &[]).await;
-    assert_ne!(shim.ip(&other).await, hello.ip);
+    let other = shim.run("other", guest("hello:dev")).await;
+    assert_ne!(other.ip, hello.ip);
+    assert_eq!(shim.worker_pid(), Some(worker), "the new container is in the old worker");
+    std::fs::rename(shim.log_file("hello", "main"), shim.log_file("hello", "rotated")).expect("it is there");
+    let request = coracle_cri::v1::ReopenContainerLogRequest { container_id: hello.container.clone() };
+    shim.runtime().reopen_container_log(request).await.expect("the log is made anew");
+    assert_eq!(get(&hello.ip, "/").await.0, 200);
+    eventually("the new log has the line", || async {
+        (shim.log("hello", "main") == "stdout F GET /\n").then_some(())
+    })
+    .await;
+    shim.stop(&spin.container, 5).await;
+    assert_eq!(shim.ending(&spin.container).await, r#"143 Error """#);
+    shim.remove_pod(&hello.sandbox).await;
+    shim.remove_pod(&done.sandbox).await;
+}
+
+#[tokio::test]
+async fn what_ended_while_no_front_was_there_is_told_to_the_next_one() {
+    let mut shim = Shim::start().await;
+    let waits = shim.run("waits", guest("http-bomb").memory(32 << 20)).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    shim.kill_front().await;
+    let before = now();
+    let _cut = request(&waits.ip, 8080, "GET /", "").await;
+    eventually("the guest has ended", || async {
+        tokio::net::TcpStream::connect((waits.ip.as_str(), 8080)).await.is_err().then_some(())
+    })
+    .await;
+    let after = now();
+    shim.start_front().await;
+    let status = shim.status(&waits.container).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{}", status.message);
+    assert!(status.started_at < before && (before..=after).contains(&status.finished_at), "when it really ended");
+    // And it is told once only: the next front finds it on record.
+    shim.kill_front().await;
+    shim.start_front().await;
+    assert_eq!(shim.status(&waits.container).await.finished_at, status.finished_at);
+    assert_eq!(shim.worker_pid(), Some(worker));
+}
+
+#[tokio::test]
+async fn a_worker_that_died_with_its_front_is_known_to_be_lost() {
+    let mut shim = Shim::start().await;
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    shim.kill_front().await;
+    signal(worker, Signal::KILL);
+    shim.start_front().await;
+    let status = shim.status(&hello.container).await;
+    assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 137));
+    assert_eq!(status.message, "the Wasm worker process ended while the Wasm runtime was restarted");
     let again = shim.create(&hello.sandbox, "again", guest("hello:dev")).await.expect("it is made");
     shim.start_container(&again).await.expect("it starts");
     assert_eq!(get(&hello.ip, "/").await.0, 200);
-    shim.remove_pod(&hello.sandbox).await;
-    shim.remove_pod(&done.sandbox).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_ended_before_its_containers_are_lost() {
+    let mut shim = Shim::start().await;
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    shim.kill_front().await;
+    signal(worker, Signal::STOP);
+    shim.start_front().await;
+    assert_eq!(shim.status(&hello.container).await.exit_code, 137);
+    assert_eq!(shim.worker_pid(), None, "nothing is left that could serve twice");
+}
+
+#[tokio::test]
+async fn a_number_that_another_process_has_now_is_left_alone() {
+    let mut shim = Shim::start().await;
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    shim.kill_front().await;
+    signal(worker, Signal::KILL);
+    let mut stranger = tokio::process::Command::new("sleep").arg("600").kill_on_drop(true).spawn().expect("it starts");
+    for entry in std::fs::read_dir(shim.dir.path().join("wasm/workers")).expect("it is there").flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "json") {
+            let text = std::fs::read_to_string(entry.path()).expect("it can be read");
+            let theirs = format!("\"pid\":{}", stranger.id().expect("it runs"));
+            let text = text.replace(&format!("\"pid\":{worker}"), &theirs);
+            assert!(text.contains(&theirs), "{text}");
+            std::fs::write(entry.path(), text).expect("it can be written");
+        }
+    }
+    shim.start_front().await;
+    assert_eq!(shim.status(&hello.container).await.exit_code, 137);
+    assert!(stranger.try_wait().expect("it can be asked").is_none(), "it lives");
+}
+
+#[tokio::test]
+async fn a_front_that_hands_over_leaves_its_workers() {
+    let mut shim = Shim::start().await;
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    assert_eq!(shim.hand_over().await, Some(0));
+    assert_eq!(get(&hello.ip, "/").await.0, 200);
+    shim.start_front().await;
+    assert_eq!(shim.worker_pid(), Some(worker));
+    // And the one that found them can end them, though they are not its children.
+    assert_eq!(shim.interrupt_front().await, Some(0));
+    assert_eq!(shim.workers(), Vec::<u32>::new());
+}
+
+/// Asks without end while something is done; every request must be answered. Returns how many were.
+async fn served_while(ip: &str, done: impl Future<Output = ()>) -> usize {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let doing = async {
+        done.await;
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let asking = async {
+        let mut served = 0;
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            assert_eq!(get(ip, "/").await.0, 200);
+            served += 1;
+        }
+        served
+    };
+    tokio::join!(asking, doing).0
+}
+
+fn now() -> i64 {
+    coracle_shim_wasm::clock::Clock::system().now()
 }
 
 #[tokio::test]
@@ -67,6 +189,7 @@ async fn an_interrupted_front_stops_everything_and_ends_well() {
     let spin = shim.run("spin", guest("spin")).await;
     assert_eq!(shim.interrupt_front().await, Some(0));
     assert!(!shim.dir.path().join("wasm.sock").exists());
+    assert_eq!(shim.workers(), Vec::<u32>::new(), "nothing is left behind");
     shim.start_front().await;
     assert_eq!(shim.ending(&hello.container).await, r#"0 Completed """#);
     assert_eq!(shim.ending(&spin.container).await, r#"143 Error """#);

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Shim {
     pub dir: tempfile::TempDir,
+    /// Given to the front; without it, it finds its own.
+    pub build: Option<String>,
     front: Option<Child>,
     options: Vec<String>,
     runtime: RuntimeClient,
@@ -102,6 +104,7 @@ impl Shim {
             runtime: endpoint.runtime(),
             images: endpoint.images(),
             dir,
+            build: None,
             front: None,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             range: range.clone(),
@@ -117,10 +120,12 @@ impl Shim {
     }
 
     pub async fn start_front(&mut self) {
+        let build = self.build.as_ref().map(|build| ["--build-id", build.as_str()]);
         let front = Command::new(env!("CARGO_BIN_EXE_coracle-shim-wasm"))
             .arg("front")
             .arg(self.dir.path())
             .args(&self.options)
+            .args(build.into_iter().flatten())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -158,8 +163,17 @@ impl Shim {
 
     /// Ctrl-C, and its exit code.
     pub async fn interrupt_front(&mut self) -> Option<i32> {
+        self.end_front(rustix::process::Signal::INT).await
+    }
+
+    /// What an upgrade does: the front goes, its workers stay.
+    pub async fn hand_over(&mut self) -> Option<i32> {
+        self.end_front(rustix::process::Signal::HUP).await
+    }
+
+    async fn end_front(&mut self, how: rustix::process::Signal) -> Option<i32> {
         let mut front = self.front.take().expect("the front runs");
-        signal(front.id().expect("it runs"), rustix::process::Signal::INT);
+        signal(front.id().expect("it runs"), how);
         within("the front ends", front.wait()).await.expect("it can be waited for").code()
     }
 
@@ -288,17 +302,42 @@ impl Shim {
         text.lines().map(|line| format!("{}\n", line.split_once(' ').map_or(line, |(_, rest)| rest))).collect()
     }
 
-    /// The worker's process id, if there is one.
+    /// The process id of the only worker, if there is one.
     pub fn worker_pid(&self) -> Option<u32> {
-        let mut children = Vec::new();
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.front_pid())).ok()?;
-        for task in tasks.flatten() {
-            let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        let workers = self.workers();
+        assert!(workers.len() < 2, "one worker: {workers:?}");
+        workers.into_iter().next()
+    }
+
+    /// The process ids of all workers that run, also of those that no front has started anew.
+    pub fn workers(&self) -> Vec<u32> {
+        workers_below(self.dir.path())
+    }
+}
+
+/// Workers have their place among a process's arguments.
+fn workers_below(dir: &Path) -> Vec<u32> {
+    let place = dir.join("wasm/workers").to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").expect("this is Linux").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_worker = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).into_owned();
+        words.contains("\0worker\0") && words.contains(&place)
+    };
+    pids.filter(is_worker).collect()
+}
+
+/// Workers outlive their front, but not the test.
+impl Drop for Shim {
+    fn drop(&mut self) {
+        if let Some(front) = &mut self.front {
+            let _ = front.start_kill();
         }
-        children
-            .into_iter()
-            .find(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.ends_with(b"\0worker\0")))
+        for pid in self.workers() {
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        }
     }
 }
 

@@ -41,8 +41,11 @@ impl Registry {
             let class = json!({"metadata": {"name": name}, "value": value, "description": text});
             self.ensure("scheduling.k8s.io", "v1", "priorityclasses", "", class, Existing::Keep).await?;
         }
-        let wasm = json!({"metadata": {"name": "wasm"}, "handler": "wasm"});
-        self.ensure("node.k8s.io", "v1", "runtimeclasses", "", wasm, Existing::Keep).await?;
+        // Who shares a worker process: all of the node, a namespace, nobody.
+        for name in ["wasm", "wasm-namespace", "wasm-pod"] {
+            let class = json!({"metadata": {"name": name}, "handler": name});
+            self.ensure("node.k8s.io", "v1", "runtimeclasses", "", class, Existing::Keep).await?;
+        }
         self.bootstrap_service(advertise).await
     }
 

@@ -1,0 +1,129 @@
+//! Leaves workers of an earlier build, while pods serve. Part of [`Pods`].
+//!
+//! ```text
+//!        old worker                    new worker
+//!  lends the listening socket ───────▶ starts the guest on it      both answer now
+//!  finishes its requests               on record as its worker
+//!  forgets the guest                   serves alone
+//! ```
+//!
+//! Guests that are not served by the front's own listening socket cannot be moved: they go on where they are until they
+//! end. The old worker ends with the last of them.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+use super::link::{Link, OrderError};
+use super::pods::Pods;
+use crate::wire::Command;
+
+/// What requests get to finish in a worker that is left.
+pub(super) const DRAIN_MS: u64 = 600_000;
+/// Containers that are moved at once.
+const AT_ONCE: usize = 4;
+
+/// Why a container stays where it is.
+#[derive(Debug, thiserror::Error)]
+enum Stays {
+    #[error("it ended meanwhile")]
+    Ended,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Pods {
+    /// Moves what can be moved out of workers of other builds, and lets them end when they are empty.
+    pub(super) async fn leave_old_workers(self: &Arc<Pods>) {
+        let old = self.workers.all().into_iter().filter(|link| link.record.build != self.config.build);
+        for link in old {
+            let containers = self.movable(&link);
+            tracing::info!(
+                worker = link.record.id,
+                build = link.record.build,
+                http = containers.len(),
+                "leaving a worker of another build"
+            );
+            let old = &link;
+            futures::stream::iter(containers)
+                .for_each_concurrent(AT_ONCE, |id| async move {
+                    match self.relocate(&id, old).await {
+                        Ok(()) => tracing::debug!(container = id, "moved to a worker of this build"),
+                        Err(why @ Stays::Ended) => tracing::debug!(container = id, %why, "not moved"),
+                        Err(why @ Stays::Failed(_)) => {
+                            tracing::warn!(container = id, %why, "the container stays in a worker of an earlier build");
+                        }
+                    }
+                })
+                .await;
+            link.retire().await;
+        }
+    }
+
+    fn movable(&self, link: &Link) -> Vec<String> {
+        let state = self.state.lock();
+        let served = state.containers.values().filter(|container| {
+            container.generation == Some(link.generation) && container.is_running() && container.record.http.is_some()
+        });
+        served.map(|container| container.record.id.clone()).collect()
+    }
+
+    async fn relocate(self: &Arc<Pods>, id: &str, old: &Arc<Link>) -> Result<(), Stays> {
+        let failed = |error: &dyn std::fmt::Display| Stays::Failed(error.to_string());
+        let turn = self.state.lock().containers.get(id).map(|container| container.turn.clone()).ok_or(Stays::Ended)?;
+        let _turn = turn.lock().await;
+        let record = {
+            let state = self.state.lock();
+            let container = state.containers.get(id).filter(|container| container.is_running());
+            container.filter(|container| container.generation == Some(old.generation)).map(|found| found.record.clone())
+        };
+        let record = record.ok_or(Stays::Ended)?;
+        let (_, sandbox) = self.sandbox(&record.sandbox).map_err(|_stopping| Stays::Ended)?;
+        let image = self.image_of(&record.config).map_err(|status| failed(&status.message()))?;
+        let compiled = self.compiled(&image).await.map_err(|status| failed(&status.message()))?;
+        let listener = old.borrow_listener(id).await.map_err(|error| failed(&error))?;
+        let prepared = self.prepare(&sandbox, &record, &image, &compiled, Some(listener)).map_err(Stays::Failed)?;
+        let lease = self.worker_for(&sandbox).await.map_err(|error| failed(&error))?;
+        let new = lease.link.clone();
+        // Should it end there before it is on record there, that is no end of the container.
+        self.state.lock().begin_move(id, new.generation);
+        drop(lease);
+        let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
+        let started = new.order(Command::Start(Box::new(prepared.spec)), &fds).await;
+        let moved = started.is_ok() && self.settle(id, old, &new);
+        if !moved {
+            self.state.lock().abandon_move(id);
+            let _ = new.order(Command::Forget { id: id.to_owned(), grace_ms: 0 }, &[]).await;
+            return Err(started.err().map_or(Stays::Ended, |error| failed(&error)));
+        }
+        match old.order(Command::Forget { id: id.to_owned(), grace_ms: DRAIN_MS }, &[]).await {
+            // Gone or soon to be, as it was meant to.
+            Ok(_) | Err(OrderError::Gone | OrderError::Refused(_)) => Ok(()),
+            Err(stuck @ OrderError::Stuck) => {
+                tracing::warn!(worker = old.record.id, error = %stuck, "the old worker is killed");
+                old.kill();
+                Ok(())
+            }
+        }
+    }
+
+    /// The new worker has it from now on.
+    fn settle(&self, id: &str, old: &Link, new: &Link) -> bool {
+        let mut state = self.state.lock();
+        let Some(container) = state.containers.get_mut(id) else { return false };
+        if !container.is_running()
+            || container.generation != Some(old.generation)
+            || container.moving.take() != Some(new.generation)
+        {
+            return false;
+        }
+        container.generation = Some(new.generation);
+        container.record.worker = Some(new.record.id.clone());
+        if let Err(error) = self.records.save_container(&container.record) {
+            // A later front would look for it in the old worker and find it lost: no restart before that.
+            tracing::error!(container = id, %error, "cannot record where a container runs");
+        }
+        true
+    }
+}

@@ -1,0 +1,295 @@
+//! Worker processes: which one a pod's containers run in, how they come and how they go. Part of [`Pods`].
+//!
+//! ```text
+//! none ──(a container starts)──▶ serving ──(empty)──▶ retired ──▶ gone
+//!   ▲                              │  └──(of an older build)──▶ retired, ends when it is empty
+//!   └────(pause, if it is not the first)────(it dies: so do its containers)
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::process::Child;
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use super::domain::Domain;
+use super::falls::Falls;
+use super::link::{self, Link, Newborn, Start};
+use super::pods::Pods;
+use super::process::Process;
+use super::records::{SandboxRecord, WorkerRecord};
+
+/// The workers there are.
+#[derive(Debug)]
+pub(super) struct Workers {
+    /// Sockets and records.
+    pub(super) dir: PathBuf,
+    /// All that run, also those that are not given containers any more.
+    live: Mutex<BTreeMap<u64, Arc<Link>>>,
+    slots: Mutex<HashMap<Domain, Arc<AsyncMutex<Slot>>>>,
+    generations: AtomicU64,
+    /// A container ended or a sandbox stopped: a worker may be empty.
+    pub(super) emptier: Notify,
+}
+
+/// The worker that new containers of a domain go to.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    link: Option<Arc<Link>>,
+    falls: Falls,
+}
+
+/// A worker that stays until this is dropped, so that a container can be put into it.
+pub(super) struct Lease {
+    pub(super) link: Arc<Link>,
+    _slot: OwnedMutexGuard<Slot>,
+}
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoWorker {
+    #[error("the Wasm worker process of {domain} {why}")]
+    Pausing { domain: Domain, why: String },
+    #[error("the Wasm worker process of {domain} cannot be started: {source}")]
+    Start {
+        domain: Domain,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Workers {
+    pub(super) fn open(dir: PathBuf) -> io::Result<Workers> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(Workers {
+            dir,
+            live: Mutex::default(),
+            slots: Mutex::default(),
+            generations: AtomicU64::new(1),
+            emptier: Notify::new(),
+        })
+    }
+
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Link>> {
+        self.live.lock().values().cloned().collect()
+    }
+
+    /// The worker a container runs in.
+    pub(super) fn get(&self, generation: Option<u64>) -> Option<Arc<Link>> {
+        self.live.lock().get(&generation?).cloned()
+    }
+
+    fn slot(&self, domain: &Domain) -> Arc<AsyncMutex<Slot>> {
+        self.slots.lock().entry(domain.clone()).or_default().clone()
+    }
+
+    /// The domain is no more, and nothing needs to be known of its past.
+    pub(super) fn forget(&self, domain: &Domain) {
+        self.slots.lock().remove(domain);
+    }
+
+    pub(super) fn remove_files(&self, record: &WorkerRecord) {
+        for path in [link::socket_path(&self.dir, record), record.path(&self.dir)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "a worker's file cannot be removed");
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Pods {
+    /// The worker for containers of `sandbox`, started if there is none.
+    pub(super) async fn worker_for(self: &Arc<Pods>, sandbox: &SandboxRecord) -> Result<Lease, NoWorker> {
+        let domain = Domain::of(sandbox);
+        let mut slot = self.workers.slot(&domain).lock_owned().await;
+        if let Some(link) = slot.link.clone().filter(|link| !link.is_gone() && !link.is_retired()) {
+            return Ok(Lease { link, _slot: slot });
+        }
+        if let Some(why) = slot.falls.why_wait(Instant::now()) {
+            return Err(NoWorker::Pausing { domain, why });
+        }
+        match self.start_worker(&domain).await {
+            Ok((link, child)) => {
+                let link = self.take_in(link, Some(child));
+                slot.link = Some(link.clone());
+                Ok(Lease { link, _slot: slot })
+            }
+            Err(source) => {
+                slot.falls.fell(Instant::now(), Duration::ZERO, &format!("it could not be started: {source}"));
+                Err(NoWorker::Start { domain, source })
+            }
+        }
+    }
+
+    async fn start_worker(&self, domain: &Domain) -> io::Result<(Link, Child)> {
+        // Short, because it is read in lists of processes; still no two are alike.
+        let id: String = self.config.ids.next().chars().take(16).collect();
+        let dir = &self.workers.dir;
+        let newborn = Newborn::start(&self.config.worker, &dir.join(&id))?;
+        let (process, identity) = Process::of_child(newborn.pid)?;
+        let record = WorkerRecord { id, domain: domain.clone(), build: self.config.build.clone(), process: identity };
+        // On record before it is set up: no worker that could run a guest is ever unknown to the next front.
+        record.save(dir)?;
+        let empty = self.config.root.join("empty");
+        let start = Start {
+            code: self.compiler.dir(),
+            empty: &empty,
+            doors: dir,
+            profile: self.profile,
+            threads: self.threads,
+        };
+        let set_up = newborn.set_up(start, process, record.clone(), self.workers.next_generation()).await;
+        if set_up.is_err() {
+            self.workers.remove_files(&record);
+        }
+        set_up
+    }
+
+    /// Listens to a worker from now on, until it is gone.
+    pub(super) fn take_in(self: &Arc<Pods>, link: Link, child: Option<Child>) -> Arc<Link> {
+        let link = Arc::new(link);
+        self.workers.live.lock().insert(link.generation, link.clone());
+        let (pods, listening) = (self.clone(), link.clone());
+        self.tasks.spawn(async move {
+            let how = listening.listen(child, |ended| pods.reported(listening.generation, ended)).await;
+            pods.worker_gone(&listening, &how).await;
+        });
+        link
+    }
+
+    /// New containers of the domain go to this worker, unless there is one already.
+    pub(super) async fn prefer(&self, link: &Arc<Link>) {
+        let slot = self.workers.slot(&link.record.domain);
+        let mut slot = slot.lock().await;
+        if slot.link.as_ref().is_none_or(|other| other.is_gone()) {
+            slot.link = Some(link.clone());
+        }
+    }
+
+    async fn worker_gone(&self, link: &Arc<Link>, how: &str) {
+        let generation = link.generation;
+        let expected = link.is_retired();
+        tracing::info!(worker = link.record.id, expected, how, "worker gone");
+        // First of all: containers that end because of it are started anew at once.
+        {
+            let slot = self.workers.slot(&link.record.domain);
+            let mut slot = slot.lock().await;
+            if slot.link.as_ref().is_some_and(|link| link.generation == generation) {
+                slot.link = None;
+            }
+            if !expected {
+                slot.falls.fell(Instant::now(), link.lived(), how);
+            }
+        }
+        self.workers.live.lock().remove(&generation);
+        self.workers.remove_files(&link.record);
+        self.lose_containers(generation, how);
+    }
+
+    /// Ends workers that have nothing to do: the shared one after a while, the others when no pod is left that they
+    /// are for. Runs until the front stops.
+    pub(super) async fn end_idle_workers(self: Arc<Pods>) {
+        let mut idle: HashMap<u64, Instant> = HashMap::new();
+        loop {
+            let (due, next) = self.idle_workers(&mut idle, Instant::now());
+            for link in due {
+                self.retire_if_empty(&link).await;
+            }
+            let later = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = self.workers.emptier.notified() => {}
+                () = later => {}
+            }
+        }
+    }
+
+    /// Workers that are to end now, and when the next one may be. `idle` is since when each has been empty.
+    fn idle_workers(&self, idle: &mut HashMap<u64, Instant>, now: Instant) -> (Vec<Arc<Link>>, Option<Instant>) {
+        let state = self.state.lock();
+        let (mut due, mut next) = (Vec::new(), None);
+        let all = self.workers.all();
+        idle.retain(|generation, _| all.iter().any(|link| link.generation == *generation));
+        for link in all {
+            if link.is_retired() || state.runs_in(link.generation) {
+                idle.remove(&link.generation);
+                continue;
+            }
+            let since = *idle.entry(link.generation).or_insert(now);
+            let wanted = match &link.record.domain {
+                Domain::Node => true,
+                domain @ (Domain::Namespace(_) | Domain::Pod(_)) => {
+                    state.sandboxes.values().any(|sandbox| sandbox.ready && Domain::of(sandbox) == *domain)
+                }
+            };
+            let end = since + self.config.idle_worker;
+            if !wanted || end <= now {
+                due.push(link);
+            } else {
+                next = Some(next.map_or(end, |next: Instant| next.min(end)));
+            }
+        }
+        (due, next)
+    }
+
+    async fn retire_if_empty(&self, link: &Arc<Link>) {
+        {
+            // While this is held, nobody puts a container into it.
+            let slot = self.workers.slot(&link.record.domain);
+            let mut slot = slot.lock().await;
+            if self.state.lock().runs_in(link.generation) {
+                return;
+            }
+            if slot.link.as_ref().is_some_and(|other| other.generation == link.generation) {
+                slot.link = None;
+            }
+        }
+        tracing::info!(worker = link.record.id, domain = ?link.record.domain, "an empty worker is ended");
+        link.retire().await;
+    }
+
+    /// Ends all workers; what still runs in them is lost.
+    pub(super) async fn kill_workers(&self) {
+        let all = self.workers.all();
+        futures::future::join_all(all.iter().map(|link| link.kill_and_wait())).await;
+        for link in all {
+            self.workers.remove_files(&link.record);
+        }
+    }
+}
+
+/// Kills the workers that a front left behind in `dir`, if there are any. The caller makes sure that no front serves.
+pub(super) async fn kill_left_behind(dir: &Path) -> io::Result<usize> {
+    let mut killed = 0;
+    for record in WorkerRecord::load_all(dir)? {
+        if let Some(process) = Process::find(&record.process)? {
+            process.kill();
+            process.ended().await?;
+            killed += 1;
+        }
+        let _ = fs::remove_file(link::socket_path(dir, &record));
+        fs::remove_file(record.path(dir))?;
+    }
+    Ok(killed)
+}
