@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "a test is no library")]
 
 mod commands;
+mod cri;
 mod footprint;
 mod guests;
 mod hostile;
