@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use coracle_shim_wasm::compile::{self, Reexec};
 use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::worker;
 
 const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
-       [--compile-memory-mib N] [--build-id NAME]
+       [--compile-memory-mib N] [--build-id NAME] [--idle-worker-seconds N]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -39,6 +40,9 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             ("--compile-seconds", Some(text)) if number(text).is_some() => config.compile_seconds = number(text),
             ("--compile-memory-mib", Some(text)) if number(text).is_some() => {
                 config.compile_memory_bytes = number(text).map(|mib| mib << 20);
+            }
+            ("--idle-worker-seconds", Some(text)) if number(text).is_some() => {
+                config.idle_worker = Duration::from_secs(number(text).unwrap_or_default());
             }
             ("--build-id", Some(name)) => config.build = (*name).to_owned(),
             (_, _) => {

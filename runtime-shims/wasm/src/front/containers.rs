@@ -274,6 +274,7 @@ impl Pods {
         };
         if let Some(link) = self.workers.get(generation) {
             let bytes = Some(bytes.unwrap_or(self.default_memory_bytes));
+            self.limit_worker_of(&link, &id);
             link.order(Command::SetMemoryLimit { id, bytes }, &[]).await.map_err(order_failed)?;
         }
         Ok(())

@@ -27,10 +27,9 @@ impl Falls {
         }
         self.count += 1;
         how.clone_into(&mut self.last);
-        self.not_before = match self.count.checked_sub(AT_ONCE + 1) {
-            None => None,
-            Some(doublings) => Some(now + FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LAST_PAUSE)),
-        };
+        let doublings = self.count.checked_sub(AT_ONCE + 1);
+        self.not_before =
+            doublings.map(|doublings| now + FIRST_PAUSE.saturating_mul(1 << doublings.min(16)).min(LAST_PAUSE));
     }
 
     /// Why no worker is to be started yet, if so.

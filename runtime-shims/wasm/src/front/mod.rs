@@ -17,6 +17,7 @@
 
 mod addresses;
 mod adopt;
+mod cgroup;
 mod config;
 mod containers;
 mod convert;

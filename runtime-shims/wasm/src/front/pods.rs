@@ -249,7 +249,7 @@ impl Pods {
     }
 
     /// A worker died: so did what ran in it.
-    pub(super) fn lose_containers(&self, generation: u64, how: &str) {
+    pub(super) fn lose_containers(&self, generation: u64, reason: &str, message: &str) {
         let lost: Vec<String> = {
             let mut state = self.state.lock();
             for container in state.containers.values_mut().filter(|container| container.moving == Some(generation)) {
@@ -259,10 +259,10 @@ impl Pods {
             of_it.map(|container| container.record.id.clone()).collect()
         };
         if !lost.is_empty() {
-            tracing::warn!(generation, containers = lost.len(), how, "containers lost");
+            tracing::warn!(generation, containers = lost.len(), why = message, "containers lost");
         }
         for id in lost {
-            self.ended(&id, LOST, "Error", format!("the Wasm worker process ended: {how}"));
+            self.ended(&id, LOST, reason, message.to_owned());
         }
     }
 

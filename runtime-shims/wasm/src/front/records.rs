@@ -16,6 +16,7 @@ use prost::Message;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Groups;
 use super::domain::Domain;
 use super::plan::HttpPlan;
 use super::process::Identity;
@@ -59,6 +60,9 @@ pub(super) struct WorkerRecord {
     /// Of the front that started it.
     pub(super) build: String,
     pub(super) process: Identity,
+    /// Of a pod's own worker, where they can be made.
+    #[serde(default)]
+    pub(super) groups: Option<Groups>,
 }
 
 impl WorkerRecord {

@@ -46,6 +46,13 @@ impl Container {
         }
     }
 
+    pub(super) fn has_exited(&self) -> bool {
+        match self.record.phase {
+            Phase::Exited(_) => true,
+            Phase::Created | Phase::Running { .. } => false,
+        }
+    }
+
     /// Notes the end. A container ends once: later news of it is old news.
     pub(super) fn end(&mut self, now: UnixNanos, code: i32, reason: &str, message: String) -> bool {
         let started_at = match self.record.phase {

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use tokio::process::Child;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use super::cgroup::{self, Groups};
 use super::domain::Domain;
 use super::falls::Falls;
 use super::link::{self, Link, Newborn, Start};
@@ -35,6 +36,7 @@ pub(super) struct Workers {
     live: Mutex<BTreeMap<u64, Arc<Link>>>,
     slots: Mutex<HashMap<Domain, Arc<AsyncMutex<Slot>>>>,
     generations: AtomicU64,
+    said_no_groups: AtomicBool,
     /// A container ended or a sandbox stopped: a worker may be empty.
     pub(super) emptier: Notify,
 }
@@ -74,6 +76,7 @@ impl Workers {
             live: Mutex::default(),
             slots: Mutex::default(),
             generations: AtomicU64::new(1),
+            said_no_groups: AtomicBool::new(false),
             emptier: Notify::new(),
         })
     }
@@ -109,6 +112,9 @@ impl Workers {
                 Ok(()) | Err(_) => {}
             }
         }
+        if let Some(groups) = &record.groups {
+            groups.remove();
+        }
     }
 }
 
@@ -118,12 +124,13 @@ impl Pods {
         let domain = Domain::of(sandbox);
         let mut slot = self.workers.slot(&domain).lock_owned().await;
         if let Some(link) = slot.link.clone().filter(|link| !link.is_gone() && !link.is_retired()) {
+            self.limit_worker(&link, sandbox);
             return Ok(Lease { link, _slot: slot });
         }
         if let Some(why) = slot.falls.why_wait(Instant::now()) {
             return Err(NoWorker::Pausing { domain, why });
         }
-        match self.start_worker(&domain).await {
+        match self.start_worker(&domain, sandbox).await {
             Ok((link, child)) => {
                 let link = self.take_in(link, Some(child));
                 slot.link = Some(link.clone());
@@ -136,13 +143,18 @@ impl Pods {
         }
     }
 
-    async fn start_worker(&self, domain: &Domain) -> io::Result<(Link, Child)> {
+    async fn start_worker(&self, domain: &Domain, sandbox: &SandboxRecord) -> io::Result<(Link, Child)> {
         // Short, because it is read in lists of processes; still no two are alike.
         let id: String = self.config.ids.next().chars().take(16).collect();
         let dir = &self.workers.dir;
         let newborn = Newborn::start(&self.config.worker, &dir.join(&id))?;
         let (process, identity) = Process::of_child(newborn.pid)?;
-        let record = WorkerRecord { id, domain: domain.clone(), build: self.config.build.clone(), process: identity };
+        let groups = match domain {
+            Domain::Node | Domain::Namespace(_) => None,
+            Domain::Pod(_) => self.make_groups(sandbox, &id, identity.pid),
+        };
+        let build = self.config.build.clone();
+        let record = WorkerRecord { id, domain: domain.clone(), build, process: identity, groups };
         // On record before it is set up: no worker that could run a guest is ever unknown to the next front.
         record.save(dir)?;
         let empty = self.config.root.join("empty");
@@ -158,6 +170,54 @@ impl Pods {
             self.workers.remove_files(&record);
         }
         set_up
+    }
+
+    /// Control groups for a pod's worker, with the worker in them; it has done nothing yet, so all it does will count.
+    fn make_groups(&self, sandbox: &SandboxRecord, id: &str, pid: i32) -> Option<Groups> {
+        let made = Groups::make(&sandbox.config, &format!("coracle-{id}"), self.pod_limits(sandbox));
+        let joined = made.and_then(|groups| match groups.take_in(pid) {
+            Ok(()) => Ok(groups),
+            Err(error) => {
+                groups.remove();
+                Err(error)
+            }
+        });
+        match joined {
+            Ok(groups) => Some(groups),
+            Err(error) => {
+                if !self.workers.said_no_groups.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "workers of wasm-pod pods get no control groups; limits of guests hold all the same");
+                }
+                None
+            }
+        }
+    }
+
+    fn pod_limits(&self, sandbox: &SandboxRecord) -> cgroup::Limits {
+        let state = self.state.lock();
+        let live = state.containers_of(&sandbox.id).into_iter().filter(|container| !container.has_exited());
+        let configs: Vec<_> = live.map(|container| &container.record.config).collect();
+        cgroup::limits(&sandbox.config, &configs)
+    }
+
+    /// A container has other limits: so has its pod.
+    pub(super) fn limit_worker_of(&self, link: &Link, container: &str) {
+        let sandbox = {
+            let state = self.state.lock();
+            let container = state.containers.get(container);
+            container.and_then(|container| state.sandboxes.get(&container.record.sandbox).cloned())
+        };
+        if let Some(sandbox) = sandbox {
+            self.limit_worker(link, &sandbox);
+        }
+    }
+
+    /// The worker's groups follow the pod's limits.
+    fn limit_worker(&self, link: &Link, sandbox: &SandboxRecord) {
+        let Some(groups) = &link.record.groups else { return };
+        if let Err(error) = groups.limit(self.pod_limits(sandbox)) {
+            tracing::warn!(worker = link.record.id, %error, "the limits of a worker cannot be set");
+        }
     }
 
     /// Listens to a worker from now on, until it is gone.
@@ -197,8 +257,14 @@ impl Pods {
             }
         }
         self.workers.live.lock().remove(&generation);
+        let out_of_memory = link.record.groups.as_ref().is_some_and(Groups::ran_out_of_memory);
         self.workers.remove_files(&link.record);
-        self.lose_containers(generation, how);
+        if out_of_memory {
+            let why = "the pod used more memory than its limit, counting what its worker process itself needs";
+            self.lose_containers(generation, "OOMKilled", why);
+        } else {
+            self.lose_containers(generation, "Error", &format!("the Wasm worker process ended: {how}"));
+        }
     }
 
     /// Ends workers that have nothing to do: the shared one after a while, the others when no pod is left that they
@@ -287,6 +353,9 @@ pub(super) async fn kill_left_behind(dir: &Path) -> io::Result<usize> {
             process.kill();
             process.ended().await?;
             killed += 1;
+        }
+        if let Some(groups) = &record.groups {
+            groups.remove();
         }
         let _ = fs::remove_file(link::socket_path(dir, &record));
         fs::remove_file(record.path(dir))?;

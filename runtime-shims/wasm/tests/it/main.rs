@@ -14,3 +14,4 @@ mod registry;
 mod restarts;
 mod shim;
 mod volumes;
+mod workers;

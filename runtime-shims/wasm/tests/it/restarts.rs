@@ -161,7 +161,7 @@ async fn a_front_that_hands_over_leaves_its_workers() {
 }
 
 /// Asks without end while something is done; every request must be answered. Returns how many were.
-async fn served_while(ip: &str, done: impl Future<Output = ()>) -> usize {
+pub async fn served_while(ip: &str, done: impl Future<Output = ()>) -> usize {
     let over = std::sync::atomic::AtomicBool::new(false);
     let doing = async {
         done.await;

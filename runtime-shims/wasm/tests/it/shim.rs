@@ -20,10 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Shim {
     pub dir: tempfile::TempDir,
-    /// Given to the front; without it, it finds its own.
-    pub build: Option<String>,
     front: Option<Child>,
-    options: Vec<String>,
+    pub options: Vec<String>,
     runtime: RuntimeClient,
     images: ImageClient,
     range: String,
@@ -104,7 +102,6 @@ impl Shim {
             runtime: endpoint.runtime(),
             images: endpoint.images(),
             dir,
-            build: None,
             front: None,
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             range: range.clone(),
@@ -120,12 +117,10 @@ impl Shim {
     }
 
     pub async fn start_front(&mut self) {
-        let build = self.build.as_ref().map(|build| ["--build-id", build.as_str()]);
         let front = Command::new(env!("CARGO_BIN_EXE_coracle-shim-wasm"))
             .arg("front")
             .arg(self.dir.path())
             .args(&self.options)
-            .args(build.into_iter().flatten())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -216,7 +211,11 @@ impl Shim {
     }
 
     async fn run_sandbox(&self, config: PodSandboxConfig) -> Result<String, Status> {
-        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: "wasm".to_owned() };
+        self.run_sandbox_as("wasm", config).await
+    }
+
+    async fn run_sandbox_as(&self, handler: &str, config: PodSandboxConfig) -> Result<String, Status> {
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         Ok(self.runtime().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
     }
 
@@ -255,6 +254,22 @@ impl Shim {
     /// A pod of its own for the guest, started.
     pub async fn run(&self, name: &str, guest: Guest) -> Pod {
         let sandbox = self.sandbox(name, &[8080], &[]).await;
+        let container = self.create(&sandbox, "main", guest).await.expect("the container is made");
+        self.start_container(&container).await.expect("the container starts");
+        let ip = self.ip(&sandbox).await;
+        Pod { sandbox, container, ip }
+    }
+
+    pub async fn try_handler(&self, handler: &str, namespace: &str, name: &str) -> Result<String, Status> {
+        let mut config = self.sandbox_config(name, &[8080], &[]);
+        config.metadata =
+            config.metadata.map(|metadata| PodSandboxMetadata { namespace: namespace.to_owned(), ..metadata });
+        self.run_sandbox_as(handler, config).await
+    }
+
+    /// As [`Shim::run`], for a RuntimeClass handler.
+    pub async fn run_as(&self, handler: &str, namespace: &str, name: &str, guest: Guest) -> Pod {
+        let sandbox = self.try_handler(handler, namespace, name).await.expect("the sandbox starts");
         let container = self.create(&sandbox, "main", guest).await.expect("the container is made");
         self.start_container(&container).await.expect("the container starts");
         let ip = self.ip(&sandbox).await;
