@@ -236,6 +236,10 @@ impl Sources {
                     self.learn(key, |_| Some(Known::Missing));
                 }
                 WatchEvent::Bookmark { initial_end: true, .. } if !seen => self.learn(key, |_| Some(Known::Missing)),
+                // What was known of it stays: it is there, and the next change may be one that can be read.
+                WatchEvent::Unreadable(object) => {
+                    tracing::warn!(object = %object.key, problem = object.problem, "an object cannot be read");
+                }
                 WatchEvent::Bookmark { .. } => {}
             }
         }

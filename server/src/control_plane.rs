@@ -9,7 +9,7 @@ use coracle_agent::AgentHandle;
 use coracle_agent::join::{self, JoinConfig, Way};
 use coracle_apiserver::auth::pki::{PkiConfig, of_this_host};
 use coracle_apiserver::{ApiServerConfig, Assembly, AssemblyConfig, UserInfo, serve};
-use coracle_client::{Client, Clock, Ids, Informers, OnExit, RandomIds, SystemClock, TaskScope};
+use coracle_client::{Client, Clock, Ids, Informers, OnExit, RandomIds, Shared, SystemClock, TaskScope};
 use coracle_controllers::{Controller, ControllersConfig};
 use coracle_scheduler::SchedulerConfig;
 use coracle_store::{Store, StoreConfig};
@@ -33,6 +33,8 @@ pub(crate) struct ControlPlane {
     store: Store,
     /// Scheduler, controllers and agent: what stops first.
     workers: TaskScope,
+    /// What the informers of this process have in common.
+    pub(crate) shared: Shared,
     clock: Arc<dyn Clock>,
     ids: Ids,
     /// The address ranges of this host that are this cluster's.
@@ -72,7 +74,9 @@ impl ControlPlane {
         let (clock, ids) = (SystemClock::shared(), RandomIds::from_os());
         let scope = TaskScope::root();
 
-        let store = Store::open(StoreConfig::new(paths.database()))?;
+        let store_config =
+            StoreConfig { relieved: Some(crate::memory::give_back), ..StoreConfig::new(paths.database()) };
+        let store = Store::open(store_config)?;
         progress.step("store", &format!("{} at revision {}", paths.database().display(), store.revision()));
         fail_with_the_store(&store, &scope);
 
@@ -102,14 +106,15 @@ impl ControlPlane {
         progress.step("api", &format!("https://{}", SocketAddr::new(local(args), args.https_listen_port)));
 
         let workers = scope.child("workers");
-        let plane = ControlPlane { scope, paths, assembly, store, workers, clock, ids, _claims: claims };
+        let shared = Shared::default();
+        let plane = ControlPlane { scope, paths, assembly, store, workers, shared, clock, ids, _claims: claims };
         plane.start_controllers(cluster_cidr, args.node_cidr_mask_size, disabled)?;
         Ok(plane)
     }
 
     fn start_controllers(&self, cluster_cidr: Ipv4Net, node_mask: u8, disabled: Disabled) -> anyhow::Result<()> {
         let client = self.client("system:kube-controller-manager");
-        let informers = Informers::new(client.clone(), &self.workers, self.ids.clone());
+        let informers = Informers::new(client.clone(), &self.workers, self.ids.clone()).sharing(&self.shared);
         if !disabled.scheduler {
             let scheduler = self.client("system:kube-scheduler");
             let config = SchedulerConfig::default();
@@ -137,6 +142,7 @@ impl ControlPlane {
             certificates: node::keep_certificates(config, credentials, None, &self.workers),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
+            shared: self.shared.clone(),
             debug: args.common.debug,
         };
         node::start(name, &args.node, &self.paths, parts, &self.workers).await

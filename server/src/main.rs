@@ -5,6 +5,7 @@ mod config;
 mod control_plane;
 mod image;
 mod manifest;
+mod memory;
 mod node;
 mod paths;
 mod progress;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use cli::{Cli, Command, CommonArgs};
 
 fn main() -> ExitCode {
+    memory::keep_small();
     let cli = match config::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return failed(&error),

@@ -13,7 +13,7 @@ use coracle_agent::probes::HostProber;
 use coracle_agent::{Agent, AgentHandle};
 use coracle_api::meta::NodeName;
 use coracle_client::events::{Recorder, Source};
-use coracle_client::{Client, Clock, Ids, Informers, RandomIds, RemoteConfig, SystemClock, TaskScope};
+use coracle_client::{Client, Clock, Ids, Informers, RandomIds, RemoteConfig, Shared, SystemClock, TaskScope};
 use coracle_cri::{Endpoint, RuntimeRouter};
 use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
@@ -33,6 +33,8 @@ pub(crate) struct NodeParts {
     pub(crate) certificates: watch::Receiver<NodeCertificates>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Ids,
+    /// What the informers of this process have in common.
+    pub(crate) shared: Shared,
     pub(crate) debug: bool,
 }
 
@@ -53,7 +55,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let client = Client::remote(remote)?;
     let scope = TaskScope::root();
     let certificates = keep_certificates(config, credentials, Some(client.clone()), &scope);
-    let parts = NodeParts { client, certificates, clock, ids: RandomIds::from_os(), debug: args.common.debug };
+    let (ids, shared) = (RandomIds::from_os(), Shared::default());
+    let parts = NodeParts { client, certificates, clock, ids, shared, debug: args.common.debug };
     let _agent = start(name, &args.node, &paths, parts, &scope).await?;
     crate::control_plane::until_told_to_end(&scope).await?;
     scope.shutdown().await;
@@ -89,7 +92,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<AgentHandle> {
     let scope = scope.child("node");
     shim::supervise(shim_config(args, paths, parts.debug), &scope);
-    let informers = Informers::new(parts.client.clone(), &scope, parts.ids.clone());
+    let informers = Informers::new(parts.client.clone(), &scope, parts.ids.clone()).sharing(&parts.shared);
     let source = Source { component: "service-proxy".into(), host: name.to_string().into() };
     let recorder = Recorder::new(&parts.client, parts.clock.clone(), parts.ids.clone(), source, &scope);
     let network =

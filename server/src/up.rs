@@ -67,7 +67,7 @@ async fn deploy_and_watch(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let client = plane.client("system:admin");
-    let informers = Informers::new(client.clone(), &plane.scope, RandomIds::from_os());
+    let informers = Informers::new(client.clone(), &plane.scope, RandomIds::from_os()).sharing(&plane.shared);
     let agent = plane.start_node(&args.server).await?;
     let name = node::node_name(&args.server.node)?;
     // The agent's own word: what the server has of the node and its pods may be from before the last stop.

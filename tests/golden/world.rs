@@ -240,7 +240,8 @@ impl World {
     fn next(&mut self, name: &str) -> String {
         let watch = self.watches.get_mut(name).unwrap_or_else(|| panic!("no watch {name}"));
         while !watch.ended {
-            match watch.body.frame().now_or_never() {
+            // Not to be told to come again because this one task has done much already.
+            match tokio::task::unconstrained(watch.body.frame()).now_or_never() {
                 None => break,
                 Some(None) => watch.ended = true,
                 Some(Some(frame)) => {

@@ -220,6 +220,72 @@ fn more_watches_than_the_server_bears_are_told_to_come_back() {
 }
 
 #[test]
+fn no_user_takes_all_watches_and_some_are_kept_for_the_system() {
+    within_deadline(async {
+        let site = Site::with(|wishes| wishes.api.limits.watches = 8).await;
+        site.let_view("devs").await;
+        let path = "/api/v1/configmaps?watch=1";
+        let mut jane = site.link(&site.certificate("jane", Some("devs")), Protocol::Http2).await;
+        let mut john = site.link(&site.certificate("john", Some("devs")), Protocol::Http2).await;
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            open.push(jane.watch(path).await);
+        }
+        let refused = jane.get(path).await;
+        assert_eq!(refused.header("retry-after"), "5");
+        expect![[r#"429 TooManyRequests: too many watches: "jane" has 3 open, and one user may have 3 of the 8 that this server serves; close some, or raise its limit of watches"#]]
+            .assert_eq(&refused.refusal());
+        for _ in 0..3 {
+            open.push(john.watch(path).await);
+        }
+        let mut jack = site.link(&site.certificate("jack", Some("devs")), Protocol::Http2).await;
+        expect!["429 TooManyRequests: too many watches: 6 of 8 are open, and the rest is kept for nodes and administrators; close some, or raise the server's limit of watches"]
+            .assert_eq(&jack.get(path).await.refusal());
+        let mut admin = site.link(&site.admin(), Protocol::Http2).await;
+        open.push(admin.watch(path).await);
+        open.push(admin.watch(path).await);
+        expect!["429 TooManyRequests: too many watches: this server serves at most 8 at a time; close some, or raise its limit of watches"]
+            .assert_eq(&admin.get(path).await.refusal());
+    });
+}
+
+/// A GET of which only the head of the answer was read.
+async fn half_read(site: &Site, who: &Identity, path: &str) -> (impl Sized, String) {
+    let mut stream = tls(site.address, site.ca(), who, &[b"http/1.1"]).await.expect("a TLS connection");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.expect("it is sent");
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).await.expect("an answer begins");
+    (stream, String::from_utf8_lossy(&head).into_owned())
+}
+
+#[test]
+fn an_answer_has_its_place_until_it_is_read() {
+    within_deadline(async {
+        let site = Site::with(|wishes| wishes.api.limits.requests = 1).await;
+        site.let_view("devs").await;
+        let mut admin = site.link(&site.admin(), Protocol::Http2).await;
+        // More than any socket's buffers take.
+        for number in 0..14 {
+            let map = config_map(&format!("big-{number}"), &"x".repeat(900 * 1024));
+            admin.post(MAPS, &map).await.expect(201);
+        }
+        let jane = site.certificate("jane", Some("devs"));
+        let (slow, head) = half_read(&site, &jane, MAPS).await;
+        assert_eq!(head, "HTTP/1.1 200 OK");
+        let mut link = site.link(&jane, Protocol::Http2).await;
+        let refused = link.get("/api/v1/namespaces/default/pods").await;
+        assert_eq!(refused.header("retry-after"), "1");
+        expect!["429 TooManyRequests: Too many requests, please try again later."].assert_eq(&refused.refusal());
+        // Watches and administrators are not meant.
+        admin.get(MAPS).await.expect(200);
+        drop(link.watch("/api/v1/configmaps?watch=1&resourceVersion=0").await);
+        drop(slow);
+        // The server hears of the end in its own time.
+        while link.get("/api/v1/namespaces/default/pods").await.code != 200 {}
+    });
+}
+
+#[test]
 fn a_body_that_breaks_off_stores_nothing() {
     within_deadline(async {
         let site = Site::new().await;

@@ -85,6 +85,17 @@ impl Site {
         self.certificate("admin", Some("system:masters"))
     }
 
+    /// Lets the group read what the role `view` shows.
+    pub(crate) async fn let_view(&self, group: &str) {
+        let binding = json!({
+            "metadata": {"name": group},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}],
+        });
+        let mut link = self.link(&self.admin(), Protocol::Http2).await;
+        link.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await.expect(201);
+    }
+
     /// One TLS connection.
     pub(crate) async fn link(&self, identity: &Identity, protocol: Protocol) -> Link {
         Link::open(self.address, self.ca(), identity, protocol).await

@@ -3,6 +3,7 @@
 
 mod body;
 mod idle;
+mod plain;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -23,6 +23,7 @@ use crate::{
     reflector::{Source, reflect},
     resource::{Cached, Kind, PartialObjectMetadata, ResourceRef},
     scope::{OnExit, TaskScope},
+    shared::Shared,
 };
 
 /// The informers of a process. Cheap to clone.
@@ -31,6 +32,7 @@ pub struct Informers {
     client: Client,
     scope: TaskScope,
     ids: Ids,
+    shared: Shared,
     running: Arc<Mutex<BTreeMap<Selected, Running>>>,
 }
 
@@ -51,7 +53,14 @@ impl fmt::Debug for Informers {
 impl Informers {
     /// Informers whose tasks live in `scope`; `ids` gives the jitter of their backoff.
     pub fn new(client: Client, scope: &TaskScope, ids: Ids) -> Self {
-        Self { client, scope: scope.child("informers"), ids, running: Arc::default() }
+        Self { client, scope: scope.child("informers"), ids, shared: Shared::default(), running: Arc::default() }
+    }
+
+    /// The same, holding what others hold already of what they all see.
+    #[must_use]
+    pub fn sharing(mut self, shared: &Shared) -> Self {
+        self.shared = shared.clone();
+        self
     }
 
     /// All objects of a kind.
@@ -98,10 +107,10 @@ impl Informers {
         let token = self.scope.token().child_token();
         let entry = Running { cache: cache.clone(), synced: cache.synced(), token: token.clone() };
         running.insert(key, entry);
-        let (source, ids, into) = (Arc::new(source), self.ids.clone(), cache.clone());
+        let (source, ids, into, shared) = (Arc::new(source), self.ids.clone(), cache.clone(), self.shared.clone());
         // The reflector ends when the informer is forgotten, which is no reason to start it again.
         self.scope.spawn(&source.task_name(), OnExit::Finish, move |_| {
-            reflect(source.clone(), into.clone(), ids.clone(), token.clone())
+            reflect(source.clone(), into.clone(), shared.clone(), ids.clone(), token.clone())
         });
         Informer { cache }
     }

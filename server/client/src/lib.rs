@@ -20,6 +20,7 @@ mod reflector;
 mod remote;
 mod resource;
 mod scope;
+mod shared;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -38,4 +39,5 @@ pub use queue::{Outcome, WorkQueue, drive};
 pub use remote::{ConnectError, Identity, Remote, RemoteConfig, fetch_ca, tls_without_trust};
 pub use resource::{Cached, Kind, PartialObjectMetadata, ResourceRef, is_namespaced, key_of};
 pub use scope::{Backoff, Fatal, OnExit, TaskInfo, TaskOutput, TaskScope, TaskState};
-pub use watch::{WatchEvent, WatchStream};
+pub use shared::Shared;
+pub use watch::{Unreadable, WatchEvent, WatchStream};

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use coracle_api::meta::ObjectKey;
 use futures::StreamExt as _;
 use http::{HeaderValue, Method, header};
 use tokio::time::{Instant, sleep, timeout};
@@ -25,7 +26,8 @@ use crate::{
     dynamic::AS_METADATA,
     params::{ListParams, WatchParams},
     resource::{Cached, ResourceRef},
-    watch::{WatchEvent, WatchStream},
+    shared::Shared,
+    watch::{Unreadable, WatchEvent, WatchStream},
 };
 
 const BACKOFF: Backoff =
@@ -76,8 +78,14 @@ impl Source {
 }
 
 /// Runs until cancelled.
-pub(crate) async fn reflect<T: Cached>(source: Arc<Source>, cache: Arc<Cache<T>>, ids: Ids, cancel: CancellationToken) {
-    let mut reflector = Reflector { source, cache, position: None, failures: 0 };
+pub(crate) async fn reflect<T: Cached>(
+    source: Arc<Source>,
+    cache: Arc<Cache<T>>,
+    shared: Shared,
+    ids: Ids,
+    cancel: CancellationToken,
+) {
+    let mut reflector = Reflector { source, cache, shared, position: None, failures: 0 };
     loop {
         let began = Instant::now();
         let result = tokio::select! {
@@ -108,6 +116,7 @@ pub(crate) async fn reflect<T: Cached>(source: Arc<Source>, cache: Arc<Cache<T>>
 struct Reflector<T> {
     source: Arc<Source>,
     cache: Arc<Cache<T>>,
+    shared: Shared,
     /// Everything up to this revision is in the cache.
     position: Option<String>,
     /// Runs in a row that failed soon.
@@ -133,7 +142,7 @@ impl<T: Cached> Reflector<T> {
             };
             match event? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let object = Arc::new(trim(object));
+                    let object = self.shared.share(trim(object));
                     match &mut listing {
                         Some(listing) => drop(listing.insert(object.key(), object)),
                         None => {
@@ -149,6 +158,7 @@ impl<T: Cached> Reflector<T> {
                         self.cache.delete(Arc::new(trim(object)));
                     }
                 },
+                WatchEvent::Unreadable(object) => self.pass_over(object, listing.as_mut()),
                 WatchEvent::Bookmark { resource_version, initial_end } => {
                     if initial_end && let Some(listing) = listing.take() {
                         info!(resource = %self.source.task_name(), objects = listing.len(), rv = resource_version, "listed");
@@ -159,6 +169,29 @@ impl<T: Cached> Reflector<T> {
                         self.advance(Some(resource_version));
                     }
                 }
+            }
+        }
+    }
+
+    /// An object that no client of this kind can read, which trying again would not change. The cache keeps the last
+    /// state that could be read, for the object is there; its end can be told all the same.
+    fn pass_over(&mut self, object: Unreadable, listing: Option<&mut BTreeMap<ObjectKey, Arc<T>>>) {
+        let Unreadable { key, resource_version, deleted, problem } = object;
+        let resource = self.source.task_name();
+        warn!(resource, object = %key, rv = resource_version, problem, "an object cannot be read and is passed over; correct or delete it");
+        let known = self.cache.get(&key);
+        match (listing, known) {
+            (Some(listing), _) if deleted => drop(listing.remove(&key)),
+            (Some(listing), Some(known)) => drop(listing.entry(key).or_insert(known)),
+            (Some(_), None) => {}
+            (None, known) => {
+                if let Some(known) = known.filter(|_| deleted) {
+                    self.cache.delete(known);
+                }
+                if let Some(revision) = &resource_version {
+                    self.cache.saw(revision);
+                }
+                self.advance(resource_version);
             }
         }
     }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use coracle_api::status::Status;
+use coracle_api::{meta::ObjectKey, status::Status};
 use futures::Stream;
 use http_body::Body as _;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{Error, body::Body};
+use crate::{Error, body::Body, resource::PartialObjectMetadata};
 
 /// A watch line longer than this is an error: no object may be larger than a few MiB.
 const MAX_LINE_BYTES: usize = 16 << 20;
@@ -30,12 +30,24 @@ pub enum WatchEvent<K> {
     Added(K),
     Modified(K),
     Deleted(K),
+    /// A change of an object that does not read as a `K`. The watch goes on: one object must not hold up all others.
+    Unreadable(Unreadable),
     /// Everything up to `resource_version` has been sent.
     Bookmark {
         resource_version: String,
         /// The initial events that were asked for are complete.
         initial_end: bool,
     },
+}
+
+/// What can be told of an object that cannot be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unreadable {
+    pub key: ObjectKey,
+    pub resource_version: Option<String>,
+    /// The object is gone, which can be acted upon however it looked.
+    pub deleted: bool,
+    pub problem: String,
 }
 
 /// The events of one watch request. It ends when the server ends the watch (`None`) or after the first error.
@@ -129,9 +141,15 @@ fn decode<K: DeserializeOwned>(subject: &str, line: &[u8]) -> Result<WatchEvent<
     let frame: Frame<'_> = serde_json::from_slice(line).map_err(wrong)?;
     let text = frame.object.get();
     match &*frame.kind {
-        "ADDED" => serde_json::from_str(text).map(WatchEvent::Added).map_err(wrong),
-        "MODIFIED" => serde_json::from_str(text).map(WatchEvent::Modified).map_err(wrong),
-        "DELETED" => serde_json::from_str(text).map(WatchEvent::Deleted).map_err(wrong),
+        "ADDED" => {
+            serde_json::from_str(text).map(WatchEvent::Added).or_else(|e| unreadable(text, false, e)).map_err(wrong)
+        }
+        "MODIFIED" => {
+            serde_json::from_str(text).map(WatchEvent::Modified).or_else(|e| unreadable(text, false, e)).map_err(wrong)
+        }
+        "DELETED" => {
+            serde_json::from_str(text).map(WatchEvent::Deleted).or_else(|e| unreadable(text, true, e)).map_err(wrong)
+        }
         "BOOKMARK" => {
             let BookmarkObject { metadata } = serde_json::from_str(text).map_err(wrong)?;
             Ok(WatchEvent::Bookmark {
@@ -149,6 +167,13 @@ fn decode<K: DeserializeOwned>(subject: &str, line: &[u8]) -> Result<WatchEvent<
             Err(wrong(<serde_json::Error as serde::de::Error>::custom(message)))
         }
     }
+}
+
+/// What is left to tell of an object; its own error if not even its metadata can be read.
+fn unreadable<K>(text: &str, deleted: bool, error: serde_json::Error) -> Result<WatchEvent<K>, serde_json::Error> {
+    let Ok(object) = serde_json::from_str::<PartialObjectMetadata>(text) else { return Err(error) };
+    let resource_version = object.metadata.resource_version.clone();
+    Ok(WatchEvent::Unreadable(Unreadable { key: object.key(), resource_version, deleted, problem: error.to_string() }))
 }
 
 struct TooLong;

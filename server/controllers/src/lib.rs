@@ -6,9 +6,11 @@
 
 mod answer;
 mod backend;
+mod cluster_roles;
 mod context;
 mod deployment;
 mod discovery;
+mod disruption;
 mod each_namespace;
 mod endpoints;
 mod endpointslice;
@@ -88,6 +90,8 @@ controllers! {
     TaintEviction "taint-eviction-controller",
     NodeIpam "node-ipam-controller",
     PodGc "pod-garbage-collector-controller",
+    ClusterRoleAggregation "clusterrole-aggregation-controller",
+    Disruption "disruption-controller",
 }
 
 impl fmt::Display for Controller {
@@ -140,6 +144,8 @@ pub fn start(
             Controller::TaintEviction => node_lifecycle::start_eviction(context),
             Controller::NodeIpam => node_ipam::start(context, ranges),
             Controller::PodGc => pod_gc::start(context),
+            Controller::ClusterRoleAggregation => cluster_roles::start(context),
+            Controller::Disruption => disruption::start(context),
         }
     }
     monitors.start();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_api::meta::{ObjectKey, Revision, Uid};
@@ -126,22 +126,15 @@ pub struct Event {
     pub kind: EventKind,
     pub entry: Arc<Entry>,
     pub previous: Option<Arc<Entry>>,
-    wire: OnceLock<Bytes>,
 }
 
 impl Event {
     pub fn new(kind: EventKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> Self {
-        Self { kind, entry, previous, wire: OnceLock::new() }
+        Self { kind, entry, previous }
     }
 
     pub fn revision(&self) -> Revision {
         self.entry.revision
-    }
-
-    /// The event's frame on the wire, encoded by the first watcher that asks and shared by all others. There is one
-    /// such cache: use it for one encoding only.
-    pub fn encoded(&self, encode: impl FnOnce(&Event) -> Bytes) -> Bytes {
-        self.wire.get_or_init(|| encode(self)).clone()
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::entry::{Event, Prefix};
 use crate::error::{SnapshotError, WatchError};
+use crate::kept::Kept;
 use crate::state::{Snapshot, State};
 
 /// How long and how much of the past is kept.
@@ -29,8 +30,7 @@ pub(crate) struct Limits {
 /// Besides its JSON an event costs about this much: entry, key, labels, places in both orders.
 const EVENT_BYTES: usize = 512;
 /// A state is put by every so many events, so that going back to a revision undoes at most as many.
-const CHECKPOINT_EVENTS: usize = 1024;
-const CHECKPOINTS_MOST: usize = 256;
+const CHECKPOINT_EVENTS: usize = 4096;
 /// Ages are told apart no finer than this, which bounds the bookkeeping.
 const MARK: Duration = Duration::from_secs(1);
 /// Events dropped while the lock is held once.
@@ -46,6 +46,7 @@ struct Inner {
     state: Arc<State>,
     topics: HashMap<Arc<str>, Topic>,
     history: History,
+    kept: Kept,
     /// Where the events of a resource begin that has no topic yet.
     floor: Floor,
     closed: bool,
@@ -150,7 +151,14 @@ impl Hub {
             since_checkpoint: 0,
             oldest: floor.opened,
         };
-        let inner = Inner { state: Arc::new(state), topics: HashMap::new(), history, floor, closed: false };
+        let inner = Inner {
+            state: Arc::new(state),
+            topics: HashMap::new(),
+            history,
+            kept: Kept::default(),
+            floor,
+            closed: false,
+        };
         Self { inner: RwLock::new(inner), limits, failure: watch::Sender::new(None) }
     }
 
@@ -173,10 +181,11 @@ impl Hub {
         let mut inner = self.inner.write();
         if inner.history.since_checkpoint >= CHECKPOINT_EVENTS {
             let checkpoint = inner.state.clone();
-            inner.keep_checkpoint(checkpoint);
+            inner.history.checkpoints.push_back(checkpoint);
             inner.history.since_checkpoint = 0;
         }
         for event in events {
+            inner.kept.record(event);
             let notify = inner.append(event);
             if !touched.iter().any(|known| Arc::ptr_eq(known, &notify)) {
                 touched.push(notify);
@@ -184,16 +193,21 @@ impl Hub {
         }
         inner.history.mark(now, state.revision);
         let before = std::mem::replace(&mut inner.state, state);
+        let gone = inner.kept.shed(self.limits.bytes);
         drop(inner);
-        // Freeing what only the old state held may take a while; nobody waits for it.
-        drop(before);
+        // Freeing what only old states held may take a while; nobody waits for it.
+        drop((before, gone));
         touched
     }
 
     /// Drops events that are too old or too many and returns them, oldest first.
     pub(crate) fn trim(&self, now: Instant) -> Vec<Arc<Event>> {
         let mut dropped = Vec::new();
-        let expired = self.inner.write().history.expired(now, self.limits.age);
+        let (expired, kept) = {
+            let mut inner = self.inner.write();
+            (inner.history.expired(now, self.limits.age), inner.kept.expire(now, self.limits.age))
+        };
+        drop(kept);
         loop {
             // Freed after the lock, which is given up between steps.
             let mut checkpoints = Vec::new();
@@ -215,7 +229,26 @@ impl Hub {
     pub(crate) fn trim_at(&self) -> Option<Instant> {
         // A little slack lets one wake-up serve several seconds' events.
         let slack = self.limits.age / 16;
-        self.inner.read().history.marks.front().map(|(at, _)| *at + self.limits.age + slack)
+        let inner = self.inner.read();
+        let oldest = inner.history.marks.front().map(|(at, _)| *at + self.limits.age);
+        let kept = inner.kept.due(self.limits.age);
+        oldest.into_iter().chain(kept).min().map(|at| at + slack)
+    }
+
+    /// How many changes of a resource there were since the store was opened.
+    pub(crate) fn changes(&self, resource: &str) -> u64 {
+        let inner = self.inner.read();
+        inner.topics.get(resource).map_or(0, |topic| topic.first + topic.events.len() as u64)
+    }
+
+    /// Keeps a state for as long as history is meant to last, within the same bound on memory as history itself.
+    pub(crate) fn keep(&self, state: Arc<State>, now: Instant) {
+        let mut inner = self.inner.write();
+        let Inner { history, kept, .. } = &mut *inner;
+        let later = history.events.partition_point(|event| event.revision() <= state.revision);
+        let gone = kept.keep(state, history.events.range(later..), now, self.limits.bytes);
+        drop(inner);
+        drop(gone);
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -237,6 +270,9 @@ impl Hub {
             if asked > current {
                 return Err(SnapshotError::Future { asked, current });
             }
+            if let Some(kept) = inner.kept.get(asked) {
+                return Ok(Snapshot(kept.clone()));
+            }
             if asked < oldest {
                 return Err(SnapshotError::Compacted { asked, oldest });
             }
@@ -253,10 +289,7 @@ impl Hub {
             earlier.undo(event);
         }
         earlier.revision = asked;
-        let earlier = Arc::new(earlier);
-        // The next page will ask for the same revision.
-        self.inner.write().keep_checkpoint(earlier.clone());
-        Ok(Snapshot(earlier))
+        Ok(Snapshot(Arc::new(earlier)))
     }
 
     pub(crate) fn cursor(&self, prefix: &Prefix, from: Revision) -> Result<Cursor, WatchError> {
@@ -373,19 +406,6 @@ impl Inner {
         topic.first += 1;
         topic.compacted = revision;
         Some(event)
-    }
-
-    fn keep_checkpoint(&mut self, state: Arc<State>) {
-        let history = &mut self.history;
-        let at = history.checkpoints.partition_point(|known| known.revision < state.revision);
-        let known = history.checkpoints.get(at).is_some_and(|known| known.revision == state.revision);
-        if known || state.revision < history.oldest {
-            return;
-        }
-        history.checkpoints.insert(at, state);
-        if history.checkpoints.len() > CHECKPOINTS_MOST {
-            history.checkpoints.pop_front();
-        }
     }
 
     /// Gives back what a burst took, and earlier states that nothing leads to any more.

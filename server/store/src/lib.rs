@@ -22,6 +22,7 @@ mod disk;
 mod entry;
 mod error;
 mod hub;
+mod kept;
 mod lock;
 mod pending;
 mod queue;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use entry::{Draft, Entry, Event, EventKind, Fields, Key, Labels, Op, Prefix};
 pub use error::{CommitError, Lagged, OpenError, SnapshotError, WatchError};
+pub use queue::Held;
 pub use state::Snapshot;
 pub use store::{Mode, Stats, Store, StoreConfig};
 pub use watch::Watch;

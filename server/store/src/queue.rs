@@ -13,11 +13,15 @@ use crate::error::CommitError;
 
 pub(crate) type Answer = Result<Vec<Arc<Entry>>, CommitError>;
 
+/// Whatever must not be let go of before a commit is decided, such as a claim on a number that the commit gives out.
+pub type Held = Box<dyn Send>;
+
 pub(crate) struct Request {
     pub(crate) ops: Vec<(Key, Op)>,
     pub(crate) reply: oneshot::Sender<Answer>,
-    /// The place in the bounded queue, given back when the request is answered.
-    pub(crate) _place: Option<OwnedSemaphorePermit>,
+    /// The place in the bounded queue, and what the caller wants held: let go of when the request is answered, whether
+    /// or not anybody waits for the answer.
+    pub(crate) _held: (Option<OwnedSemaphorePermit>, Option<Held>),
 }
 
 pub(crate) enum Wake {

@@ -17,7 +17,7 @@ use crate::error::{CommitError, OpenError, SnapshotError, WatchError};
 use crate::hub::{Floor, Hub, Limits};
 use crate::lock;
 use crate::pending::Texts;
-use crate::queue::{Queue, Request};
+use crate::queue::{Held, Queue, Request};
 use crate::state::Snapshot;
 use crate::watch::Watch;
 use crate::writer::{Counters, Upkeep, Writer};
@@ -41,7 +41,7 @@ pub struct StoreConfig {
     pub mode: Mode,
     /// How long past revisions can be watched from and listed at.
     pub history: Duration,
-    /// Bounds on the past that hold whatever `history` says.
+    /// Bounds on the past that hold whatever `history` says; states that are kept for pages have the same again.
     pub history_events: usize,
     pub history_bytes: usize,
     /// Resources that are kept in memory and written every `volatile_flush`. Do not change for an existing store.
@@ -49,6 +49,8 @@ pub struct StoreConfig {
     pub volatile_flush: Duration,
     /// The file grows no larger: then commits fail as on a full disk.
     pub max_bytes: Option<u64>,
+    /// Called when much of the past was dropped at once and its memory can be given back.
+    pub relieved: Option<fn()>,
     /// False never waits for the disk: for simulations that kill tasks and never the machine.
     pub sync: bool,
 }
@@ -60,10 +62,11 @@ impl StoreConfig {
             mode: Mode::Threaded,
             history: Duration::from_secs(300),
             history_events: 100_000,
-            history_bytes: 32 << 20,
+            history_bytes: 16 << 20,
             volatile: ["leases.coordination.k8s.io", "events", "events.events.k8s.io"].map(Arc::from).into(),
             volatile_flush: Duration::from_secs(300),
             max_bytes: None,
+            relieved: None,
             sync: true,
         }
     }
@@ -121,6 +124,7 @@ impl Store {
             hub: hub.clone(),
             texts,
             counters: counters.clone(),
+            relieved: config.relieved,
             upkeep: Upkeep::new(volatile, config.volatile_flush, config.history, loaded.garbage, loaded.compacted),
             reserved: loaded.reserved,
             failed: None,
@@ -136,18 +140,28 @@ impl Store {
     /// Carries out all operations, or none. When this returns `Ok`, durable objects are on disk and every later
     /// snapshot has them. Dropping the future does not take back the commit.
     pub async fn commit(&self, ops: Vec<(Key, Op)>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        self.commit_holding(ops, None).await
+    }
+
+    /// The same, and `held` is let go of only when it is decided: after the commit can be seen, or has failed. Dropping
+    /// the future does not let go of it earlier.
+    pub async fn commit_holding(
+        &self,
+        ops: Vec<(Key, Op)>,
+        held: Option<Held>,
+    ) -> Result<Vec<Arc<Entry>>, CommitError> {
         let (reply, answer) = oneshot::channel();
         match &self.inner.engine {
             Engine::Inline(writer) => {
                 let mut writer = writer.lock();
                 let Some(writer) = writer.as_mut() else { return Err(self.gone()) };
                 let now = Instant::now();
-                writer.run(vec![Request { ops, reply, _place: None }], now);
+                writer.run(vec![Request { ops, reply, _held: (None, held) }], now);
                 writer.tend(now);
             }
             Engine::Threaded { queue, places, thread: _ } => {
                 let place = places.clone().acquire_owned().await.map_err(|_| self.gone())?;
-                queue.push(Request { ops, reply, _place: Some(place) }).map_err(|_| self.gone())?;
+                queue.push(Request { ops, reply, _held: (Some(place), held) }).map_err(|_| self.gone())?;
             }
         }
         answer.await.unwrap_or_else(|_| Err(self.gone()))
@@ -165,6 +179,17 @@ impl Store {
     /// The state as it was, for the further pages of a list.
     pub fn snapshot_at(&self, revision: Revision) -> Result<Snapshot, SnapshotError> {
         self.inner.hub.state_at(revision)
+    }
+
+    /// Keeps the snapshot for [`Store::snapshot_at`] as long as history is meant to last, even if history moves on faster
+    /// than that: for whoever was promised further pages. The oldest give way when they hold too much memory.
+    pub fn keep(&self, snapshot: &Snapshot) {
+        self.inner.hub.keep(snapshot.0.clone(), Instant::now());
+    }
+
+    /// Grows with every change of an object of the resource. O(1).
+    pub fn changes(&self, resource: &str) -> u64 {
+        self.inner.hub.changes(resource)
     }
 
     /// The events below `prefix` strictly after `from`, which may lie in the past.

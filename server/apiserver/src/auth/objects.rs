@@ -15,8 +15,8 @@ pub trait Objects: Send + Sync {
     /// All objects of a resource, of all namespaces, as namespace and JSON.
     fn all(&self, resource: &str) -> Vec<(String, Bytes)>;
 
-    /// A value that differs whenever an object of the resource was made, changed or removed.
-    fn version(&self, resource: &str) -> (u64, usize);
+    /// A value that differs whenever an object of the resource was made, changed or removed. Asked on every request.
+    fn version(&self, resource: &str) -> u64;
 
     /// Pods of a namespace that are bound to `node`, as JSON, until `found` says so.
     fn any_pod_on_node(&self, namespace: &str, node: &str, found: &mut dyn FnMut(&[u8]) -> bool) -> bool;
@@ -50,14 +50,8 @@ impl Objects for StoredObjects {
         entries.map(|entry| (entry.key.namespace.to_string(), entry.json.clone())).collect()
     }
 
-    fn version(&self, resource: &str) -> (u64, usize) {
-        let snapshot = self.store.snapshot();
-        let (mut newest, mut count) = (0, 0);
-        for entry in snapshot.range(&Prefix::resource(resource), None) {
-            newest = newest.max(entry.revision.0);
-            count += 1;
-        }
-        (newest, count)
+    fn version(&self, resource: &str) -> u64 {
+        self.store.changes(resource)
     }
 
     fn any_pod_on_node(&self, namespace: &str, node: &str, found: &mut dyn FnMut(&[u8]) -> bool) -> bool {

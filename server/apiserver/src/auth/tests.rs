@@ -43,8 +43,8 @@ impl Objects for Existing {
         Vec::new()
     }
 
-    fn version(&self, _resource: &str) -> (u64, usize) {
-        (0, 0)
+    fn version(&self, _resource: &str) -> u64 {
+        0
     }
 
     fn any_pod_on_node(&self, _namespace: &str, _node: &str, _found: &mut dyn FnMut(&[u8]) -> bool) -> bool {

@@ -7,6 +7,7 @@ mod gzip;
 mod health;
 mod metrics;
 pub mod negotiate;
+mod places;
 mod pretty;
 pub mod query;
 pub mod request_info;
@@ -29,7 +30,7 @@ use axum::extract::State;
 use coracle_api::status::Status;
 use futures::FutureExt as _;
 use http::{HeaderValue, Request};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,7 @@ use crate::registry::Registry;
 use crate::registry::catalog::Resource;
 use metrics::Metrics;
 use negotiate::Accepted;
+use places::Places;
 use request_info::{RequestInfo, Verb};
 use resources::STREAMS;
 use respond::{Response, Style};
@@ -50,7 +52,7 @@ pub struct Limits {
     pub body_bytes: usize,
     pub watches: usize,
     /// Requests at once, watches and streams aside, of those who are not of the system itself: each may take as much
-    /// memory as its body and its answer.
+    /// memory as its body and its answer, until the last of the answer is on its way.
     pub requests: usize,
 }
 
@@ -65,15 +67,15 @@ pub(crate) struct Server {
     pub(crate) hooks: Hooks,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
-    places: Semaphore,
+    places: Arc<Places>,
     /// Cancelled to end all watches before the server stops.
     pub(crate) stopping: CancellationToken,
 }
 
 impl Server {
     pub(crate) fn new(registry: Arc<Registry>, hooks: Hooks, limits: Limits) -> Self {
-        let places = Semaphore::new(limits.requests);
-        let (metrics, stopping) = (Arc::default(), CancellationToken::new());
+        let (metrics, stopping) = (Arc::<Metrics>::default(), CancellationToken::new());
+        let places = Arc::new(Places::new(limits.requests, limits.watches, metrics.clone()));
         Self { registry, hooks, limits, metrics, places, stopping }
     }
 }
@@ -134,23 +136,27 @@ impl Server {
             Some(other) => other,
             None => user,
         };
-        let _place = self.place(info, &user)?;
+        let place = self.place(info, &user)?;
         self.authorize(info, &user)?;
         let request = Request::from_parts(parts, body);
-        if !info.is_resource {
-            return self.document(info, user, request).await;
-        }
-        self.resource(info, user, request).await
+        let response = if info.is_resource {
+            self.resource(info, user, request).await?
+        } else {
+            self.document(info, user, request).await?
+        };
+        Ok(match place {
+            Some(place) => places::hold(response, place),
+            None => response,
+        })
     }
 
     /// A place among the requests under way; None for who needs none.
-    fn place(&self, info: &RequestInfo, user: &UserInfo) -> Result<Option<SemaphorePermit<'_>>, Status> {
+    fn place(&self, info: &RequestInfo, user: &UserInfo) -> Result<Option<OwnedSemaphorePermit>, Status> {
         let is_stream = info.verb == Verb::Watch || STREAMS.contains(&info.subresource.as_str());
         if is_stream || user.in_group("system:masters") {
             return Ok(None);
         }
-        let busy = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
-        self.places.try_acquire().map(Some).map_err(busy)
+        self.places.request().map(Some)
     }
 
     /// Whether there is such a resource, and such a subresource of it.

@@ -26,6 +26,7 @@ use crate::registry::list::{ListError, Page, check_not_future};
 use crate::registry::options::{Asked, DeleteOptions, ListOptions, WriteOptions};
 use crate::registry::patch::{Patch, PatchKind};
 use crate::registry::subresource::{View, view_of};
+use crate::registry::unacted;
 
 /// Subresources that a node or a backend answers.
 pub(super) const STREAMS: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
@@ -129,6 +130,10 @@ impl Call<'_> {
         if let Some(text) = deprecation(&self.resource) {
             self.context.warn(text);
         }
+        if self.context.subresource.is_empty() && matches!(self.context.verb, Verb::Create | Verb::Update | Verb::Patch)
+        {
+            self.warn_if_unacted();
+        }
         let result = match self.context.verb {
             Verb::Get => self.get(),
             Verb::List => self.list(),
@@ -143,6 +148,14 @@ impl Call<'_> {
         let mut response = result.unwrap_or_else(|status| self.style.status(&status));
         respond::add_warnings(&mut response, &warnings);
         Ok(response)
+    }
+
+    fn warn_if_unacted(&self) {
+        let def = &self.resource.def;
+        if let Some(effect) = unacted::effect(&def.group, &def.plural) {
+            let (kind, api) = (&def.kind, def.api_version());
+            self.context.warn(format!("{api} {kind} is stored but not acted upon in this release: {effect}"));
+        }
     }
 
     fn not_allowed(&self) -> Status {
@@ -227,7 +240,8 @@ impl Call<'_> {
             timeout_seconds: options.timeout_seconds,
         };
         let (registry, resource, namespace) = (&self.server.registry, &self.resource, &self.context.namespace);
-        watch::respond(self.server, resource.clone(), || registry.watch(resource, namespace, &options), style)
+        let user = &self.context.user;
+        watch::respond(self.server, user, resource.clone(), || registry.watch(resource, namespace, &options), style)
     }
 
     fn take_write_options(&mut self, kind: &str) -> Result<(), Status> {

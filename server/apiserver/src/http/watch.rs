@@ -1,4 +1,4 @@
-//! The stream of a watch: JSON lines, encoded once for all watchers that see an event alike, bookmarks, deadline, end.
+//! The stream of a watch: JSON lines around the stored bytes, bookmarks, deadline, end.
 //!
 //! ```text
 //!  initial objects ─► bookmark "initial-events-end" ─► events and a bookmark a minute ─► deadline, shutdown or 410
@@ -7,7 +7,6 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,11 +19,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Server;
-use super::metrics::Metrics;
 use super::negotiate::{Accepted, Form};
+use super::places::Watcher;
 use super::respond::{self, Response};
 use super::tables::{Include, TableWriter};
-use crate::hooks::Tables;
+use crate::hooks::{Tables, UserInfo};
 use crate::registry::catalog::Resource;
 use crate::registry::watch::{Seen, Sight, Watching, expired, sight};
 
@@ -38,29 +37,6 @@ const BOOKMARK_SPREAD_MS: u64 = 10_000;
 /// Frames are sent together up to about this much, so that a burst costs few writes.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// One of the watches that the server allows at a time.
-struct Slot(Arc<Metrics>);
-
-impl Slot {
-    fn take(server: &Server) -> Result<Self, Status> {
-        let limit = i64::try_from(server.limits.watches).unwrap_or(i64::MAX);
-        let slot = Slot(server.metrics.clone());
-        if server.metrics.watches.fetch_add(1, Ordering::Relaxed) >= limit {
-            let text = format!(
-                "too many watches: this server serves at most {limit} at a time; close some, or raise its limit of watches"
-            );
-            return Err(Status::too_many_requests(text, 5));
-        }
-        Ok(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.watches.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Options of one watch beyond what it selects.
 pub(super) struct WatchStyle {
     pub(super) accepted: Accepted,
@@ -72,11 +48,12 @@ pub(super) struct WatchStyle {
 /// Answers with the stream. A start that is too old is told in the stream, as upstream does.
 pub(super) fn respond(
     server: &Server,
+    user: &UserInfo,
     resource: Arc<Resource>,
     start: impl FnOnce() -> Result<Watching, Status>,
     style: WatchStyle,
 ) -> Result<Response, Status> {
-    let slot = Slot::take(server)?;
+    let place = server.places.watch(user)?;
     let mut watching = match start() {
         Ok(watching) => watching,
         Err(status) if status.code == 410 => {
@@ -109,7 +86,7 @@ pub(super) fn respond(
         deadline: Box::pin(sleep_until(now + life)),
         stopping: Box::pin(server.stopping.clone().cancelled_owned()),
         over: false,
-        _slot: slot,
+        _place: place,
     };
     let frames = futures::stream::unfold(stream, |mut stream| async {
         let chunk = stream.next().await?;
@@ -132,7 +109,7 @@ struct Stream {
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     period: Duration,
     over: bool,
-    _slot: Slot,
+    _place: Watcher,
 }
 
 impl Stream {
@@ -225,9 +202,7 @@ impl Stream {
             return Some(error_frame(&expired(revision, revision)));
         };
         match sight(&self.encoder.resource, &self.watching.selection, &event)? {
-            Sight::Whole(seen) if self.encoder.is_plain() => {
-                Some(event.encoded(|event| frame(seen.as_str(), &event.entry.json)))
-            }
+            Sight::Whole(seen) if self.encoder.is_plain() => Some(frame(seen.as_str(), &event.entry.json)),
             Sight::Whole(seen) => Some(self.encoder.frame(seen, &event.entry.json)),
             Sight::Own(seen, json) => Some(self.encoder.frame(seen, &json)),
         }
@@ -245,7 +220,7 @@ struct Encoder {
 }
 
 impl Encoder {
-    /// Frames of this form are the stored bytes, which all such watchers share.
+    /// Frames of this form are the stored bytes.
     fn is_plain(&self) -> bool {
         self.accepted.form == Form::Object && self.resource.header.bytes() == self.resource.served_header.bytes()
     }

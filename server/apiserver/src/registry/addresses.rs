@@ -1,7 +1,10 @@
-//! Cluster addresses and node ports of Services. What is taken is read from the Services that are stored, so nothing can
-//! leak or go stale; one lock is held from the choice until the commit, so no two Services get the same.
+//! Cluster addresses and node ports of Services: which a Service gets, keeps and loses. What is free is known by the
+//! `book` of what is taken; this file must not know how that is kept.
 
-use std::collections::HashSet;
+mod book;
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,34 +12,27 @@ use std::sync::Arc;
 use coracle_api::fields::{FieldError, FieldPath};
 use coracle_api::object::Object;
 use coracle_api::status::Status;
+use coracle_store::Key;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ServicePort;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::Registry;
 use super::context::Context;
-use super::{Registry, codec};
+pub use book::Claim;
+use book::{Book, Taken};
 
 pub struct ServiceAddresses {
     network: Ipv4Net,
     ports: RangeInclusive<u16>,
-    lock: Arc<Mutex<()>>,
-}
-
-/// Held until the Service is committed.
-pub struct Allocation(#[expect(dead_code, reason = "only held")] Option<OwnedMutexGuard<()>>);
-
-/// What other Services have.
-struct Taken {
-    addresses: HashSet<Ipv4Addr>,
-    ports: HashSet<u16>,
+    book: Arc<Book>,
 }
 
 const SPEC: FieldPath<'static> = FieldPath::new("spec");
 
 impl ServiceAddresses {
     pub fn new(network: Ipv4Net, ports: RangeInclusive<u16>) -> Self {
-        Self { network, ports, lock: Arc::new(Mutex::new(())) }
+        Self { network, ports, book: Arc::default() }
     }
 
     /// The address of the `kubernetes` Service.
@@ -44,29 +40,27 @@ impl ServiceAddresses {
         Ipv4Addr::from(u32::from(self.network.network()).saturating_add(1))
     }
 
-    pub(super) async fn for_create(
+    pub(super) fn for_create(
         &self,
         registry: &Registry,
         context: &Context,
         service: &mut Object,
-    ) -> Result<Allocation, Status> {
+    ) -> Result<Option<Claim>, Status> {
         if !is_service(context) {
-            return Ok(Allocation(None));
+            return Ok(None);
         }
-        let guard = self.lock.clone().lock_owned().await;
-        self.fill(registry, context, service)?;
-        Ok(Allocation(Some(guard)))
+        self.fill(registry, context, service)
     }
 
-    pub(super) async fn for_update(
+    pub(super) fn for_update(
         &self,
         registry: &Registry,
         context: &Context,
         service: &mut Object,
         old: &Object,
-    ) -> Result<Allocation, Status> {
+    ) -> Result<Option<Claim>, Status> {
         if !is_service(context) {
-            return Ok(Allocation(None));
+            return Ok(None);
         }
         carry_over(service, old);
         drop_what_the_type_had(service, old);
@@ -77,26 +71,27 @@ impl ServiceAddresses {
             let error = FieldError::invalid(&SPEC.child("clusterIPs").index(0), list, "may not change once set");
             return Err(invalid(service, error));
         }
-        let guard = self.lock.clone().lock_owned().await;
-        self.fill(registry, context, service)?;
-        Ok(Allocation(Some(guard)))
+        self.fill(registry, context, service)
     }
 
     /// Gives the Service what its type needs and it lacks; refuses what another has.
-    fn fill(&self, registry: &Registry, context: &Context, service: &mut Object) -> Result<(), Status> {
+    fn fill(&self, registry: &Registry, context: &Context, service: &mut Object) -> Result<Option<Claim>, Status> {
         if !has_address(service) {
-            return Ok(());
+            return Ok(None);
         }
-        let taken = taken(registry, context, service.name())?;
-        self.fill_address(registry, service, &taken)?;
-        set_families(service);
-        if has_node_ports(service) {
-            self.fill_ports(registry, service, &taken)?;
-        }
-        Ok(())
+        let key = Key::new("services", context.namespace.clone(), service.name());
+        let claim = self.book.claim(&registry.store, &key, |taken| {
+            self.fill_address(registry, service, taken)?;
+            set_families(service);
+            if has_node_ports(service) {
+                self.fill_ports(registry, service, taken)?;
+            }
+            Ok(book::numbers_of(service))
+        })?;
+        Ok(Some(claim))
     }
 
-    fn fill_address(&self, registry: &Registry, service: &mut Object, taken: &Taken) -> Result<(), Status> {
+    fn fill_address(&self, registry: &Registry, service: &mut Object, taken: &Taken<'_>) -> Result<(), Status> {
         let asked = service.field(&["spec", "clusterIP"]).unwrap_or_default().to_owned();
         let asked = if asked.is_empty() {
             service.list(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default().to_owned()
@@ -119,10 +114,10 @@ impl ServiceAddresses {
         Ok(())
     }
 
-    fn check_address(&self, text: &str, taken: &Taken) -> Result<(), String> {
+    fn check_address(&self, text: &str, taken: &Taken<'_>) -> Result<(), String> {
         let range = self.network;
         match text.parse::<IpAddr>() {
-            Ok(IpAddr::V4(address)) if self.contains(address) && !taken.addresses.contains(&address) => Ok(()),
+            Ok(IpAddr::V4(address)) if self.contains(address) && !taken.address(address) => Ok(()),
             Ok(IpAddr::V4(address)) if self.contains(address) => Err("provided IP is already allocated".to_owned()),
             Ok(address) => {
                 Err(format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"))
@@ -137,7 +132,7 @@ impl ServiceAddresses {
     }
 
     /// A random free address. The lower end is left to those who choose their address, until nothing else is left.
-    fn free_address(&self, registry: &Registry, taken: &Taken) -> Result<Ipv4Addr, Status> {
+    fn free_address(&self, registry: &Registry, taken: &Taken<'_>) -> Result<Ipv4Addr, Status> {
         let first = u32::from(self.network.network()) + 1;
         let size = u64::from(u32::from(self.network.broadcast()).saturating_sub(first));
         let reserved = (size / 16).clamp(16, 256).min(size);
@@ -148,11 +143,11 @@ impl ServiceAddresses {
         dynamic
             .chain(0..reserved)
             .filter_map(pick)
-            .find(|address| !taken.addresses.contains(address))
+            .find(|address| !taken.address(*address))
             .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
     }
 
-    fn fill_ports(&self, registry: &Registry, service: &mut Object, taken: &Taken) -> Result<(), Status> {
+    fn fill_ports(&self, registry: &Registry, service: &mut Object, taken: &Taken<'_>) -> Result<(), Status> {
         let ports =
             service.typed_at::<Vec<ServicePort>>(&["spec", "ports"]).map_err(Status::internal)?.unwrap_or_default();
         let named = |port: &ServicePort| port.node_port.filter(|number| *number != 0);
@@ -188,7 +183,7 @@ impl ServiceAddresses {
         &self,
         registry: &Registry,
         service: &mut Object,
-        taken: &Taken,
+        taken: &Taken<'_>,
         given: &[u16],
     ) -> Result<(), Status> {
         let path = ["spec", "healthCheckNodePort"];
@@ -206,22 +201,22 @@ impl ServiceAddresses {
         Ok(())
     }
 
-    fn check_port(&self, asked: i32, taken: &Taken, given: &[u16]) -> Result<u16, String> {
+    fn check_port(&self, asked: i32, taken: &Taken<'_>, given: &[u16]) -> Result<u16, String> {
         let (low, high) = (self.ports.start(), self.ports.end());
         let number = u16::try_from(asked).ok().filter(|number| self.ports.contains(number)).ok_or_else(|| {
             format!("provided port is not in the valid range. The range of valid ports is {low}-{high}")
         })?;
-        let has = taken.ports.contains(&number) || given.contains(&number);
+        let has = taken.port(number) || given.contains(&number);
         if has { Err("provided port is already allocated".to_owned()) } else { Ok(number) }
     }
 
-    fn free_port(&self, registry: &Registry, taken: &Taken, given: &[u16]) -> Result<u16, Status> {
+    fn free_port(&self, registry: &Registry, taken: &Taken<'_>, given: &[u16]) -> Result<u16, Status> {
         let size = u64::from(*self.ports.end() - *self.ports.start()) + 1;
         let start = registry.ids.below(size);
         let offsets = (0..size).filter_map(|step| u16::try_from((start + step) % size).ok());
         let mut numbers = offsets.map(|offset| self.ports.start() + offset);
         numbers
-            .find(|number| !taken.ports.contains(number) && !given.contains(number))
+            .find(|number| !taken.port(*number) && !given.contains(number))
             .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
     }
 }
@@ -244,25 +239,6 @@ fn has_node_ports(service: &Object) -> bool {
         "LoadBalancer" => service.flag(&["spec", "allocateLoadBalancerNodePorts"]).unwrap_or(true),
         _ => false,
     }
-}
-
-fn taken(registry: &Registry, context: &Context, name: &str) -> Result<Taken, Status> {
-    let mut taken = Taken { addresses: HashSet::new(), ports: HashSet::new() };
-    let snapshot = registry.store.snapshot();
-    for entry in snapshot.range(&coracle_store::Prefix::resource("services"), None) {
-        if *entry.key.namespace == *context.namespace && *entry.key.name == *name {
-            continue;
-        }
-        let service = codec::object(entry)?;
-        let addresses = service.list(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
-        let single = service.field(&["spec", "clusterIP"]);
-        taken.addresses.extend(addresses.chain(single).filter_map(|text| text.parse::<Ipv4Addr>().ok()));
-        let ports = service.list(&["spec", "ports"]).iter().cloned().filter_map(|port| Object::from_value(port).ok());
-        taken.ports.extend(ports.filter_map(|port| u16::try_from(port.int(&["nodePort"])?).ok()));
-        let health = service.int(&["spec", "healthCheckNodePort"]).and_then(|port| u16::try_from(port).ok());
-        taken.ports.extend(health.filter(|port| *port > 0));
-    }
-    Ok(taken)
 }
 
 /// One family: this cluster has IPv4 addresses only.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coracle_api::decode::FieldValidation;
 use coracle_api::meta::{GroupKind, GroupResource};
 use coracle_api::schema::ResourceDef;
+use coracle_store::Key;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -74,6 +75,11 @@ impl Context {
             now: self.now,
             warnings: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The same request, of one object of the collection that it names.
+    pub fn for_object(&self, key: &Key) -> Self {
+        Self { verb: self.verb, namespace: key.namespace.clone(), name: key.name.clone(), ..self.as_create() }
     }
 
     /// Adds a text for a `Warning: 299` header; each is sent once.

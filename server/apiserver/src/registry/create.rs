@@ -4,7 +4,7 @@ use coracle_api::fields::{FieldError, FieldPath};
 use coracle_api::meta::Uid;
 use coracle_api::object::Object;
 use coracle_api::status::Status;
-use coracle_store::{CommitError, Entry, Op};
+use coracle_store::{CommitError, Entry, Held, Op};
 
 use super::catalog::Resource;
 use super::context::Context;
@@ -53,7 +53,7 @@ impl Registry {
         resource: &Resource,
         mut object: Object,
     ) -> Result<Result<Written, std::sync::Arc<Entry>>, Status> {
-        let allocation = self.addresses.for_create(self, context, &mut object).await?;
+        let claim = self.addresses.for_create(self, context, &mut object)?;
         self.prepare_create(context, resource, &mut object)?;
         let key = resource.store_key(&context.namespace, object.name());
         if context.dry_run {
@@ -63,9 +63,8 @@ impl Registry {
             });
         }
         let draft = resource.draft(&object);
-        let committed = self.store.commit(vec![(key, Op::Create(draft))]).await;
-        drop(allocation);
-        match committed {
+        let held = claim.map(|claim| Box::new(claim) as Held);
+        match self.store.commit_holding(vec![(key, Op::Create(draft))], held).await {
             Ok(entries) => {
                 let entry = entries.into_iter().next().expect("a commit answers with one entry per operation");
                 Ok(Ok(Written::stored(entry, true)))

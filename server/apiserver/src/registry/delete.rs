@@ -24,6 +24,8 @@ use super::options::{DeleteOptions, ListOptions, Propagation};
 use super::{Registry, Written};
 
 const ROUNDS: usize = 100;
+/// Objects of a collection in one commit, which others wait for.
+const BATCH: usize = 256;
 
 /// What a deletion came to.
 pub enum Deleted {
@@ -99,7 +101,9 @@ impl Registry {
         Err(Status::modified(&resource.group_resource(), &context.name))
     }
 
-    /// Deletes what a list selects, one by one; answers with the objects as they were.
+    /// Deletes what a list selects; answers with the objects as they were. Each is judged by itself, as a deletion of its
+    /// own would be, and many are committed at once. Where that does not work out, because somebody else changed one of
+    /// them or one is refused, those are done one by one, so that each answers for itself alone.
     pub async fn delete_collection(
         &self,
         context: &Context,
@@ -108,19 +112,61 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Vec<Arc<Entry>>, ListError> {
         let page = self.list(resource, &context.namespace, list)?;
-        for entry in &page.entries {
-            let mut one = context.as_create();
-            one.verb = context.verb;
-            one.namespace = entry.key.namespace.clone();
-            one.name = entry.key.name.clone();
-            match self.delete(&one, resource, options).await {
-                Ok(_) => {}
-                // Somebody else deleted it meanwhile.
-                Err(status) if status.code == 404 => {}
-                Err(status) => return Err(status.into()),
+        for entries in page.entries.chunks(BATCH) {
+            if self.delete_together(context, resource, entries, options).await? {
+                continue;
+            }
+            for entry in entries {
+                match self.delete(&context.for_object(&entry.key), resource, options).await {
+                    Ok(_) => {}
+                    // Somebody else deleted it meanwhile.
+                    Err(status) if status.code == 404 => {}
+                    Err(status) => return Err(status.into()),
+                }
             }
         }
         Ok(page.entries)
+    }
+
+    /// Whether all of these were deleted or marked, in one commit; otherwise none was touched.
+    async fn delete_together(
+        &self,
+        context: &Context,
+        resource: &Resource,
+        entries: &[Arc<Entry>],
+        options: &DeleteOptions,
+    ) -> Result<bool, Status> {
+        if context.dry_run {
+            return Ok(false);
+        }
+        let mut ops = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let old = codec::object(entry)?;
+            let context = context.for_object(&entry.key);
+            let refused = check_preconditions(resource, &old, options).is_err()
+                || self.admission.validate(self, &context, None, Some(&old)).is_err();
+            if refused {
+                return Ok(false);
+            }
+            let expect = entry.revision;
+            match plan(resource, &old, options, context.now) {
+                Plan::Keep => {}
+                Plan::Mark(object) => {
+                    ops.push((entry.key.clone(), Op::Update { expect, draft: resource.draft(&object) }));
+                }
+                Plan::Remove(object) => {
+                    ops.push((entry.key.clone(), Op::Delete { expect, last: resource.draft(&object) }));
+                }
+            }
+        }
+        if ops.is_empty() {
+            return Ok(true);
+        }
+        match self.store.commit(ops).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(self.commit_failed(resource, &context.name, error)),
+        }
     }
 }
 

@@ -104,18 +104,17 @@ pub fn of(group: &str, plural: &str) -> Facts {
         ("networking.k8s.io", "ingresses" | "networkpolicies" | "ingressclasses") => GENERATIONAL,
         ("networking.k8s.io", "ipaddresses") => Facts { name: NameRule::PathSegment, ..Facts::ORDINARY },
         ("discovery.k8s.io", "endpointslices") => GENERATIONAL,
-        (
-            "admissionregistration.k8s.io"
-            | "flowcontrol.apiserver.k8s.io"
-            | "apiextensions.k8s.io"
-            | "apiregistration.k8s.io",
-            _,
-        ) => Facts { unconditional_update: false, ..GENERATIONAL },
+        ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io" | "apiextensions.k8s.io", _) => {
+            Facts { unconditional_update: false, ..GENERATIONAL }
+        }
+        ("apiregistration.k8s.io", _) => Facts { unconditional_update: false, ..Facts::ORDINARY },
+        ("resource.k8s.io", "deviceclasses" | "resourceslices" | "devicetaintrules") => GENERATIONAL,
         ("coordination.k8s.io", _) | ("node.k8s.io", "runtimeclasses") => {
             Facts { create_on_update: true, unconditional_update: false, ..Facts::ORDINARY }
         }
         ("rbac.authorization.k8s.io", _) => Facts { name: NameRule::PathSegment, ..Facts::ORDINARY },
-        ("storage.k8s.io", "csinodes" | "csidrivers") => Facts { unconditional_update: false, ..Facts::ORDINARY },
+        ("storage.k8s.io", "csidrivers") => Facts { unconditional_update: false, ..GENERATIONAL },
+        ("storage.k8s.io", "csinodes") => Facts { unconditional_update: false, ..Facts::ORDINARY },
         ("storage.k8s.io", "storageclasses") => Facts { returns_deleted: true, ..Facts::ORDINARY },
         _ => Facts::ORDINARY,
     }

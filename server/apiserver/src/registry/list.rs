@@ -78,7 +78,11 @@ impl Registry {
             let (revision, continue_token) = (snapshot.revision(), String::new());
             return Ok(Page { entries, revision, continue_token, remaining: None });
         }
-        Ok(page(&snapshot, &selection, start.as_ref(), limit))
+        let page = page(&snapshot, &selection, start.as_ref(), limit);
+        if !page.continue_token.is_empty() {
+            self.store.keep(&snapshot);
+        }
+        Ok(page)
     }
 
     /// Where a list begins and in which state: that of its first page, of the revision asked for, or the newest.

@@ -20,6 +20,7 @@ pub mod selection;
 pub mod subresource;
 #[cfg(test)]
 mod tests;
+pub mod unacted;
 pub mod update;
 pub mod watch;
 

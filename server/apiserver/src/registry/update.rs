@@ -7,8 +7,8 @@ use std::sync::Arc;
 use coracle_api::fields::{FieldError, FieldPath};
 use coracle_api::meta::GroupKind;
 use coracle_api::object::Object;
-use coracle_api::status::Status;
-use coracle_store::{CommitError, Entry, Key, Op};
+use coracle_api::status::{Reason, Status};
+use coracle_store::{CommitError, Entry, Held, Key, Op};
 
 use super::catalog::Resource;
 use super::context::Context;
@@ -124,7 +124,7 @@ impl Registry {
         }
         resource.strategy.default(&mut new);
         self.admission.mutate(self, context, &mut new, Some(&old))?;
-        let allocation = self.addresses.for_update(self, context, &mut new, &old).await?;
+        let claim = self.addresses.for_update(self, context, &mut new, &old)?;
         self.prepare_update(context, resource, part, &mut new, &old)?;
         let last = finishes_deletion(resource, &new, &old);
         // Both carry the same revision by now: if nothing else differs there is nothing to store.
@@ -140,9 +140,8 @@ impl Registry {
         } else {
             Op::Update { expect: entry.revision, draft }
         };
-        let committed = self.store.commit(vec![(key.clone(), op)]).await;
-        drop(allocation);
-        match committed {
+        let held = claim.map(|claim| Box::new(claim) as Held);
+        match self.store.commit_holding(vec![(key.clone(), op)], held).await {
             Ok(entries) => {
                 let entry = entries.into_iter().next().expect("a commit answers with one entry per operation");
                 Ok(Some(Written::stored(entry, false)))
@@ -169,7 +168,7 @@ impl Registry {
             Part::Status => resource.strategy.prepare_status_update(context, new, old),
             Part::Given => {}
         }
-        if counts_as_change(resource.facts.generation, new, old) {
+        if may_count(context, part) && counts_as_change(resource.facts.generation, new, old) {
             new.set_generation(old.generation() + 1);
         }
         let mut errors = metadata::validate(new, resource.def.namespaced, &resource.facts)?;
@@ -213,6 +212,11 @@ fn settle_revision(context: &Context, resource: &Resource, new: &mut Object, old
             Ok(())
         }
         asked if asked == old.resource_version() => Ok(()),
+        // Upstream answers with the parser's own words, and no reason.
+        asked if asked.parse::<u64>().is_err() => {
+            let text = format!("strconv.ParseUint: parsing {asked:?}: invalid syntax");
+            Err(Status::new(500, Reason::Unknown, text))
+        }
         _ => Err(Status::modified(&gr, name)),
     }
 }
@@ -235,6 +239,17 @@ fn keep_system_fields(new: &mut Object, old: &Object) {
         {
             new.set(&path, value.clone());
         }
+    }
+}
+
+/// Whether the generation looks at this write at all. A status is an answer to a generation and makes none, whatever
+/// annotations come with it; and a pod's binding, which upstream writes past its strategy, is no change of what was
+/// asked for.
+fn may_count(context: &Context, part: Part) -> bool {
+    match part {
+        Part::Main => true,
+        Part::Given => context.subresource != "binding",
+        Part::Status => false,
     }
 }
 

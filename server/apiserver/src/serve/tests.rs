@@ -122,6 +122,25 @@ async fn who_does_not_finish_the_handshake_is_cut() {
 }
 
 #[tokio::test]
+async fn who_speaks_plain_http_is_told_so() {
+    let world = world(Limits::default()).await;
+    let say = async |said: &str| {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.map(|_| heard).unwrap_or_default()
+    };
+    let told = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    assert_eq!(say("GET /version HTTP/1.1\r\nHost: x\r\n\r\n").await, told);
+    assert_eq!(say(&format!("POST /api HTTP/1.1\r\nHost: x\r\n\r\n{}", "x".repeat(10_000))).await, told);
+    assert_eq!(say("what is this").await, "");
+    assert_eq!(say("GE").await, "");
+    expect!["nobody"].assert_eq(&world.ask(Identity::Anonymous).await);
+    world.scope.shutdown().await;
+}
+
+#[tokio::test]
 async fn who_asks_nothing_loses_the_connection() {
     let limits = Limits { idle: Duration::from_millis(50), drain: Duration::from_millis(50), ..Limits::default() };
     let world = world(Limits { connections: 1, ..limits }).await;

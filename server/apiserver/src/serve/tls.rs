@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::plain;
 use crate::auth::authn::Peer;
 use crate::auth::pki::{Pki, PkiError, believable};
 
@@ -46,6 +47,9 @@ impl ServerTls {
 
     /// Shakes hands, and says whom the client's certificate names if it showed one that holds.
     pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<(TlsStream<TcpStream>, Option<Peer>)> {
+        if !plain::begins_tls(&stream).await? {
+            return Err(plain::refuse(stream).await);
+        }
         let stream = self.acceptor.accept(stream).await?;
         let peer = stream.get_ref().1.peer_certificates().and_then(|chain| self.peer(chain));
         Ok((stream, peer))

@@ -14,6 +14,53 @@ use super::workload::Counts;
 use crate::registry::context::Context;
 
 const SPEC: FieldPath<'static> = FieldPath::new("spec");
+const MISAPPLIED: &str = "unsupported scope applied to resource";
+const MUST_EXIST: &str = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+
+/// Scopes without values.
+const EXISTENTIAL: &[&str] =
+    &["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "Terminating"];
+
+/// What quotas of upstream itself count; those of others may have any scope.
+const STANDARD: &[&str] = &[
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+const OF_PODS: &[&str] = &["cpu", "limits.cpu", "limits.memory", "memory", "pods", "requests.cpu", "requests.memory"];
+
+/// The resources of the quota that objects of this scope do not use.
+fn misapplied<'a>(scope: &str, spec: &'a ResourceQuotaSpec) -> impl Iterator<Item = &'a String> {
+    let fitting: Option<&[&str]> = match scope {
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            Some(OF_PODS)
+        }
+        "BestEffort" => Some(&["pods"]),
+        "VolumeAttributesClass" => Some(&["persistentvolumeclaims", "requests.storage"]),
+        _other => None,
+    };
+    let names = spec.hard.iter().flatten().map(|(name, _)| name);
+    names.filter(move |name| {
+        STANDARD.contains(&name.as_str()) && fitting.is_some_and(|fitting| !fitting.contains(&name.as_str()))
+    })
+}
+
 const SCOPES: &[&str] = &[
     "BestEffort",
     "CrossNamespacePodAffinity",
@@ -41,6 +88,9 @@ impl Kind for ResourceQuotas {
             if !SCOPES.contains(&scope.as_str()) {
                 errors.push(FieldError::invalid(&list, scopes, "unsupported scope"));
             }
+            for _ in misapplied(scope, spec) {
+                errors.push(FieldError::invalid(&list, scopes, MISAPPLIED));
+            }
         }
         for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
             let has = |scope: &str| scopes.iter().any(|given| given == scope);
@@ -54,6 +104,12 @@ impl Kind for ResourceQuotas {
             let at = list.index(i);
             if !SCOPES.contains(&expression.scope_name.as_str()) {
                 errors.push(FieldError::invalid(&at.child("scopeName"), &expression.scope_name, "unsupported scope"));
+            }
+            for _ in misapplied(&expression.scope_name, spec) {
+                errors.push(FieldError::invalid(&list, &spec.scope_selector, MISAPPLIED));
+            }
+            if EXISTENTIAL.contains(&expression.scope_name.as_str()) && expression.operator != "Exists" {
+                errors.push(FieldError::invalid(&at.child("operator"), &expression.operator, MUST_EXIST));
             }
             let values = expression.values.as_ref().map_or(0, Vec::len);
             match expression.operator.as_str() {

@@ -172,6 +172,34 @@ async fn an_object_that_cannot_be_read_is_no_deletion() {
     .await;
 }
 
+/// A script's line with a change of an object whose data no ConfigMap has.
+fn unreadable(kind: &str, name: &str, rv: u32) -> String {
+    let object = serde_json::json!({"metadata": {"name": name, "resourceVersion": rv.to_string()}, "data": [1]});
+    format!("line {}", serde_json::json!({"type": kind, "object": object}))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_is_passed_over_and_holds_up_nobody() {
+    let (changed, made) = (unreadable("MODIFIED", "a", 6), unreadable("ADDED", "x", 7));
+    let (again, gone) = (unreadable("ADDED", "a", 6), unreadable("DELETED", "a", 12));
+    check_informer(
+        &format!(
+            "+ a 1\n {made}\n + b 2\n end 5\n {changed}\n {made}\n ~ b 8\n---\n mark 9\n error 410 Expired\n---\n {again}\n + b 8\n end 10\n ~ b 11\n {gone}"
+        ),
+        expect![[r#"
+            GET /api/v1/configmaps watch=1&sendInitialEvents=true
+              resync a@1 b@8
+            GET /api/v1/configmaps watch=1&resourceVersion=8
+            GET /api/v1/configmaps watch=1&sendInitialEvents=true
+              deleted a@1
+              applied b@11 was b@8
+            GET /api/v1/configmaps watch=1&resourceVersion=12
+            synced up to 12: b@11
+        "#]],
+    )
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_lags_is_resynced() {
     let lines: Vec<_> = (10..10 + 5000).map(|rv| format!("~ a {rv}")).collect();

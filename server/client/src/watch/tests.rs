@@ -18,6 +18,7 @@ async fn check_watch(script: &str, expected: Expect) {
             Ok(WatchEvent::Bookmark { resource_version, initial_end }) => {
                 format!("bookmark {resource_version} {initial_end}\n")
             }
+            Ok(WatchEvent::Unreadable(o)) => format!("unreadable {o:?}\n"),
             Err(error) => format!("error {error} (expired: {})\n", error.is_expired()),
         };
     }

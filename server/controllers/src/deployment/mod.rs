@@ -236,7 +236,8 @@ impl Controller {
                 let annotations = json!({revision::REVISION: revision});
                 let patch = json!({"metadata": {"uid": meta.uid, "annotations": annotations}});
                 let api = self.context.client.namespaced::<Deployment>(owner::namespace(meta));
-                Ok(Next::after(unless_gone(api.merge_patch(owner::name(meta), &patch).await)?))
+                // With the status, as upstream: on the object itself an annotation makes a new generation.
+                Ok(Next::after(unless_gone(api.merge_patch_status(owner::name(meta), &patch).await)?))
             }
             Step::Delete(set) => {
                 let params =

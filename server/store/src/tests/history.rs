@@ -120,6 +120,71 @@ fn a_slow_watcher_loses_its_place_and_holds_up_nobody() {
 }
 
 #[test]
+fn pages_that_were_promised_outlive_history_but_not_five_minutes() {
+    check(
+        "create pods default/a v=1
+         churn 100 nodes
+         keep
+         churn 5000 nodes
+         list pods at=101
+         list nodes at=101
+         list nodes at=102
+         pass 301
+         create pods default/b
+         list nodes at=101",
+        expect![[r#"
+            ok 1
+            kept 101
+            at 101 of 1: [default/a@1 v=1]
+            at 101 of 1: [default/churned@101 v=99]
+            the state at revision 102 is no longer kept, the oldest is 3101
+            ok 5102
+            the state at revision 101 is no longer kept, the oldest is 5101
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_kept_for_pages_is_bounded_in_memory_and_number() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let config = StoreConfig { mode: Mode::Inline, sync: false, history_bytes: 1 << 20, ..StoreConfig::new(path) };
+    runtime.block_on(async {
+        let store = Store::open(config).unwrap();
+        let big = "x".repeat(10_000);
+        let write = async |number: usize| {
+            let key = Key::new("pods", "default", format!("p{}", number % 20));
+            let found = store.snapshot().get(&key).map(|entry| entry.revision);
+            let op = match found {
+                None => Op::Create(draft(&key, &big)),
+                Some(expect) => Op::Update { expect, draft: draft(&key, &big) },
+            };
+            store.commit(vec![(key, op)]).await.unwrap();
+        };
+        for number in 0..20 {
+            write(number).await;
+        }
+        // Each is kept at another revision, and holds one version that the next does not.
+        let mut promised = Vec::new();
+        for number in 20..520 {
+            promised.push(store.revision());
+            store.keep(&store.snapshot());
+            write(number).await;
+        }
+        let served = promised.iter().filter(|revision| store.snapshot_at(**revision).is_ok()).count();
+        assert_eq!(served, 99, "history of a megabyte reaches so far back, at ten kilobytes and a half an event");
+        let last = *promised.last().unwrap();
+        // All they share is replaced: 200 KB. The one that is left is within the bound, and stays.
+        for number in 520..1000 {
+            write(number).await;
+        }
+        assert!(store.snapshot_at(last).is_ok(), "its pages can still be had");
+        assert!(store.snapshot_at(promised[437]).is_err(), "an earlier one had to go");
+    });
+}
+
+#[test]
 fn watches_resume_over_a_restart_but_not_of_volatile_objects() {
     check(
         "create pods default/a v=1
@@ -193,5 +258,34 @@ fn volatile_writes_alone_touch_the_disk_once_for_a_block_of_revisions() {
             writer.tend(tokio::time::Instant::now()).is_some_and(|at| at.elapsed() > Duration::ZERO)
         }) {}
         assert_eq!(store.snapshot().count(&Prefix::resource("events")), 1000);
+    });
+}
+
+static RELIEVED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+#[test]
+fn memory_is_given_back_once_after_much_of_the_past_was_dropped() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let relieved = || {
+        RELIEVED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
+    let path = directory.path().join("state.db");
+    let config = StoreConfig { mode: Mode::Inline, sync: false, relieved: Some(relieved), ..StoreConfig::new(path) };
+    runtime.block_on(async {
+        let store = Store::open(config).unwrap();
+        for number in 0..1000 {
+            let key = Key::new("pods", "default", format!("p{number}"));
+            store.commit(vec![(key.clone(), Op::Create(draft(&key, "x")))]).await.unwrap();
+        }
+        let count = || RELIEVED.load(std::sync::atomic::Ordering::Relaxed);
+        let tend = || store.with_writer(|writer| writer.tend(tokio::time::Instant::now()));
+        tend();
+        assert_eq!(count(), 0, "all of it is still the recent past");
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(301)).await;
+            tend();
+        }
+        assert_eq!(count(), 1);
     });
 }

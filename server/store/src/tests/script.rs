@@ -4,6 +4,7 @@
 //! create|update|delete RESOURCE NAMESPACE/NAME [expect=N] [v=TEXT] [label=KEY:VALUE] [& another, in the same commit]
 //! list RESOURCE [ns=NAMESPACE] [after=NAMESPACE/NAME] [at=N]      get RESOURCE NAMESPACE/NAME
 //! watch W RESOURCE [ns=NAMESPACE] [from=N]      drain W      progress W
+//! keep      (the present state, for pages)
 //! pass SECONDS      churn N RESOURCE      rows      close      reopen      crash
 //! ```
 
@@ -128,6 +129,11 @@ impl Scene {
                 Ok(watch) => drop(self.watches.insert(words.0[1].into(), watch)),
                 Err(error) => self.say(error),
             },
+            "keep" => {
+                let snapshot = self.store().snapshot();
+                self.store().keep(&snapshot);
+                self.say(format!("kept {}", snapshot.revision()));
+            }
             "drain" => self.drain(words.0[1]).await,
             "progress" => {
                 let revision = self.watches.get_mut(words.0[1]).unwrap().progress();

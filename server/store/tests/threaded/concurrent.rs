@@ -116,19 +116,29 @@ async fn of_several_updates_of_one_revision_one_wins_even_in_one_group() {
     }
 }
 
+/// Says when it is dropped.
+struct Claim(std::sync::mpsc::Sender<u64>, Store);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.send(self.1.revision().0).unwrap();
+    }
+}
+
 #[tokio::test]
-async fn one_encoding_serves_all_watchers() {
+async fn what_a_commit_holds_is_held_until_it_can_be_seen_even_if_nobody_waits() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory);
-    let mut watches: Vec<Watch> = (0..3).map(|_| store.snapshot_and_watch(Prefix::resource("pods")).1).collect();
-    let key = pod("p");
-    store.commit(vec![(key.clone(), Op::Create(draft(&key, 0)))]).await.unwrap();
-    let mut frames = Vec::new();
-    for (number, watch) in watches.iter_mut().enumerate() {
-        let event = watch.next().await.unwrap().unwrap();
-        frames.push(event.encoded(|_| bytes::Bytes::from(format!("encoded by {number}"))));
+    let (sender, dropped) = std::sync::mpsc::channel();
+    let mut asked = 0;
+    // A future that is dropped after its first poll has either not asked for the commit or asked for it.
+    for number in 0..50 {
+        let held: coracle_store::Held = Box::new(Claim(sender.clone(), store.clone()));
+        let ops = vec![(pod(&format!("p{number}")), Op::Create(draft(&pod(&format!("p{number}")), number)))];
+        let _gone = futures::FutureExt::now_or_never(store.commit_holding(ops, Some(held)));
+        asked += 1;
+        assert_eq!(dropped.recv().unwrap(), asked, "let go of before the commit could be seen");
     }
-    assert_eq!(frames, ["encoded by 0"; 3]);
 }
 
 #[tokio::test]

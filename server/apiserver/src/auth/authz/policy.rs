@@ -26,7 +26,7 @@ pub(super) struct Rbac {
 
 struct Cached {
     /// Of each of [`RESOURCES`].
-    versions: [(u64, usize); 4],
+    versions: [u64; 4],
     policy: Arc<Policy>,
 }
 

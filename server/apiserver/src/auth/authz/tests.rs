@@ -118,8 +118,8 @@ impl Objects for World {
         of_resource.map(|((_, namespace, _), json)| (namespace.clone(), json.to_string().into())).collect()
     }
 
-    fn version(&self, resource: &str) -> (u64, usize) {
-        (1, self.all(resource).len())
+    fn version(&self, resource: &str) -> u64 {
+        self.all(resource).len() as u64
     }
 
     fn any_pod_on_node(&self, namespace: &str, node: &str, found: &mut dyn FnMut(&[u8]) -> bool) -> bool {

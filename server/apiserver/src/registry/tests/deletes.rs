@@ -1,6 +1,6 @@
 use expect_test::expect;
 
-use crate::testing::check_script;
+use crate::testing::{World, check_script};
 
 const POD: &str = r#"{"metadata":{"name":"p"},"spec":{"nodeName":"n","terminationGracePeriodSeconds":20,"automountServiceAccountToken":false,"containers":[{"name":"c","image":"i"}]}}"#;
 
@@ -191,4 +191,52 @@ async fn namespaces_terminate_in_steps() {
         "#]],
     )
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_goes_in_few_commits_and_each_object_by_its_own_rules() {
+    let mut world = World::new().await;
+    world.run(r#"POST /api/v1/namespaces/default/serviceaccounts {"metadata":{"name":"default"}}"#).await;
+    for number in 0..300 {
+        let body = format!(r#"{{"metadata":{{"name":"m{number}"}}}}"#);
+        world.send("POST", "/api/v1/namespaces/default/configmaps", None, &body).await;
+    }
+    let before = world.server.registry.store.stats();
+    let outcome = world
+        .run(&format!(
+            r#"
+            PATCH /api/v1/namespaces/default/configmaps/m7 {{"metadata":{{"finalizers":["example.org/hold"]}}}} | metadata.name
+            DELETE /api/v1/namespaces/default/configmaps | kind
+            GET /api/v1/namespaces/default/configmaps | items.0.metadata.name items.0.metadata.deletionTimestamp items.1
+            POST /api/v1/namespaces/default/pods {POD} | metadata.name
+            POST /api/v1/namespaces/default/pods {{"metadata":{{"name":"unbound"}},"spec":{{"containers":[{{"name":"c","image":"i"}}]}}}} | metadata.name
+            DELETE /api/v1/namespaces/default/pods | kind
+            DELETE /api/v1/namespaces/default/pods | kind
+            GET /api/v1/namespaces/default/pods | items.0.metadata.name items.0.metadata.deletionGracePeriodSeconds items.1
+            DELETE /api/v1/namespaces/default/pods?dryRun=All&gracePeriodSeconds=0 | kind
+            DELETE /api/v1/namespaces/default/pods?gracePeriodSeconds=0 | kind
+            GET /api/v1/namespaces/default/pods | items
+            "#
+        ))
+        .await;
+    expect![[r#"
+        200 metadata.name="m7"
+        200 kind="ConfigMapList"
+        200 items.0.metadata.name="m7" items.0.metadata.deletionTimestamp="2026-01-01T00:00:00Z" items.1=-
+        201 metadata.name="p"
+        201 metadata.name="unbound"
+        200 kind="PodList"
+        200 kind="PodList"
+        200 items.0.metadata.name="p" items.0.metadata.deletionGracePeriodSeconds=20 items.1=-
+        200 kind="PodList"
+        200 kind="PodList"
+        200 items=[]
+    "#]]
+    .assert_eq(&outcome);
+    let after = world.server.registry.store.stats();
+    assert_eq!(
+        after.requests - before.requests,
+        7,
+        "two for the maps, and one for each other line that changes something"
+    );
 }

@@ -154,6 +154,7 @@ async fn approval_changes_conditions_only() {
         "#,
         expect![[r#"
             201 spec.username="admin"
+              299 - "certificates.k8s.io/v1 CertificateSigningRequest is stored but not acted upon in this release: no controller signs certificates"
             200 spec.signerName="example.org/s" status.certificate=- status.conditions.0.type="Approved"
             200 status.conditions.0.reason="r"
         "#]],

@@ -192,8 +192,10 @@ async fn versions_of_a_resource_share_their_objects() {
         "#,
         expect![[r#"
             201 apiVersion="autoscaling/v1" spec={"maxReplicas":3,"minReplicas":1,"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"d"},"targetCPUUtilizationPercentage":80}
+              299 - "autoscaling/v1 HorizontalPodAutoscaler is stored but not acted upon in this release: no controller scales its target"
             200 apiVersion="autoscaling/v2" spec.metrics=[{"resource":{"name":"cpu","target":{"averageUtilization":80,"type":"Utilization"}},"type":"Resource"}]
             200 apiVersion="autoscaling/v2"
+              299 - "autoscaling/v2 HorizontalPodAutoscaler is stored but not acted upon in this release: no controller scales its target"
             200 spec.targetCPUUtilizationPercentage=50 metadata.annotations={"autoscaling.alpha.kubernetes.io/metrics":"[{\"resource\":{\"name\":\"memory\",\"target\":{\"averageValue\":\"1Mi\",\"type\":\"AverageValue\"}},\"type\":\"Resource\"}]"}
             201 apiVersion="events.k8s.io/v1" note="hello"
             200 apiVersion="v1" message="hello" reportingComponent="c" involvedObject={"kind":"Pod","name":"p","namespace":"default"}
@@ -297,4 +299,91 @@ async fn services_made_at_once_share_no_address() {
     let (good, bad) = (201, 422);
     let count = |code| answers.iter().filter(|answer| answer.status() == code).count();
     expect!["4 made, 20 refused"].assert_eq(&format!("{} made, {} refused", count(good), count(bad)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn generations_count_what_was_asked_for_and_nothing_else() {
+    check_script(
+        r#"
+        POST /apis/apps/v1/namespaces/default/deployments {"metadata":{"name":"d"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}} | metadata.generation
+        PATCH /apis/apps/v1/namespaces/default/deployments/d/status {"metadata":{"annotations":{"deployment.kubernetes.io/revision":"1"}},"status":{"replicas":1}} | metadata.generation metadata.annotations status.replicas
+        PATCH /apis/apps/v1/namespaces/default/deployments/d {"metadata":{"labels":{"x":"y"}}} | metadata.generation
+        PATCH /apis/apps/v1/namespaces/default/deployments/d {"metadata":{"annotations":{"x":"y"}}} | metadata.generation
+        PATCH /apis/apps/v1/namespaces/default/deployments/d/scale {"spec":{"replicas":3}} | spec
+        GET /apis/apps/v1/namespaces/default/deployments/d | metadata.generation
+        POST /api/v1/namespaces/default/serviceaccounts {"metadata":{"name":"default"}} | metadata.generation
+        POST /api/v1/namespaces/default/pods {"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}} | metadata.generation
+        POST /api/v1/namespaces/default/pods/p/binding {"target":{"kind":"Node","name":"n"}} | status
+        GET /api/v1/namespaces/default/pods/p | metadata.generation spec.nodeName
+        PATCH /api/v1/namespaces/default/pods/p {"metadata":{"annotations":{"x":"y"}}} | metadata.generation
+        PATCH /api/v1/namespaces/default/pods/p {"spec":{"activeDeadlineSeconds":7}} | metadata.generation
+        POST /api/v1/namespaces/default/services {"metadata":{"name":"s"},"spec":{"ports":[{"port":80}]}} | metadata.generation
+        POST /apis/apiregistration.k8s.io/v1/apiservices {"metadata":{"name":"v1.a.b"},"spec":{"group":"a.b","version":"v1","groupPriorityMinimum":1,"versionPriority":1}} | metadata.generation
+        POST /apis/storage.k8s.io/v1/csidrivers {"metadata":{"name":"a.b"},"spec":{}} | metadata.generation
+        "#,
+        expect![[r#"
+            201 metadata.generation=1
+            200 metadata.generation=1 metadata.annotations={"deployment.kubernetes.io/revision":"1"} status.replicas=1
+            200 metadata.generation=1
+            200 metadata.generation=2
+            200 spec={"replicas":3}
+            200 metadata.generation=3
+            201 metadata.generation=-
+            201 metadata.generation=1
+            201 status="Success"
+            200 metadata.generation=1 spec.nodeName="n"
+            200 metadata.generation=1
+            200 metadata.generation=2
+            201 metadata.generation=-
+            201 metadata.generation=-
+              299 - "apiregistration.k8s.io/v1 APIService is stored but not acted upon in this release: requests are not passed on to other servers"
+            201 metadata.generation=1
+              299 - "storage.k8s.io/v1 CSIDriver is stored but not acted upon in this release: no controller provisions or attaches volumes"
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_writes_what_nothing_acts_upon_is_told() {
+    check_script(
+        r#"
+        POST /apis/networking.k8s.io/v1/namespaces/default/networkpolicies {"metadata":{"name":"n"},"spec":{"podSelector":{}}} | metadata.name
+        PATCH /apis/networking.k8s.io/v1/namespaces/default/networkpolicies/n {"metadata":{"labels":{"a":"b"}}} | metadata.name
+        GET /apis/networking.k8s.io/v1/namespaces/default/networkpolicies/n | metadata.name
+        DELETE /apis/networking.k8s.io/v1/namespaces/default/networkpolicies/n | status
+        PATCH /apis/apps/v1/namespaces/default/statefulsets/none/status {} | code
+        POST /api/v1/namespaces/default/configmaps {"metadata":{"name":"c"}} | metadata.name
+        "#,
+        expect![[r#"
+            201 metadata.name="n"
+              299 - "networking.k8s.io/v1 NetworkPolicy is stored but not acted upon in this release: traffic is not restricted"
+            200 metadata.name="n"
+              299 - "networking.k8s.io/v1 NetworkPolicy is stored but not acted upon in this release: traffic is not restricted"
+            200 metadata.name="n"
+            200 status="Success"
+            404 code=404
+            201 metadata.name="c"
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_is_none_is_no_conflict() {
+    check_script(
+        r#"
+        POST /api/v1/namespaces/default/configmaps {"metadata":{"name":"c"}} | metadata.name
+        PUT /api/v1/namespaces/default/configmaps/c {"metadata":{"name":"c","resourceVersion":"newest"}} | code reason message
+        PATCH /api/v1/namespaces/default/configmaps/c {"metadata":{"resourceVersion":"-1"}} | code reason message
+        PUT /api/v1/namespaces/default/configmaps/c {"metadata":{"name":"c","resourceVersion":"1"}} | code reason
+        "#,
+        expect![[r#"
+            201 metadata.name="c"
+            500 code=500 reason=- message="strconv.ParseUint: parsing \"newest\": invalid syntax"
+            500 code=500 reason=- message="strconv.ParseUint: parsing \"-1\": invalid syntax"
+            409 code=409 reason="Conflict"
+        "#]],
+    )
+    .await;
 }

@@ -130,6 +130,7 @@ spec: {hard: {pods: 1500m, cpu: -1, bananas: 3, example.com/gpu: 1}, scopes: [Be
             spec.hard[bananas]: Invalid value: "bananas": must be a standard resource for quota
             spec.hard[cpu]: Invalid value: "-1": must be greater than or equal to 0
             spec.hard[pods]: Invalid value: "1500m": must be an integer
+            spec.scopes: Invalid value: ["BestEffort","NotBestEffort"]: unsupported scope applied to resource
             spec.scopes: Invalid value: ["BestEffort","NotBestEffort"]: conflicting scopes
         "#]],
     );
