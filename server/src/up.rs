@@ -1,7 +1,7 @@
 //! `coracle up`: a one-node cluster in the foreground. Says what it does, deploys a folder, then shows pods as they
 //! change, and ends everything it started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -199,25 +199,41 @@ async fn urls(informers: &Informers, folder: Option<&Folder>, args: &NodeArgs) -
 async fn follow_pods(pods: &Informer<Pod>, progress: &Progress) -> anyhow::Result<()> {
     let mut changes = pods.subscribe();
     pods.synced().await;
-    let mut shown: BTreeMap<ObjectKey, String> = BTreeMap::new();
+    let mut shown = BTreeMap::new();
+    show_all_pods(pods, &mut shown, progress);
     loop {
-        let mut current = BTreeMap::new();
-        for pod in pods.list() {
-            current.insert(coracle_client::key_of(&pod.metadata), state(&pod));
-        }
-        for (key, state) in &current {
-            if shown.get(key) != Some(state) {
-                progress.step("pod", &format!("{key} {state}"));
-            }
-        }
-        for key in shown.keys().filter(|key| !current.contains_key(*key)) {
-            progress.step("pod", &format!("{key} is gone"));
-        }
-        shown = current;
         match changes.next().await {
-            Some(Change::Applied { .. } | Change::Deleted(_) | Change::Resync) => {}
+            Some(Change::Applied { new, .. }) => show_pod(&new, &mut shown, progress),
+            Some(Change::Deleted(pod)) => forget_pod(&coracle_client::key_of(&pod.metadata), &mut shown, progress),
+            Some(Change::Resync) => show_all_pods(pods, &mut shown, progress),
             None => bail!("the server stopped"),
         }
+    }
+}
+
+/// After changes were missed.
+fn show_all_pods(pods: &Informer<Pod>, shown: &mut BTreeMap<ObjectKey, String>, progress: &Progress) {
+    let current = pods.list();
+    let keys: BTreeSet<ObjectKey> = current.iter().map(|pod| coracle_client::key_of(&pod.metadata)).collect();
+    for gone in shown.keys().filter(|key| !keys.contains(*key)).cloned().collect::<Vec<_>>() {
+        forget_pod(&gone, shown, progress);
+    }
+    for pod in current {
+        show_pod(&pod, shown, progress);
+    }
+}
+
+fn show_pod(pod: &Pod, shown: &mut BTreeMap<ObjectKey, String>, progress: &Progress) {
+    let (key, state) = (coracle_client::key_of(&pod.metadata), state(pod));
+    if shown.get(&key) != Some(&state) {
+        progress.step("pod", &format!("{key} {state}"));
+        shown.insert(key, state);
+    }
+}
+
+fn forget_pod(key: &ObjectKey, shown: &mut BTreeMap<ObjectKey, String>, progress: &Progress) {
+    if shown.remove(key).is_some() {
+        progress.step("pod", &format!("{key} is gone"));
     }
 }
 

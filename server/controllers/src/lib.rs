@@ -23,6 +23,7 @@ mod node_ipam;
 mod node_lifecycle;
 mod overlay;
 mod owner;
+mod pace;
 mod pod;
 mod pod_gc;
 mod replicaset;

@@ -5,6 +5,7 @@ mod plan;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::{Change, DeleteParams, Error, Informer, Outcome, WorkQueue, drive};
@@ -17,6 +18,7 @@ use crate::endpointslice::{feed_pods, feed_services, pods_of};
 use crate::memory::{Memory, Remembered};
 use crate::overlay::Overlay;
 use crate::owner;
+use crate::pace::Pace;
 
 const WORKERS: usize = 2;
 
@@ -32,6 +34,7 @@ struct Controller {
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
     written: Memory<ObjectKey, Overlay<Endpoints>>,
+    pace: Pace,
 }
 
 pub(crate) fn start(context: Context) {
@@ -40,6 +43,8 @@ pub(crate) fn start(context: Context) {
         pods: context.informers.get(),
         endpoints: context.informers.get(),
         written: Memory::default(),
+        // One object for all of them, which few read.
+        pace: Pace::new(Duration::from_millis(2), Duration::from_secs(1)),
         context,
     });
     let this = controller.clone();
@@ -55,11 +60,11 @@ fn run(controller: &Arc<Controller>) {
     let context = controller.context.clone();
     let queue = WorkQueue::new();
     feed_services(&context, &controller.services, &queue);
-    feed_pods(&context, &controller.pods, &controller.services, &queue);
+    feed_pods(&context, &controller.pods, &controller.services, &controller.pace, &queue);
     let (this, into) = (controller.clone(), queue.clone());
     context.feed("endpoints", &controller.endpoints, move |change| match change {
         Change::Applied { new: endpoints, .. } | Change::Deleted(endpoints) => {
-            into.add(owner::key_of(&endpoints.metadata));
+            this.pace.add(&into, owner::key_of(&endpoints.metadata));
         }
         // Those without a Service too: they may be left over.
         Change::Resync => this.endpoints.list().iter().for_each(|e| into.add(owner::key_of(&e.metadata))),
@@ -78,6 +83,7 @@ impl Controller {
         let current = written.over(self.endpoints.get(&key).into_iter().collect(), seen).into_iter().next();
         let api = self.context.client.namespaced::<Endpoints>(&key.namespace);
         let Some(service) = self.services.get(&key) else {
+            self.pace.observe(&key, 0);
             // Endpoints that somebody else keeps are his.
             let ours = current.filter(|e| {
                 e.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY_LABEL)).is_some_and(|m| m == MANAGED_BY)
@@ -90,6 +96,7 @@ impl Controller {
             return Ok(Outcome::Done);
         };
         let Some(pods) = pods_of(&self.pods, &service) else { return Ok(Outcome::Done) };
+        self.pace.observe(&key, pods.len());
         if let Some(next) = plan(&service, &pods, current.as_deref()) {
             let answer = match current {
                 Some(_) => api.replace(&key.name, &next).await,

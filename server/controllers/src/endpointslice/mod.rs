@@ -6,6 +6,7 @@ mod plan;
 pub(crate) mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
@@ -19,6 +20,7 @@ use crate::answer::{is_namespace_terminating, unless_conflict, unless_gone};
 use crate::context::{Context, UNSEEN_RECHECK};
 use crate::memory::{Memory, Remembered};
 use crate::overlay::Overlay;
+use crate::pace::Pace;
 use crate::{backend, owner};
 
 const WORKERS: usize = 5;
@@ -39,6 +41,7 @@ struct Controller {
     /// Slices of this controller, by the key of their Service.
     by_service: Index<EndpointSlice>,
     written: Memory<ObjectKey, Overlay<EndpointSlice>>,
+    pace: Pace,
 }
 
 /// The Service of a slice that this controller made.
@@ -60,6 +63,7 @@ pub(crate) fn start(context: Context) {
         }),
         slices,
         written: Memory::default(),
+        pace: Pace::new(Duration::from_micros(500), Duration::from_millis(500)),
         context,
     });
     let this = controller.clone();
@@ -76,7 +80,7 @@ fn run(controller: &Arc<Controller>) {
     let context = controller.context.clone();
     let queue = WorkQueue::new();
     feed_services(&context, &controller.services, &queue);
-    feed_pods(&context, &controller.pods, &controller.services, &queue);
+    feed_pods(&context, &controller.pods, &controller.services, &controller.pace, &queue);
     let (this, into) = (controller.clone(), queue.clone());
     context.feed("nodes", &controller.nodes, move |change| {
         let zone = |n: &Node| n.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL)).cloned();
@@ -91,7 +95,7 @@ fn run(controller: &Arc<Controller>) {
     let (this, into) = (controller.clone(), queue.clone());
     context.feed("slices", &controller.slices, move |change| match change {
         Change::Applied { new: slice, .. } | Change::Deleted(slice) => {
-            service_of(&slice).into_iter().for_each(|key| into.add(key));
+            service_of(&slice).into_iter().for_each(|key| this.pace.add(&into, key));
         }
         Change::Resync => this.services.list().iter().for_each(|s| into.add(owner::key_of(&s.metadata))),
     });
@@ -116,9 +120,10 @@ pub(crate) fn feed_pods(
     context: &Context,
     pods: &Informer<Pod>,
     services: &Informer<Service>,
+    pace: &Pace,
     queue: &WorkQueue<ObjectKey>,
 ) {
-    let (services, into) = (services.clone(), queue.clone());
+    let (services, pace, into) = (services.clone(), pace.clone(), queue.clone());
     context.feed("pods", pods, move |change| {
         let touched = match &change {
             Change::Applied { old: Some(old), new } if !backend::is_affected(old, new) => return,
@@ -131,7 +136,7 @@ pub(crate) fn feed_pods(
         };
         for pod in touched {
             let candidates = services.in_namespace(owner::namespace(&pod.metadata));
-            backend::services_of(&candidates, &pod.metadata).for_each(|s| into.add(owner::key_of(&s.metadata)));
+            backend::services_of(&candidates, &pod.metadata).for_each(|s| pace.add(&into, owner::key_of(&s.metadata)));
         }
     });
 }
@@ -149,9 +154,11 @@ impl Controller {
         // A Service that is gone takes its slices with it: they name it as their owner.
         let Some(service) = self.services.get(&key) else {
             self.written.forget(&key);
+            self.pace.observe(&key, 0);
             return Ok(Outcome::Done);
         };
         let Some(pods) = pods_of(&self.pods, &service) else { return Ok(Outcome::Done) };
+        self.pace.observe(&key, pods.len());
         let mut written = self.written.open(&key);
         let seen = self.slices.revision();
         let slices = written.over(self.by_service.get(&key.to_string()), seen);
