@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Addressing, AgentConfig, AgentDeps, NetworkReady, NodeAddressing, NodeNetwork};
+use crate::housekeeping::Housekeeper;
 use crate::local::{Records, write_private};
 use crate::node::{NodeState, NodeTask, RuntimeView, allocatable, readiness, renew};
 use crate::pod::context::{NodeNet, Shared};
@@ -145,7 +146,7 @@ impl Agent {
         });
         let parts = Arc::new(Parts {
             config: Arc::new(config),
-            pods: Pods::new(shared.clone()),
+            pods: Pods::new(shared.clone(), state.subscribe()),
             shared,
             state,
             net,
@@ -201,6 +202,16 @@ impl Parts {
         scope.spawn("log-rotation", OnExit::restart(), move |cancel| {
             let parts = parts.clone();
             async move { until(cancel, parts.rotate_logs()).await }
+        });
+        let keeper = Arc::new(Housekeeper {
+            shared: self.shared.clone(),
+            pods: self.pods.clone(),
+            gauge: deps.gauge.clone(),
+            state: self.state.clone(),
+        });
+        scope.spawn("housekeeping", OnExit::restart(), move |cancel| {
+            let keeper = keeper.clone();
+            async move { until(cancel, keeper.run()).await }
         });
         let (parts, network, own) = (self.clone(), deps.network.clone(), scope.clone());
         scope.spawn("node-network", OnExit::restart(), move |cancel| {

@@ -13,9 +13,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::config::{Disk, Resolver};
+use crate::housekeeping::{Gauge, NoGauge};
 use crate::node::HostFacts;
 use crate::probes::NoProber;
 use crate::testing::FakeApi;
+
+#[path = "agent_pressure_tests.rs"]
+mod pressure;
 
 const BASE: &str = "2026-01-01T00:00:00Z";
 
@@ -46,13 +50,14 @@ fn facts() -> HostFacts {
 
 fn start_agent(api: &FakeApi, runtime: &FakeRuntime, dir: PathBuf, since: Duration) -> (TaskScope, AgentHandle) {
     let runtimes = RuntimeRouter::new(runtime.endpoint()).with_handler("wasm", runtime.endpoint());
-    start_agent_with(api, runtimes, None, dir, since)
+    start_agent_with(api, runtimes, None, Arc::new(NoGauge), dir, since)
 }
 
 fn start_agent_with(
     api: &FakeApi,
     runtimes: RuntimeRouter,
     network: Option<Arc<dyn NodeNetwork>>,
+    gauge: Arc<dyn Gauge>,
     dir: PathBuf,
     since: Duration,
 ) -> (TaskScope, AgentHandle) {
@@ -66,6 +71,7 @@ fn start_agent_with(
         clock: TokioClock::shared(base + since),
         ids,
         prober: Arc::new(NoProber),
+        gauge,
         network,
     };
     let config = AgentConfig {
@@ -97,10 +103,19 @@ impl Node {
     }
 
     fn with(runtime: FakeRuntime, router: RuntimeRouter, network: Option<Arc<dyn NodeNetwork>>) -> Self {
+        Self::on(runtime, router, network, Arc::new(NoGauge))
+    }
+
+    fn on(
+        runtime: FakeRuntime,
+        router: RuntimeRouter,
+        network: Option<Arc<dyn NodeNetwork>>,
+        gauge: Arc<dyn Gauge>,
+    ) -> Self {
         let api = FakeApi::new();
         let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        let (scope, agent) = start_agent_with(&api, router, network, dir.path().to_owned(), Duration::ZERO);
+        let (scope, agent) = start_agent_with(&api, router, network, gauge, dir.path().to_owned(), Duration::ZERO);
         Self { api, runtime, dir, scope, agent, start }
     }
 

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
 
+use crate::housekeeping::Gauge;
 use crate::node::HostFacts;
 use crate::probes::Prober;
 
@@ -123,6 +124,8 @@ pub struct AgentDeps {
     pub ids: Ids,
     /// [`crate::probes::HostProber`] outside of tests.
     pub prober: Arc<dyn Prober>,
+    /// [`crate::housekeeping::HostGauge`] outside of tests.
+    pub gauge: Arc<dyn Gauge>,
     /// The node's part of the pod network; `None` runs none, and pods are given no cluster DNS.
     pub network: Option<Arc<dyn NodeNetwork>>,
 }

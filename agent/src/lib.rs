@@ -7,6 +7,7 @@
 mod agent;
 pub mod config;
 pub mod host_network;
+pub mod housekeeping;
 pub mod join;
 pub mod local;
 pub mod logs;

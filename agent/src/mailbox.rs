@@ -32,6 +32,15 @@ pub struct Mail {
     pub relist: bool,
     pub sources_changed: bool,
     pub verdicts: BTreeMap<(Arc<str>, ProbeKind), Verdict>,
+    pub eviction: Option<Eviction>,
+}
+
+/// The pod has to go, or may not begin, for the host's sake.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eviction {
+    pub message: String,
+    /// It was running: its condition DisruptionTarget says so.
+    pub disrupted: bool,
 }
 
 /// A probe's finding about one container.
@@ -51,6 +60,7 @@ impl Mail {
             && !self.relist
             && !self.sources_changed
             && self.verdicts.is_empty()
+            && self.eviction.is_none()
     }
 }
 

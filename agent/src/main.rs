@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, NodeApiConfig, Resolver};
 use coracle_agent::host_network::HostNetwork;
+use coracle_agent::housekeeping::HostGauge;
 use coracle_agent::join::{self, JoinConfig, Way};
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::HostProber;
@@ -116,6 +117,7 @@ async fn start(args: Args, scope: &TaskScope) -> anyhow::Result<AgentHandle> {
         clock,
         ids,
         prober: Arc::new(HostProber::default()),
+        gauge: Arc::new(HostGauge),
         network: Some(Arc::new(network)),
     };
     let config = AgentConfig {

@@ -16,8 +16,10 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::housekeeping::refusal;
 use crate::local::Record;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Eviction, Mailbox};
+use crate::node::NodeState;
 use crate::pod::acts::remove_sandboxes;
 use crate::pod::context::{PodContext, Shared, recorded_sources};
 use crate::pod::worker::{Ended, Worker};
@@ -34,6 +36,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(30);
 pub(crate) struct Pods {
     shared: Arc<Shared>,
     slots: Mutex<BTreeMap<Uid, Slot>>,
+    /// Of the node: under some pods may not begin.
+    pressures: watched::Receiver<NodeState>,
 }
 
 struct Slot {
@@ -44,8 +48,8 @@ struct Slot {
 }
 
 impl Pods {
-    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, slots: Mutex::default() })
+    pub(crate) fn new(shared: Arc<Shared>, pressures: watched::Receiver<NodeState>) -> Arc<Self> {
+        Arc::new(Self { shared, slots: Mutex::default(), pressures })
     }
 
     /// Runs until cancelled. `runtimes_up` becomes true once every runtime's events are being heard.
@@ -150,7 +154,17 @@ impl Pods {
         });
         match known {
             Some(mailbox) => mailbox.put(|mail| mail.pod = Some(pod)),
-            None => self.start(pod, Record::default(), in_runtimes),
+            None => {
+                let refusal = match in_runtimes.contains(&uid) {
+                    // It ran before this agent did: whether it may go on is the eviction's to say.
+                    true => None,
+                    false => refusal(&pod, &self.pressures.borrow().pressures),
+                };
+                self.start(pod, Record::default(), in_runtimes);
+                if let (Some(message), Some(slot)) = (refusal, self.slots.lock().get(&uid)) {
+                    slot.context.mailbox.put(|mail| mail.eviction = Some(Eviction { message, disrupted: false }));
+                }
+            }
         }
     }
 
@@ -355,6 +369,28 @@ impl Pods {
             }
         }
         logs
+    }
+
+    /// The pods that live and are not ending.
+    pub(crate) fn evictable(&self) -> Vec<Arc<PodContext>> {
+        let slots = self.slots.lock();
+        let lives = slots.values().filter(|slot| {
+            let view = slot.context.view.lock();
+            let over = matches!(view.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+            !over && view.pod.metadata.deletion_timestamp.is_none()
+        });
+        lives.map(|slot| slot.context.clone()).collect()
+    }
+
+    /// The images that pods of this node are to run.
+    pub(crate) fn wanted_images(&self) -> BTreeSet<String> {
+        let slots = self.slots.lock();
+        let pods = slots.values().map(|slot| slot.latest.lock().clone());
+        let images = pods.flat_map(|pod| {
+            let spec = pod.spec.clone().unwrap_or_default();
+            spec.init_containers.into_iter().flatten().chain(spec.containers).filter_map(|container| container.image)
+        });
+        images.collect()
     }
 
     /// What pods failed for lack of may be there now.

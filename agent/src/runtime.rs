@@ -254,6 +254,20 @@ impl Runtime {
         Ok(self.endpoint.images().pull_image(request).await?.into_inner().image_ref)
     }
 
+    /// With all its names.
+    pub async fn remove_image(&self, id: &str) -> Answer<()> {
+        let image = Some(ImageSpec { image: id.to_owned(), ..ImageSpec::default() });
+        gone_is_done(self.call(self.endpoint.images().remove_image(RemoveImageRequest { image })).await.map(drop))
+    }
+
+    /// Where its images lie.
+    pub async fn image_dir(&self) -> Answer<String> {
+        let info = self.call(self.endpoint.images().image_fs_info(ImageFsInfoRequest {})).await?;
+        let first = info.image_filesystems.into_iter().next().and_then(|usage| usage.fs_id);
+        let place = first.map(|fs| fs.mountpoint).filter(|place| !place.is_empty());
+        place.ok_or_else(|| Status::internal("the runtime does not say where its images lie").into())
+    }
+
     pub async fn images(&self) -> Answer<Vec<Image>> {
         Ok(self.call(self.endpoint.images().list_images(ListImagesRequest { filter: None })).await?.images)
     }

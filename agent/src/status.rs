@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::pod::status::OWNED;
+use crate::pod::status::is_own;
 
 /// Pods written at the same time.
 const WORKERS: usize = 16;
@@ -203,7 +203,7 @@ fn difference(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
         .conditions
         .iter()
         .flatten()
-        .filter(|condition| OWNED.contains(&condition.type_.as_str()))
+        .filter(|condition| is_own(condition))
         .filter(|condition| !known.conditions.iter().flatten().any(|other| other == *condition))
         .map(|condition| condition_value(known, condition))
         .collect();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, NodeApiConfig, NodeCertificates, Resolver};
 use coracle_agent::host_network::HostNetwork;
+use coracle_agent::housekeeping::HostGauge;
 use coracle_agent::join::{self, Credentials, JoinConfig, Way};
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::HostProber;
@@ -119,6 +120,7 @@ pub(crate) async fn start(
         clock: parts.clock,
         ids: parts.ids,
         prober: Arc::new(HostProber::default()),
+        gauge: Arc::new(HostGauge),
         network: Some(Arc::new(network)),
     };
     Ok(Agent::start(config, deps, &scope)?)

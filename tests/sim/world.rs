@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, Resolver};
+use coracle_agent::housekeeping::NoGauge;
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::NoProber;
 use coracle_agent::{Agent, AgentHandle};
@@ -198,6 +199,7 @@ impl World {
             clock: self.clock.clone(),
             ids,
             prober: Arc::new(NoProber),
+            gauge: Arc::new(NoGauge),
             network: None,
         };
         let handle = Agent::start(config, deps, &scope).unwrap_or_else(|error| panic!("{who} starts: {error}"));

@@ -23,6 +23,7 @@ pub(crate) use lease::renew;
 pub(crate) use object::{RuntimeView, allocatable, readiness};
 
 use crate::config::AgentConfig;
+use crate::housekeeping::Pressure;
 use crate::pod::context::NodeNet;
 use crate::runtime::Runtimes;
 
@@ -42,6 +43,8 @@ pub struct NodeState {
     /// Where the node API listens.
     pub api_port: Option<u16>,
     pub pod_cidr: Option<IpNet>,
+    /// What the host runs out of.
+    pub pressures: Vec<Pressure>,
 }
 
 /// Keeps the Node object true.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::NodeState;
 use crate::config::AgentConfig;
+use crate::housekeeping::Pressure;
 
 /// The version of Kubernetes this agent's behaviour follows.
 const KUBELET_VERSION: &str = concat!("v1.36.0+coracle.", env!("CARGO_PKG_VERSION"));
@@ -143,11 +144,15 @@ pub(crate) fn allocatable(config: &AgentConfig) -> BTreeMap<String, Quantity> {
 
 fn conditions(state: &NodeState, node: &Node, now: Timestamp) -> Vec<NodeCondition> {
     let ready = readiness(state);
-    let calm = |kind, reason, message: &str| (kind, false, reason, message.to_owned());
+    let pressure = |pressure: Pressure| {
+        let is = state.pressures.contains(&pressure);
+        let (reason, message) = pressure.words(is);
+        (pressure.condition(), is, reason, message.to_owned())
+    };
     let all = [
-        calm("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        calm("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        calm("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        pressure(Pressure::Memory),
+        pressure(Pressure::Disk),
+        pressure(Pressure::Pid),
         match ready {
             Ok(()) => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
             Err(message) => ("Ready", false, "KubeletNotReady", message),

@@ -37,6 +37,7 @@ pub(crate) fn config() -> AgentConfig {
 fn state(fault: Option<&str>, network_fault: Option<&str>, pending: Option<&str>) -> NodeState {
     let text = |value: Option<&str>| value.map(str::to_owned);
     NodeState {
+        pressures: Vec::new(),
         runtimes: vec![RuntimeView {
             name: "wasm".into(),
             version: "1.0".into(),

@@ -49,7 +49,7 @@ pub(super) async fn volumes_of(context: &PodContext, pod: &Pod, pod_ips: &[Strin
     let tokens = join_all(wanted.iter().map(|projection| context.shared.tokens.get(pod, projection)));
     let (sources, tokens) = futures::join!(context.fetch(&references), tokens);
     let tokens = wanted.iter().map(|projection| token_key(projection)).zip(tokens).collect();
-    volumes::set_up(&VolumeInput {
+    let on_disk = volumes::set_up(&VolumeInput {
         pod,
         dirs: &context.dirs,
         facts: &context.facts(pod_ips.to_vec()),
@@ -57,7 +57,15 @@ pub(super) async fn volumes_of(context: &PodContext, pod: &Pod, pod_ips: &[Strin
         tokens: &tokens,
         now: context.shared.clock.now(),
     })
-    .map_err(|error| error.to_string())
+    .map_err(|error| error.to_string())?;
+    // Once: the volume is what it is from now on.
+    for volume in on_disk.into_iter().filter(|volume| context.told.lock().insert(volume.clone())) {
+        let message = format!(
+            "Volume \"{volume}\" asks for memory, which only root may mount: it lies on the node's disk instead"
+        );
+        context.shared.recorder.event(&context.reference(pod, None), EventType::Warning, "VolumeNotInMemory", message);
+    }
+    Ok(())
 }
 
 pub(super) async fn run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -> Input {

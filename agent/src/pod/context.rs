@@ -99,6 +99,8 @@ pub struct PodContext {
     ended: AtomicBool,
     /// A RunPodSandbox was begun whose end is not known: there may be a sandbox that nobody knows.
     pub unsure: AtomicBool,
+    /// The volumes whose place was told to be another than asked for.
+    pub told: Mutex<BTreeSet<String>>,
     /// What the node API shows of the pod.
     pub view: Arc<Mutex<PodView>>,
 }
@@ -135,6 +137,7 @@ impl PodContext {
             recorded: Mutex::new(recorded),
             ended: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
+            told: Mutex::default(),
             view: Arc::default(),
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Facts<'a> {
     pub(super) ended: bool,
     /// Why the pod failed, where that is not its containers' doing.
     pub(super) fate: Option<&'a Waiting>,
+    /// Why it is being ended for the host's sake.
+    pub(super) disruption: Option<&'a str>,
     pub(super) start_time: Timestamp,
     pub(super) previous: &'a [PodCondition],
     pub(super) host_ips: &'a [String],
@@ -51,9 +53,18 @@ fn ephemeral(spec: &PodSpec) -> Vec<ContainerStatus> {
     spec.ephemeral_containers.iter().flatten().map(|container| status(&container.name, &container.image)).collect()
 }
 
+/// A condition that others set too, with other reasons.
+const DISRUPTION: &str = "DisruptionTarget";
+const BY_KUBELET: &str = "TerminationByKubelet";
+
+/// Whether a condition is the node's to write.
+pub(crate) fn is_own(condition: &PodCondition) -> bool {
+    OWNED.contains(&condition.type_.as_str())
+        || (condition.type_ == DISRUPTION && condition.reason.as_deref() == Some(BY_KUBELET))
+}
+
 /// The conditions that kubelet owns; others in the list belong to somebody else.
-pub(crate) const OWNED: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 impl Facts<'_> {
     pub(super) fn compute(&self) -> PodStatus {
@@ -219,8 +230,15 @@ impl Facts<'_> {
             ("PodScheduled", Verdict::yes()),
         ];
         let foreign = self.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let foreign = foreign.filter(|condition| !OWNED.contains(&condition.type_.as_str())).cloned();
-        owned.into_iter().map(|(kind, verdict)| self.condition(kind, verdict)).chain(foreign).collect()
+        let foreign = foreign.filter(|condition| {
+            let kind = condition.type_.as_str();
+            !OWNED.contains(&kind) && (self.disruption.is_none() || kind != DISRUPTION)
+        });
+        let disruption = self.disruption.map(|message| {
+            (DISRUPTION, Verdict { status: true, reason: Some(BY_KUBELET), message: Some(message.to_owned()) })
+        });
+        let owned = owned.into_iter().chain(disruption).map(|(kind, verdict)| self.condition(kind, verdict));
+        owned.chain(foreign.cloned()).collect()
     }
 
     fn condition(&self, kind: &str, verdict: Verdict) -> PodCondition {

@@ -187,6 +187,9 @@ impl Worker {
             let (id, healthy, grace) = (verdict.id, verdict.healthy, verdict.grace);
             self.give(Input::Probed { container, id, kind, healthy, grace });
         }
+        if let Some(eviction) = mail.eviction {
+            self.give(Input::Evicted { message: eviction.message, disrupted: eviction.disrupted });
+        }
         if mail.sources_changed {
             self.give(Input::SourcesChanged);
             self.refresh_volumes();

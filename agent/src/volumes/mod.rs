@@ -5,6 +5,7 @@
 
 mod atomic;
 mod host_path;
+mod memory;
 mod mounts;
 mod payload;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use coracle_api::Quantity;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection, Volume};
 
@@ -45,6 +47,11 @@ impl PodDirs {
 
     fn volume(&self, kind: &str, name: &str) -> PathBuf {
         self.root.join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
+    }
+
+    /// The folder of an emptyDir.
+    pub fn empty_dir(&self, name: &str) -> PathBuf {
+        self.volume("empty-dir", name)
     }
 
     /// What belongs to one container alone.
@@ -79,16 +86,25 @@ pub struct VolumeError {
     pub message: String,
 }
 
-/// Makes what is not there and brings the content of the rest up to date. What is right already is not touched.
-pub fn set_up(input: &VolumeInput<'_>) -> Result<(), VolumeError> {
+/// Makes what is not there and brings the content of the rest up to date. What is right already is not touched. Gives the
+/// volumes that should lie in memory and cannot.
+pub fn set_up(input: &VolumeInput<'_>) -> Result<Vec<String>, VolumeError> {
+    let mut on_disk = Vec::new();
     let io_fault =
         |volume: &str, error: io::Error| VolumeError { volume: volume.to_owned(), message: error.to_string() };
     make_dir(&input.dirs.root, 0o750).map_err(|error| io_fault("", error))?;
     for volume in volumes(input.pod) {
         let failed = |message: String| VolumeError { volume: volume.name.clone(), message };
         let path = path(input.dirs, volume).map_err(failed)?;
-        if volume.empty_dir.is_some() {
+        if let Some(empty) = &volume.empty_dir {
             make_dir(&path, 0o777).map_err(|error| io_fault(&volume.name, error))?;
+            if empty.medium.as_deref() == Some("Memory") {
+                let limit = empty.size_limit.as_ref().and_then(|limit| limit.0.parse::<Quantity>().ok());
+                let limit = limit.and_then(|limit| u64::try_from(limit.value()).ok()).filter(|bytes| *bytes > 0);
+                if !memory::mount(&path, limit).map_err(|error| io_fault(&volume.name, error))? {
+                    on_disk.push(volume.name.clone());
+                }
+            }
         } else if let Some(host) = &volume.host_path {
             host_path::check(&host.path, host.type_.as_deref().unwrap_or_default()).map_err(failed)?;
         } else {
@@ -97,14 +113,14 @@ pub fn set_up(input: &VolumeInput<'_>) -> Result<(), VolumeError> {
             atomic::write(&path, &payload, input.now).map_err(|error| io_fault(&volume.name, error))?;
         }
     }
-    Ok(())
+    Ok(on_disk)
 }
 
 /// Where a volume lies on the host; an error for those this node cannot provide.
 fn path(dirs: &PodDirs, volume: &Volume) -> Result<PathBuf, String> {
     if let Some(empty) = &volume.empty_dir {
         return match empty.medium.as_deref().unwrap_or_default() {
-            "" | "Memory" => Ok(dirs.volume("empty-dir", &volume.name)),
+            "" | "Memory" => Ok(dirs.empty_dir(&volume.name)),
             medium => Err(format!("unknown storage medium {medium:?}")),
         };
     }
@@ -193,8 +209,9 @@ pub fn tear_down(dirs: &PodDirs) -> io::Result<()> {
     remove_tree(&dirs.root)
 }
 
-/// Removes a folder with all in it; one that is not there is removed already.
+/// Removes a folder with all in it and mounted in it; one that is not there is removed already.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
+    memory::unmount_below(path)?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -57,6 +57,7 @@ impl Bench {
             tokens: &BTreeMap::from([((String::new(), 3607), Ok(token))]),
             now: Timestamp::from_second(self.now).unwrap(),
         })
+        .map(drop)
     }
 
     /// What a reader of the volumes sees.

@@ -8,6 +8,7 @@
 //! pull fails 2 times TEXT       the first two pulls fail
 //! pull never                    the pull hangs until its caller gives up
 //! foreign                       its pull finds an image of another kind
+//! memory 1234                   bytes each container uses
 //! size 1234                     bytes of the image
 //! create fails TEXT             CreateContainer fails
 //! start 10ms                    StartContainer takes this long
@@ -31,6 +32,7 @@ pub struct Script {
     pub pull: Step,
     pub foreign: bool,
     pub size_bytes: u64,
+    pub memory_bytes: u64,
     pub create: Step,
     pub start: Step,
     pub log: Vec<String>,
@@ -92,6 +94,7 @@ impl std::str::FromStr for Script {
             let rest = rest.trim();
             match word {
                 "pull" => script.pull = step(rest)?,
+                "memory" => script.memory_bytes = rest.parse().map_err(|_| format!("memory: {rest:?} is no number"))?,
                 "foreign" => script.foreign = true,
                 "size" => script.size_bytes = rest.parse().map_err(|_| format!("size: {rest:?} is no number"))?,
                 "create" => script.create = step(rest)?,

@@ -286,6 +286,25 @@ impl RuntimeService for FakeRuntime {
         })
     }
 
+    async fn list_container_stats(&self, _: Request<ListContainerStatsRequest>) -> Answer<ListContainerStatsResponse> {
+        self.read("ListContainerStats", |state| {
+            let live = state.containers.iter().filter(|(_, container)| container.live());
+            let stats = live.map(|(id, container)| {
+                let value = state.script(container.image()).map_or(0, |script| script.memory_bytes);
+                let attributes = ContainerAttributes {
+                    id: id.clone(),
+                    metadata: container.config.metadata.clone(),
+                    labels: container.config.labels.clone(),
+                    ..ContainerAttributes::default()
+                };
+                let working_set_bytes = Some(UInt64Value { value });
+                let memory = Some(MemoryUsage { working_set_bytes, ..MemoryUsage::default() });
+                ContainerStats { attributes: Some(attributes), memory, ..ContainerStats::default() }
+            });
+            Ok(ListContainerStatsResponse { stats: stats.collect() })
+        })
+    }
+
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
         self.read("RuntimeConfig", |_| Ok(RuntimeConfigResponse::default()))
     }
@@ -318,12 +337,16 @@ impl ImageService for FakeRuntime {
     async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
         let name = request.into_inner().image.unwrap_or_default().image;
         self.write("RemoveImage", &name, |state, _| {
-            state.images.remove(&name);
+            state.images.retain(|known, image| *known != name && image.id != name);
             Ok(RemoveImageResponse {})
         })
     }
 
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
-        self.read("ImageFsInfo", |_| Ok(ImageFsInfoResponse::default()))
+        self.read("ImageFsInfo", |_| {
+            let fs_id = Some(FilesystemIdentifier { mountpoint: "/fake/images".to_owned() });
+            let usage = FilesystemUsage { fs_id, ..FilesystemUsage::default() };
+            Ok(ImageFsInfoResponse { image_filesystems: vec![usage], ..ImageFsInfoResponse::default() })
+        })
     }
 }

@@ -52,6 +52,8 @@ impl PodMachine {
         } else if self.frozen {
             // The pod's end is in the API; whatever still lives of it was left by an agent that died.
             self.terminate(self.pod_grace(), now);
+        } else if self.fate.is_some() {
+            self.terminate(super::ending::EVICTION, now);
         } else if live {
             tracing::debug!(pod = %self.full_name(), "adopted");
         }

@@ -3,14 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::slot::{Role, Run};
+use super::slot::{Role, Run, Waiting};
 use super::types::*;
 use super::{Lane, Phase, PodMachine, RETRY, Retry, Sandbox};
 
 /// Sidecars get at least this much after the others have used the grace period up.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
+/// What a pod that is evicted gets: the host has run out.
+pub(super) const EVICTION: Duration = Duration::from_secs(1);
+
 impl PodMachine {
+    /// The pod fails, as kubelet's eviction has it.
+    pub(super) fn evict(&mut self, message: String, disrupted: bool, now: Now) {
+        if self.is_terminating() || self.frozen || self.fate.is_some() {
+            return;
+        }
+        self.disruption = disrupted.then(|| message.clone());
+        self.fate = Some(Waiting { reason: "Evicted", message });
+        if self.phase == Phase::Syncing {
+            self.terminate(EVICTION, now);
+        }
+    }
+
     /// The pod's object asks for its end within `grace`. Another time it may only come earlier.
     pub(super) fn delete(&mut self, grace: Duration, now: Now) {
         self.deleted = true;

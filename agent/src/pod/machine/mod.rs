@@ -124,6 +124,8 @@ pub struct PodMachine {
     frozen: bool,
     /// Why the pod failed, where that is not its containers' doing.
     fate: Option<Waiting>,
+    /// An eviction ends it: what its condition DisruptionTarget says.
+    disruption: Option<String>,
     start_time: Timestamp,
     /// `start_time` on the clock that does not jump.
     start_at: Duration,
@@ -156,6 +158,7 @@ impl PodMachine {
             removed: false,
             frozen: matches!(phase, Some("Succeeded" | "Failed")),
             fate: None,
+            disruption: None,
             start_time,
             start_at: now.at.saturating_sub(ran),
             conditions: status.and_then(|status| status.conditions.clone()).unwrap_or_default(),
@@ -256,6 +259,7 @@ impl PodMachine {
             terminating: self.is_terminating(),
             ended: self.is_ended(),
             fate: self.fate.as_ref(),
+            disruption: self.disruption.as_deref(),
             start_time: self.start_time,
             previous: &self.conditions,
             host_ips,
@@ -315,6 +319,7 @@ impl PodMachine {
                 self.probed(&container, &id, kind, healthy, grace, now);
             }
             Input::SourcesChanged => self.sources_changed(),
+            Input::Evicted { message, disrupted } => self.evict(message, disrupted, now),
             Input::Disposed => self.disposed(),
             Input::DisposeFailed { message } => {
                 self.phase = Phase::Disposing { retry_at: Some(now.at + RETRY) };

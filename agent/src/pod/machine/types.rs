@@ -100,6 +100,11 @@ pub enum Input {
     },
     /// What failed the pod before (a config map, a secret, the node's network) may be there now.
     SourcesChanged,
+    /// The host needs what the pod uses, or has too little for it to begin.
+    Evicted {
+        message: String,
+        disrupted: bool,
+    },
     Disposed,
     DisposeFailed {
         message: String,
