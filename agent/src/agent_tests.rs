@@ -537,16 +537,26 @@ async fn what_the_cluster_does_not_know_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ephemeral_container_is_refused_with_a_reason() {
-    let node = Node::new(&[]);
-    let mut web = web("p", "web:1");
-    web["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "web:1"}]);
-    node.api.put("pods", web);
+async fn an_ephemeral_container_joins_a_pod_that_runs() {
+    let mut node = Node::new(&[("busybox:1", "exit 0 after 60s")]);
+    node.api.put("pods", web("p", "web:1"));
     node.until("p", "ready=true").await;
-    let log = node.agent.pods.container_log("ns", "p", "debugger", false);
-    let why = log.unwrap_err().to_string();
-    expect![[r#"container "debugger" in pod "p" has never run: this node does not run ephemeral containers yet"#]]
-        .assert_eq(&why);
+    let mut object = node.api.get("pods", "ns", "p").unwrap();
+    object["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "busybox:1"}]);
+    node.api.put("pods", object);
+    let state = |node: &Node| {
+        let status = &node.api.get("pods", "ns", "p").unwrap()["status"]["ephemeralContainerStatuses"][0]["state"];
+        status.as_object().map(|state| state.keys().cloned().collect::<String>()).unwrap_or_default()
+    };
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(state(&node), "running");
+    node.restart().await;
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(state(&node), "terminated");
+    assert!(node.status("p").contains("ready=true"));
+    node.restart().await;
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(node.runtime.starts()[&("uid-p".to_owned(), "debugger".to_owned())], 1);
     node.stop().await;
 }
 

@@ -388,7 +388,9 @@ impl Pods {
         let pods = slots.values().map(|slot| slot.latest.lock().clone());
         let images = pods.flat_map(|pod| {
             let spec = pod.spec.clone().unwrap_or_default();
-            spec.init_containers.into_iter().flatten().chain(spec.containers).filter_map(|container| container.image)
+            let ephemeral = spec.ephemeral_containers.into_iter().flatten().filter_map(|container| container.image);
+            let all = spec.init_containers.into_iter().flatten().chain(spec.containers);
+            all.filter_map(|container| container.image).chain(ephemeral).collect::<Vec<_>>()
         });
         images.collect()
     }

@@ -2,6 +2,7 @@
 //!
 //! Each gives the input the machine is to be told. Must not decide anything about the pod.
 
+use std::borrow::Cow;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +22,7 @@ use super::config::{self, ContainerInput, host_domain, hostname};
 use super::context::{PodContext, pull_secrets};
 use super::env::{EnvInput, environment};
 use super::image::{credentials, with_default_tag};
-use super::machine::{CreateFault, ImageFault, ImageInfo, Input, SandboxInfo, container};
+use super::machine::{CreateFault, ImageFault, ImageInfo, Input, SandboxInfo};
 use super::observe::{exit, sandbox_info};
 use crate::probes::{Check, http_check};
 use crate::runtime::{CriError, Runtime};
@@ -228,7 +229,7 @@ async fn try_create(
     sandbox: Option<SandboxInfo>,
 ) -> Result<String, (CreateFault, String)> {
     let config_fault = |message: String| (CreateFault::Config, message);
-    let declared = declared(pod, name).map_err(config_fault)?;
+    let declared = &*declared(pod, name).map_err(config_fault)?;
     let sandbox = sandbox.ok_or_else(|| config_fault("the pod's sandbox is gone".to_owned()))?;
     let (runtime, handler) = context.runtime(pod).await.map_err(config_fault)?;
     let facts = context.facts(pod_ips(context, pod, &sandbox.ips));
@@ -370,7 +371,7 @@ async fn hook(
     }
     if let Some(http) = &handler.http_get {
         let ip: Option<IpAddr> = pod_ips(context, pod, ips).first().and_then(|ip| ip.parse().ok());
-        let check = Check::Http(http_check(http, declared(pod, name)?, ip)?);
+        let check = Check::Http(http_check(http, declared(pod, name)?.as_ref(), ip)?);
         return match timeout(limit, context.shared.prober.try_once(&check)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(format!("no answer within {}", go_duration(limit))),
@@ -502,9 +503,9 @@ pub async fn remove_sandboxes(runtime: &Runtime, uid: &str) -> Result<(), CriErr
     Ok(())
 }
 
-fn declared<'a>(pod: &'a Pod, name: &str) -> Result<&'a Container, String> {
+fn declared<'a>(pod: &'a Pod, name: &str) -> Result<Cow<'a, Container>, String> {
     pod.spec
         .as_ref()
-        .and_then(|spec| container(spec, name))
+        .and_then(|spec| super::machine::declared(spec, name))
         .ok_or_else(|| format!("the pod has no container \"{name}\""))
 }

@@ -248,7 +248,12 @@ impl PodContext {
         let mut reference = reference(pod);
         reference.field_path = container.map(|name| {
             let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-            let list = if init.into_iter().any(|init| init.name == name) { "initContainers" } else { "containers" };
+            let mut apps = pod.spec.iter().flat_map(|spec| &spec.containers);
+            let list = match (init.into_iter().any(|init| init.name == name), apps.any(|app| app.name == name)) {
+                (true, _) => "initContainers",
+                (false, true) => "containers",
+                (false, false) => "ephemeralContainers",
+            };
             format!("spec.{list}{{{name}}}")
         });
         reference
@@ -263,6 +268,10 @@ pub fn references(pod: &Pod) -> BTreeSet<SourceKey> {
     if let Some(spec) = &pod.spec {
         for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
             keys.extend(env::references(namespace, container));
+        }
+        for ephemeral in spec.ephemeral_containers.iter().flatten() {
+            let container = super::machine::declared(spec, &ephemeral.name);
+            keys.extend(container.iter().flat_map(|container| env::references(namespace, container)));
         }
     }
     keys

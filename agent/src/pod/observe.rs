@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::machine::{
-    Exit, ImageInfo, Observed, ObservedContainer, ObservedSandbox, ObservedState, SandboxInfo, container,
+    Exit, ImageInfo, Observed, ObservedContainer, ObservedSandbox, ObservedState, SandboxInfo, declared,
 };
 use crate::logs::{LogError, LogOptions, Reader};
 use crate::runtime::{CriError, Runtime, Runtimes};
@@ -106,7 +106,8 @@ pub fn exit(pod: &Pod, status: &ContainerStatus) -> Exit {
 /// The termination message: the file the container wrote, else the end of its log if it wants that and failed, else what
 /// the runtime says.
 fn message(pod: &Pod, name: &str, status: &ContainerStatus) -> String {
-    let declared = pod.spec.as_ref().and_then(|spec| container(spec, name));
+    let declared = pod.spec.as_ref().and_then(|spec| declared(spec, name));
+    let declared = declared.as_deref();
     let path = declared.and_then(|declared| declared.termination_message_path.as_deref()).unwrap_or_default();
     let mount = status.mounts.iter().find(|mount| !path.is_empty() && mount.container_path == path);
     let written = mount.and_then(|mount| fs::read(&mount.host_path).ok()).filter(|bytes| !bytes.is_empty());

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::machine::{Exit, Role, Run, SandboxInfo, Slot, Waiting, container};
+use super::machine::{Exit, Role, Run, SandboxInfo, Slot, Waiting, declared};
 
 /// What a status is computed from.
 pub(super) struct Facts<'a> {
@@ -36,23 +36,6 @@ pub(super) struct Facts<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Ended before they began, so that `kubectl debug` says why instead of waiting for ever.
-fn ephemeral(spec: &PodSpec) -> Vec<ContainerStatus> {
-    let refused = || ContainerStateTerminated {
-        exit_code: 128,
-        reason: Some("ContainerCannotRun".to_owned()),
-        message: Some("this node does not run ephemeral containers yet".to_owned()),
-        ..ContainerStateTerminated::default()
-    };
-    let status = |name: &String, image: &Option<String>| ContainerStatus {
-        name: name.clone(),
-        image: image.clone().unwrap_or_default(),
-        state: Some(ContainerState { terminated: Some(refused()), ..ContainerState::default() }),
-        ..ContainerStatus::default()
-    };
-    spec.ephemeral_containers.iter().flatten().map(|container| status(&container.name, &container.image)).collect()
-}
-
 /// A condition that others set too, with other reasons.
 const DISRUPTION: &str = "DisruptionTarget";
 const BY_KUBELET: &str = "TerminationByKubelet";
@@ -72,7 +55,7 @@ impl Facts<'_> {
         let statuses = |wanted: fn(Role) -> bool| -> Vec<ContainerStatus> {
             self.slots.iter().filter(|slot| wanted(slot.role)).map(|slot| self.container(&spec, slot)).collect()
         };
-        let init = statuses(|role| role != Role::App);
+        let init = statuses(|role| matches!(role, Role::Init | Role::Sidecar));
         let apps = statuses(|role| role == Role::App);
         let phase = self.phase(&spec);
         let (reason, message) = match self.fate {
@@ -93,7 +76,7 @@ impl Facts<'_> {
             start_time: Some(time(self.start_time)),
             init_container_statuses: some(init),
             container_statuses: some(apps),
-            ephemeral_container_statuses: some(ephemeral(&spec)),
+            ephemeral_container_statuses: some(statuses(|role| role == Role::Ephemeral)),
             qos_class: Some(super::qos::class(&spec).to_owned()),
             ..PodStatus::default()
         }
@@ -111,7 +94,7 @@ impl Facts<'_> {
     }
 
     fn container(&self, spec: &PodSpec, slot: &Slot) -> ContainerStatus {
-        let declared = container(spec, &slot.name);
+        let declared = declared(spec, &slot.name);
         let id = |id: &Arc<str>| Some(format!("{}://{id}", self.runtime)).filter(|_| !id.is_empty());
         let terminated = |exit: &Exit| ContainerState {
             terminated: Some(ContainerStateTerminated {
@@ -157,6 +140,7 @@ impl Facts<'_> {
         let running = slot.is_running();
         let ready = match slot.role {
             Role::Init => slot.has_succeeded(),
+            Role::Ephemeral => false,
             Role::Sidecar | Role::App => running && slot.started && slot.ready,
         };
         ContainerStatus {
@@ -175,7 +159,7 @@ impl Facts<'_> {
 
     /// A pod without init containers always is.
     fn initialized_once(&self) -> bool {
-        self.initialized || self.slots.iter().all(|slot| slot.role == Role::App)
+        self.initialized || !self.slots.iter().any(|slot| matches!(slot.role, Role::Init | Role::Sidecar))
     }
 
     fn phase(&self, spec: &PodSpec) -> &'static str {
@@ -268,7 +252,9 @@ impl Facts<'_> {
         let unready: Vec<&str> = self
             .slots
             .iter()
-            .filter(|slot| slot.role != Role::Init && !(slot.is_running() && slot.started && slot.ready))
+            .filter(|slot| {
+                matches!(slot.role, Role::App | Role::Sidecar) && !(slot.is_running() && slot.started && slot.ready)
+            })
             .map(|slot| &*slot.name)
             .collect();
         if unready.is_empty() {
@@ -310,7 +296,7 @@ impl Facts<'_> {
             .filter(|slot| match slot.role {
                 Role::Init => !slot.has_succeeded(),
                 Role::Sidecar => !(slot.is_running() && slot.started),
-                Role::App => false,
+                Role::App | Role::Ephemeral => false,
             })
             .map(|slot| &*slot.name)
             .collect();
@@ -370,6 +356,7 @@ impl Tally {
                 Role::Init => tally.count_init(slot),
                 Role::Sidecar => tally.count_sidecar(slot),
                 Role::App => tally.count_app(slot),
+                Role::Ephemeral => {}
             }
         }
         tally

@@ -15,6 +15,7 @@ impl PodMachine {
     pub(super) fn recall(&mut self) {
         let Some(status) = &self.pod.status else { return };
         let known = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        let known = known.chain(status.ephemeral_container_statuses.iter().flatten());
         for status in known {
             if let Some((runtime, _)) = status.container_id.as_deref().and_then(|id| id.split_once("://")) {
                 self.runtime = runtime.into();
@@ -93,6 +94,7 @@ impl PodMachine {
             // Known to the API, unknown to the runtime: it ran before the node lost its memory. A pod that must not
             // run twice has had its run; what is known to have ended well need not run again.
             let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+            let policy = if slot.role == Role::Ephemeral { Some("Never") } else { policy };
             slot.run = match std::mem::replace(&mut slot.run, Run::Absent) {
                 Run::Running { id, started, .. } if policy == Some("Never") => {
                     Run::Exited { exit: lost(id, Some(started)), at: now.at }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
 
-pub use slot::{Role, Run, Slot, Waiting, container, is_sidecar};
+pub use slot::{Role, Run, Slot, Waiting, container, declared, is_sidecar};
 pub use starting::lost;
 pub use types::*;
 
@@ -352,6 +352,10 @@ impl PodMachine {
                 }
             }
         }
+        let added = self.pod.spec.as_ref().map(Slot::all).unwrap_or_default();
+        let added: Vec<Slot> =
+            added.into_iter().filter(|slot| slot.role == Role::Ephemeral && self.index(&slot.name).is_none()).collect();
+        self.slots.extend(added);
         let deleted = self.pod.metadata.deletion_timestamp.is_some();
         if deleted {
             let grace = seconds(self.pod.metadata.deletion_grace_period_seconds);

@@ -1,5 +1,6 @@
 //! One container of a pod, as the machine sees it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub enum Role {
     /// An init container with restartPolicy Always: started in its turn, then runs beside the others.
     Sidecar,
     App,
+    /// Put into a pod that is there, as `kubectl debug` does: runs once, and counts for nothing in the pod's state.
+    Ephemeral,
 }
 
 /// Where a container stands.
@@ -109,7 +112,9 @@ impl Slot {
             let role = if is_sidecar(container) { Role::Sidecar } else { Role::Init };
             Slot::new(&container.name, role)
         });
-        init.chain(spec.containers.iter().map(|container| Slot::new(&container.name, Role::App))).collect()
+        let apps = spec.containers.iter().map(|container| Slot::new(&container.name, Role::App));
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
+        init.chain(apps).chain(ephemeral.map(|container| Slot::new(&container.name, Role::Ephemeral))).collect()
     }
 
     /// The id of the container, whatever its state.
@@ -160,6 +165,15 @@ pub fn is_sidecar(container: &Container) -> bool {
 /// The container of a slot in the pod's spec.
 pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
+}
+
+/// Like [`container`], with ephemeral ones too, which are containers but for what they may not have.
+pub fn declared<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
+    container(spec, name).map(Cow::Borrowed).or_else(|| {
+        let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)?;
+        let value = serde_json::to_value(ephemeral).expect("a container is plain data");
+        Some(Cow::Owned(serde_json::from_value(value).expect("its fields are a container's")))
+    })
 }
 
 /// Whether a container that ended with `code` is started again, by its own rules, its own policy or the pod's.

@@ -74,11 +74,20 @@ impl PodMachine {
 
     /// The container to be started next; `None` when there is nothing to do or something to wait for.
     fn next_to_start(&mut self, now: Now) -> Option<usize> {
+        // As kubelet: before all others, for they are there to find out why those do not start.
+        let ephemeral = self.slots.iter().position(|slot| {
+            slot.role == Role::Ephemeral
+                && matches!(slot.run, Run::Absent | Run::Created { .. })
+                && slot.retry_at.is_none_or(|at| at <= now.at)
+        });
+        if ephemeral.is_some() {
+            return ephemeral;
+        }
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
             let due = slot.retry_at.is_none_or(|at| at <= now.at);
             match (slot.role, &slot.run) {
-                (Role::App, _) => break,
+                (Role::App | Role::Ephemeral, _) => break,
                 (Role::Init, _) if self.initialized || slot.has_succeeded() => {}
                 (Role::Init | Role::Sidecar, Run::Absent | Run::Created { .. } | Run::Exited { .. }) => {
                     if due {
@@ -99,7 +108,7 @@ impl PodMachine {
             match (slot.role, &slot.run) {
                 (Role::App, Run::Absent | Run::Created { .. }) => due,
                 (Role::App, Run::Exited { exit, .. }) => due && self.restarts(*index, exit.code),
-                (Role::App, Run::Running { .. }) | (Role::Init | Role::Sidecar, _) => false,
+                (Role::App, Run::Running { .. }) | (Role::Init | Role::Sidecar | Role::Ephemeral, _) => false,
             }
         })
     }
@@ -120,7 +129,7 @@ impl PodMachine {
         for (index, slot) in self.slots.iter().enumerate() {
             match slot.role {
                 Role::Init if ended(index) && !slot.has_succeeded() && !self.initialized => return true,
-                Role::Init | Role::Sidecar => {}
+                Role::Init | Role::Sidecar | Role::Ephemeral => {}
                 Role::App if ended(index) => apps += 1,
                 Role::App => return false,
             }
@@ -163,7 +172,9 @@ impl PodMachine {
                 slot.run = Run::Exited { exit, at: now.at };
             }
             let name = slot.name.clone();
-            let keep = (never && ran) || (on_failure && slot.role == Role::App && slot.has_succeeded());
+            let keep = (never && ran)
+                || (slot.role == Role::Ephemeral && slot.made)
+                || (on_failure && slot.role == Role::App && slot.has_succeeded());
             if !keep {
                 slot.reset();
             }
@@ -398,7 +409,7 @@ impl PodMachine {
         let readiness = spec.readiness_probe.is_some();
         let any = startup || readiness || spec.liveness_probe.is_some();
         let probed = match slot.role {
-            Role::Init => false,
+            Role::Init | Role::Ephemeral => false,
             Role::Sidecar | Role::App => true,
         };
         let (container, id) = (slot.name.clone(), slot.id().cloned());
@@ -474,7 +485,7 @@ impl PodMachine {
     }
 
     fn image_name(&self, index: usize) -> String {
-        container(self.spec(), &self.slots[index].name).and_then(|c| c.image.clone()).unwrap_or_default()
+        super::declared(self.spec(), &self.slots[index].name).and_then(|c| c.image.clone()).unwrap_or_default()
     }
 }
 

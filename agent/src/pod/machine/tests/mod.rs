@@ -162,6 +162,12 @@ impl Drive {
                 containers.iter_mut().find(|c| c.name == *name).unwrap().image = Some((*image).to_owned());
                 self.give(Input::Updated(Arc::new(pod)));
             }
+            ["debug", name] => {
+                let mut pod = Pod::clone(self.machine.pod());
+                let container = serde_json::from_value(serde_json::json!({"name": name, "image": "img"})).unwrap();
+                pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(container);
+                self.give(Input::Updated(Arc::new(pod)));
+            }
             ["sources"] => self.give(Input::SourcesChanged),
             ["removed"] => self.give(Input::Removed),
             _ => panic!("unknown line {line:?}"),
