@@ -40,7 +40,7 @@ const ATTEMPTS: u32 = 12;
 const RETRY: Backoff =
     Backoff { initial: Duration::from_millis(200), max: Duration::from_secs(10), reset_after: Duration::MAX };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventType {
     Normal,
     Warning,
@@ -56,7 +56,7 @@ impl EventType {
 }
 
 /// Who reports.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     /// As upstream names it: `kubelet`, `deployment-controller`, `default-scheduler`.
     pub component: Arc<str>,

@@ -1,6 +1,7 @@
 //! Which occurrence becomes which write: client-go's `EventCorrelator` as a synchronous function.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -38,11 +39,13 @@ pub(super) struct Write {
     key: EventKey,
 }
 
-type ObjectFacts = [Option<String>; 6];
-type SpamKey = (Source, ObjectFacts);
-type GroupKey = (Source, ObjectFacts, EventType, String);
+/// Digests of what makes occurrences the same. The texts themselves, three times for each object that anything happened
+/// to, would be most of what this process holds; that two of some thousands have the same digest is beyond all chance,
+/// and would only mean that one is counted with the other.
+type SpamKey = u64;
+type GroupKey = u64;
 /// The message is that of the group once events are combined.
-type EventKey = (GroupKey, String);
+type EventKey = u64;
 
 struct Bucket {
     tokens: f64,
@@ -50,7 +53,8 @@ struct Bucket {
 }
 
 struct Group {
-    messages: BTreeSet<String>,
+    /// Digests of the different ones, up to as many as make a group of them.
+    messages: BTreeSet<u64>,
     last: Timestamp,
 }
 
@@ -73,19 +77,18 @@ impl Correlator {
 
     /// `None`: the object floods and this occurrence is not told. `suffix` makes a name unique.
     pub(super) fn observe(&mut self, mut occurrence: Occurrence, suffix: impl FnOnce() -> String) -> Option<Write> {
-        let facts = facts(&occurrence.object);
-        let group = (occurrence.source.clone(), facts.clone(), occurrence.kind, occurrence.reason.clone());
-        let combined = self.is_combined(&group, &occurrence);
+        let spam = digest((&occurrence.source, facts(&occurrence.object)));
+        let group = digest((spam, occurrence.kind, &occurrence.reason));
+        let combined = self.is_combined(group, &occurrence);
         let key = if combined {
             occurrence.message = format!("(combined from similar events): {}", occurrence.message);
-            (group, String::new())
+            digest((group, ""))
         } else {
-            (group, occurrence.message.clone())
+            digest((group, &occurrence.message))
         };
         let object = occurrence.object.name.clone().unwrap_or_default();
         let at = occurrence.at;
-        let known =
-            self.known.get_or_insert(key.clone(), || Known { name: name(&object, &suffix()), count: 0, first: at });
+        let known = self.known.get_or_insert(key, || Known { name: name(&object, &suffix()), count: 0, first: at });
         known.count = known.count.saturating_add(1);
         let write = Write {
             namespace: occurrence.object.namespace.clone().filter(|n| !n.is_empty()).unwrap_or("default".to_owned()),
@@ -95,7 +98,7 @@ impl Correlator {
             key,
             occurrence,
         };
-        self.is_allowed((write.occurrence.source.clone(), facts), at).then_some(write)
+        self.is_allowed(spam, at).then_some(write)
     }
 
     /// The server did not take a new event: the next occurrence is new again.
@@ -105,15 +108,15 @@ impl Correlator {
         }
     }
 
-    fn is_combined(&mut self, key: &GroupKey, occurrence: &Occurrence) -> bool {
+    fn is_combined(&mut self, key: GroupKey, occurrence: &Occurrence) -> bool {
         let at = occurrence.at;
-        let group = self.groups.get_or_insert(key.clone(), || Group { messages: BTreeSet::new(), last: at });
+        let group = self.groups.get_or_insert(key, || Group { messages: BTreeSet::new(), last: at });
         if at.duration_since(group.last) > SIMILAR_INTERVAL {
             group.messages.clear();
         }
         group.last = at;
         if group.messages.len() < MAX_SIMILAR {
-            group.messages.insert(occurrence.message.clone());
+            group.messages.insert(digest(&occurrence.message));
         }
         // As upstream: from the tenth different message on.
         group.messages.len() >= MAX_SIMILAR
@@ -132,9 +135,15 @@ impl Correlator {
     }
 }
 
-fn facts(object: &ObjectReference) -> ObjectFacts {
+fn digest(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn facts(object: &ObjectReference) -> [&Option<String>; 6] {
     let ObjectReference { api_version, kind, namespace, name, uid, field_path, resource_version: _ } = object;
-    [api_version, kind, namespace, name, uid, field_path].map(Clone::clone)
+    [api_version, kind, namespace, name, uid, field_path]
 }
 
 /// `web-1.17f0c…`, cut so that it is a name still.
