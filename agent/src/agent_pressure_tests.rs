@@ -133,3 +133,43 @@ async fn a_volume_that_outgrows_its_limit_ends_its_pod() {
     assert_eq!((gone.reason.as_deref(), gone.message.as_deref()), (Some("Evicted"), Some(message)));
     node.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_runs_gets_more_memory() {
+    let (mut node, _host) = node(&[]);
+    let resources = |amount: &str| json!({ "limits": { "memory": amount }, "requests": { "memory": amount } });
+    node.api.put("pods", web("p", "hello:1"));
+    node.until("p", "ready=true").await;
+    let resize = |node: &Node, amount: &str| {
+        let mut object = node.api.get("pods", "ns", "p").unwrap();
+        object["spec"]["containers"][0]["resources"] = resources(amount);
+        node.api.put("pods", object);
+    };
+    resize(&node, "64Mi");
+    sleep(Duration::from_secs(1)).await;
+    let status = node.pod("p").container_statuses.unwrap().remove(0);
+    assert_eq!(serde_json::to_value(status.resources).unwrap(), resources("64Mi"));
+    assert_eq!(serde_json::to_value(status.allocated_resources).unwrap(), json!({ "memory": "64Mi" }));
+    let calls = node.runtime.take_calls();
+    assert!(calls.iter().any(|call| call.ends_with(&format!("memory={}", 64 << 20))), "{calls:#?}");
+    // More than the node has.
+    resize(&node, "64Gi");
+    sleep(Duration::from_secs(1)).await;
+    let pending = |node: &Node| node.pod("p").conditions.unwrap().into_iter().find(|c| c.type_ == "PodResizePending");
+    let why = pending(&node).unwrap();
+    assert_eq!(why.reason.as_deref(), Some("Infeasible"));
+    assert!(
+        why.message.as_deref().unwrap().starts_with("Node didn't have enough capacity: memory, requested: 64Gi"),
+        "{why:?}"
+    );
+    // While the agent was away something else was asked for.
+    node.scope.abort().await;
+    resize(&node, "32Mi");
+    node.restart().await;
+    sleep(Duration::from_secs(5)).await;
+    let calls = node.runtime.take_calls();
+    assert!(calls.iter().any(|call| call.ends_with(&format!("memory={}", 32 << 20))), "{calls:#?}");
+    assert_eq!(pending(&node), None);
+    assert_eq!(node.runtime.starts().values().sum::<u64>(), 1);
+    node.stop().await;
+}

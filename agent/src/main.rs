@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 /// The node API's port, as kubelet has it.
 const NODE_API_PORT: u16 = 10250;
-/// Pods without a runtime class whose images are Wasm go to this one, whatever the default is.
+/// Takes pods without a runtime class whose images are Wasm, whatever the default is.
 const WASM_HANDLER: &str = "wasm";
 
 /// Runs the pods that a Coracle server binds to this host.
@@ -95,8 +95,7 @@ async fn start(args: Args, scope: &TaskScope) -> anyhow::Result<AgentHandle> {
     let credentials = join::enrol(&join).await?;
     let remote = RemoteConfig::new(server, credentials.server_ca_pem.clone(), credentials.identity());
     let client = Client::remote(remote)?;
-    let (sender, certificates) = watch::channel(credentials.node_certificates());
-    let connection = client.clone();
+    let ((sender, certificates), connection) = (watch::channel(credentials.node_certificates()), client.clone());
     join::renew(join, credentials, scope, move |renewed| {
         let replaced = connection.connection().map(|connection| connection.replace_identity(renewed.identity()));
         if let Some(Err(error)) = replaced {
@@ -107,13 +106,12 @@ async fn start(args: Args, scope: &TaskScope) -> anyhow::Result<AgentHandle> {
     let informers = Informers::new(client.clone(), scope, ids.clone());
     let source = Source { component: "service-proxy".into(), host: name.as_str().into() };
     let recorder = Recorder::new(&client, clock.clone(), ids.clone(), source, scope);
-    let node_port_addresses = args.node_port_addresses.clone();
-    let network = HostNetwork { informers: informers.clone(), recorder, node_port_addresses };
-    let runtimes = runtimes(&args)?;
+    let network =
+        HostNetwork { informers: informers.clone(), recorder, node_port_addresses: args.node_port_addresses.clone() };
     let deps = AgentDeps {
         client,
         informers,
-        runtimes,
+        runtimes: runtimes(&args)?,
         clock,
         ids,
         prober: Arc::new(HostProber::default()),
@@ -138,9 +136,8 @@ async fn start(args: Args, scope: &TaskScope) -> anyhow::Result<AgentHandle> {
 
 fn runtimes(args: &Args) -> anyhow::Result<RuntimeRouter> {
     let endpoint = |socket: &str| Endpoint::unix(socket.strip_prefix("unix://").unwrap_or(socket));
-    let router = RuntimeRouter::new(endpoint(&args.container_runtime_endpoint));
+    let router = RuntimeRouter::new(endpoint(&args.container_runtime_endpoint)).with_claimant(WASM_HANDLER);
     let handlers = pairs("--runtime-handler", &args.runtime_handler)?;
-    let router = if handlers.contains_key(WASM_HANDLER) { router.with_claimant(WASM_HANDLER) } else { router };
     Ok(handlers.iter().fold(router, |router, (handler, socket)| router.with_handler(handler, endpoint(socket))))
 }
 

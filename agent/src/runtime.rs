@@ -224,6 +224,16 @@ impl Runtime {
         answer.status.ok_or_else(|| Status::internal(format!("no status of container {id}")).into())
     }
 
+    pub async fn update_resources(&self, id: &str, resources: LinuxContainerResources) -> Answer<()> {
+        let linux = Some(resources);
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux,
+            ..UpdateContainerResourcesRequest::default()
+        };
+        self.call(self.endpoint.runtime().update_container_resources(request)).await.map(drop)
+    }
+
     /// The runtime goes on writing to a new file of the old name.
     pub async fn reopen_log(&self, id: &str) -> Answer<()> {
         let request = ReopenContainerLogRequest { container_id: id.to_owned() };

@@ -206,6 +206,7 @@ fn difference(known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
         .filter(|condition| is_own(condition))
         .filter(|condition| !known.conditions.iter().flatten().any(|other| other == *condition))
         .map(|condition| condition_value(known, condition))
+        .chain(ended(known, wanted))
         .collect();
     if !conditions.is_empty() {
         patch.insert("conditions".to_owned(), Value::Array(conditions));
@@ -235,6 +236,14 @@ fn put_replaced<T: Serialize + PartialEq>(
         let list = marker.into_iter().chain(wanted.iter().flatten().map(value)).collect();
         patch.insert(name.to_owned(), Value::Array(list));
     }
+}
+
+/// The node's conditions that are there only while they hold.
+fn ended<'a>(known: &'a PodStatus, wanted: &'a PodStatus) -> impl Iterator<Item = Value> + 'a {
+    let gone = known.conditions.iter().flatten().filter(|condition| {
+        is_own(condition) && !wanted.conditions.iter().flatten().any(|other| other.type_ == condition.type_)
+    });
+    gone.map(|condition| json!({ "$patch": "delete", "type": condition.type_ }))
 }
 
 /// Reason and message of the condition before must not survive in the merged one.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use coracle_client::events::EventType;
 use coracle_cri::v1::{ContainerState, CreateContainerRequest, ImageSpec, Mount, PodSandboxState, PullImageRequest};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, ResourceRequirements};
 use tokio::time::{Instant, timeout};
 
 use super::backoff::go_duration;
@@ -22,7 +22,7 @@ use super::config::{self, ContainerInput, host_domain, hostname};
 use super::context::{PodContext, pull_secrets};
 use super::env::{EnvInput, environment};
 use super::image::{credentials, with_default_tag};
-use super::machine::{CreateFault, ImageFault, ImageInfo, Input, SandboxInfo};
+use super::machine::{CreateFault, ImageFault, ImageInfo, Input, ResizeFault, SandboxInfo};
 use super::observe::{exit, sandbox_info};
 use crate::probes::{Check, http_check};
 use crate::runtime::{CriError, Runtime};
@@ -436,6 +436,35 @@ pub(super) async fn ended(context: &PodContext, runtime: &Runtime, pod: &Pod, id
         }
         Err(error) => Input::StopFailed { id, message: error.to_string() },
     }
+}
+
+/// Tells the runtime what a container may use from now on.
+pub(super) async fn resize(context: &PodContext, pod: &Pod, name: Arc<str>, id: Arc<str>) -> Input {
+    let outcome = try_resize(context, pod, &name, &id).await;
+    Input::Resized { container: name, id, outcome }
+}
+
+async fn try_resize(
+    context: &PodContext,
+    pod: &Pod,
+    name: &str,
+    id: &str,
+) -> Result<ResourceRequirements, ResizeFault> {
+    let runtime_fault = |message: String| ResizeFault::Runtime { message };
+    let declared = declared(pod, name).map_err(runtime_fault)?;
+    let spec = pod.spec.clone().unwrap_or_default();
+    for (resource, capacity) in &context.shared.allocatable {
+        let asked = config::requested(&spec, resource);
+        if asked > *capacity {
+            let message =
+                format!("Node didn't have enough capacity: {resource}, requested: {asked}, capacity: {capacity}");
+            return Err(ResizeFault::Infeasible { message });
+        }
+    }
+    let (runtime, _) = context.runtime(pod).await.map_err(runtime_fault)?;
+    let resources = config::container_resources(&spec, &declared, &context.shared.node_view());
+    runtime.update_resources(id, resources).await.map_err(|error| runtime_fault(error.message))?;
+    Ok(declared.resources.clone().unwrap_or_default())
 }
 
 pub(super) async fn stop_sandbox(context: &PodContext, pod: &Pod, id: &str) -> Input {

@@ -370,7 +370,11 @@ fn amount(amounts: &Amounts, name: &str) -> Option<Quantity> {
     amounts.as_ref()?.get(name)?.0.parse().ok()
 }
 
-fn container_resources(spec: &PodSpec, container: &core::Container, node: &NodeView<'_>) -> LinuxContainerResources {
+pub(super) fn container_resources(
+    spec: &PodSpec,
+    container: &core::Container,
+    node: &NodeView<'_>,
+) -> LinuxContainerResources {
     let resources = container.resources.clone().unwrap_or_default();
     let cpu_limit = amount(&resources.limits, "cpu");
     let cpu_request = amount(&resources.requests, "cpu").or(cpu_limit);
@@ -385,6 +389,15 @@ fn container_resources(spec: &PodSpec, container: &core::Container, node: &NodeV
         oom_score_adj: oom_score(spec, memory_request.map_or(0, Quantity::value), node.memory_bytes),
         ..LinuxContainerResources::default()
     }
+}
+
+/// What a pod's containers ask for together.
+pub(super) fn requested(spec: &PodSpec, resource: &str) -> Quantity {
+    let amounts = spec.containers.iter().filter_map(|container| {
+        let resources = container.resources.as_ref()?;
+        amount(&resources.requests, resource).or_else(|| amount(&resources.limits, resource))
+    });
+    amounts.fold(Quantity::from_value(0), |sum, amount| sum + amount)
 }
 
 /// Who is killed first when memory runs out: kubelet's formula.

@@ -47,7 +47,15 @@ pub(crate) fn is_own(condition: &PodCondition) -> bool {
 }
 
 /// The conditions that kubelet owns; others in the list belong to somebody else.
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 impl Facts<'_> {
     pub(super) fn compute(&self) -> PodStatus {
@@ -153,6 +161,12 @@ impl Facts<'_> {
             ready,
             restart_count: if slot.made { i32::try_from(slot.attempt).unwrap_or(i32::MAX) } else { 0 },
             started: Some(running && slot.started),
+            resources: slot.applied.clone().filter(|_| slot.made),
+            allocated_resources: slot
+                .applied
+                .as_ref()
+                .filter(|_| slot.made)
+                .and_then(|applied| applied.requests.clone()),
             ..ContainerStatus::default()
         }
     }
@@ -221,7 +235,10 @@ impl Facts<'_> {
         let disruption = self.disruption.map(|message| {
             (DISRUPTION, Verdict { status: true, reason: Some(BY_KUBELET), message: Some(message.to_owned()) })
         });
-        let owned = owned.into_iter().chain(disruption).map(|(kind, verdict)| self.condition(kind, verdict));
+        let resize = super::machine::resize_condition(self.slots);
+        let resize = resize.map(|(kind, reason, message)| (kind, Verdict { status: true, reason, message }));
+        let owned =
+            owned.into_iter().chain(resize).chain(disruption).map(|(kind, verdict)| self.condition(kind, verdict));
         owned.chain(foreign.cloned()).collect()
     }
 

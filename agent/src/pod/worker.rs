@@ -283,6 +283,9 @@ impl Worker {
                     token.cancel();
                 }
             }
+            Effect::Resize { container, id } => {
+                self.add(async move { acts::resize(&context, &pod, container, id).await });
+            }
             Effect::StopSandbox { id } => {
                 self.add(async move { acts::stop_sandbox(&context, &pod, &id).await });
             }

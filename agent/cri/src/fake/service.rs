@@ -286,6 +286,18 @@ impl RuntimeService for FakeRuntime {
         })
     }
 
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let UpdateContainerResourcesRequest { container_id, linux, .. } = request.into_inner();
+        let memory = linux.unwrap_or_default().memory_limit_in_bytes;
+        self.write("UpdateContainerResources", &format!("{container_id} memory={memory}"), |state, _| {
+            state.containers.get(&container_id).ok_or_else(|| missing("container", &container_id))?;
+            Ok(UpdateContainerResourcesResponse {})
+        })
+    }
+
     async fn list_container_stats(&self, _: Request<ListContainerStatsRequest>) -> Answer<ListContainerStatsResponse> {
         self.read("ListContainerStats", |state| {
             let live = state.containers.iter().filter(|(_, container)| container.live());

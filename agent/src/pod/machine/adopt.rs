@@ -87,12 +87,12 @@ impl PodMachine {
     /// `own` are the runtime's containers of this name, the oldest first.
     fn adopt_slot(&mut self, index: usize, mut own: Vec<ObservedContainer>, now: Now) {
         let Some(latest) = own.pop() else {
-            let slot = &mut self.slots[index];
             if self.frozen {
                 return;
             }
-            // Known to the API, unknown to the runtime: it ran before the node lost its memory. A pod that must not
-            // run twice has had its run; what is known to have ended well need not run again.
+            let slot = &mut self.slots[index];
+            // Known to the API, not to the runtime: it ran before the node lost its memory. A pod that must not run twice
+            // has had its run; what ended well need not run again.
             let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
             let policy = if slot.role == Role::Ephemeral { Some("Never") } else { policy };
             slot.run = match std::mem::replace(&mut slot.run, Run::Absent) {
@@ -114,8 +114,7 @@ impl PodMachine {
                 }
                 Run::Absent | Run::Created { .. } => Run::Absent,
             };
-            slot.started = false;
-            slot.ready = false;
+            (slot.started, slot.ready) = (false, false);
             return;
         };
         let current = self.sandbox().map(|info| info.id.clone());
@@ -148,8 +147,7 @@ impl PodMachine {
                 // While it waited for its restart the API showed this end as the last state.
                 slot.last.take_if(|last| last.id == exit.id);
                 slot.run = Run::Exited { exit, at: now.at };
-                slot.started = false;
-                slot.ready = false;
+                (slot.started, slot.ready) = (false, false);
                 if !self.frozen && self.restarts(index, code) {
                     self.pause_before_restart(index, now);
                 }
@@ -192,6 +190,7 @@ fn recall_slot(slot: &mut Slot, status: &ContainerStatus) {
         })
     };
     slot.last = exit_of(status.last_state.as_ref());
+    slot.applied = status.resources.clone();
     slot.attempt = u32::try_from(status.restart_count).unwrap_or(0);
     slot.made = status.container_id.as_deref().is_some_and(|id| !id.is_empty());
     slot.started = status.started.unwrap_or(false);

@@ -14,6 +14,7 @@
 
 mod adopt;
 mod ending;
+mod resize;
 mod slot;
 mod starting;
 mod types;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
 
+pub(super) use resize::condition as resize_condition;
 pub use slot::{Role, Run, Slot, Waiting, container, declared, is_sidecar};
 pub use starting::lost;
 pub use types::*;
@@ -182,6 +184,7 @@ impl PodMachine {
         match &self.phase {
             Phase::Syncing => {
                 times.push(self.active_deadline());
+                times.extend(self.resize_deadlines());
                 times.extend(self.slots.iter().map(|slot| slot.pull_error.as_ref().map(|(at, _)| *at)));
                 if self.lane == Lane::Idle {
                     times.extend([self.volumes.at, self.sandbox_retry.at]);
@@ -319,6 +322,7 @@ impl PodMachine {
                 self.probed(&container, &id, kind, healthy, grace, now);
             }
             Input::SourcesChanged => self.sources_changed(),
+            Input::Resized { container, id, outcome } => self.resized(&container, &id, outcome, now),
             Input::Evicted { message, disrupted } => self.evict(message, disrupted, now),
             Input::Disposed => self.disposed(),
             Input::DisposeFailed { message } => {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 
+use super::resize::Resize;
 use super::types::{Exit, ImageInfo};
 use crate::pod::backoff::BackOff;
 
@@ -76,6 +77,10 @@ pub struct Slot {
     pub ready: bool,
     /// The image as the spec named it when this run's was ordered.
     pub ordered: Option<String>,
+    /// The resources the runtime was last told of, and how a change of them stands.
+    pub applied: Option<ResourceRequirements>,
+    pub(super) resize: Resize,
+    pub(super) resize_at: Option<Duration>,
     /// The machine's count of makes when the container was started.
     pub since: u64,
     /// The postStart hook is still running: kubelet does not go on before it ends.
@@ -101,6 +106,9 @@ impl Slot {
             started: false,
             ready: false,
             ordered: None,
+            applied: None,
+            resize: Resize::None,
+            resize_at: None,
             since: 0,
             in_hook: false,
         }

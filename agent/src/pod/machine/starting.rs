@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::resize::Resize;
 use super::slot::{Role, Run, Waiting, container, should_restart};
 use super::types::*;
 use super::{BackOff, Lane, PULL_ERROR_SHOWN, Phase, PodMachine, RETRY, Retry, Sandbox, go_duration};
@@ -18,6 +19,7 @@ impl PodMachine {
             return self.terminate(self.pod_grace(), now);
         }
         self.show_pull_backoff(now);
+        self.step_resizes(now);
         if self.is_finished() {
             return self.terminate(self.pod_grace(), now);
         }
@@ -196,7 +198,12 @@ impl PodMachine {
         slot.image = Some(image.clone());
         if self.phase == Phase::Syncing {
             self.lane = Lane::Create(index);
-            let slot = &self.slots[index];
+            let resources = container(self.spec(), name).and_then(|declared| declared.resources.clone());
+            let slot = &mut self.slots[index];
+            // It is made with what the spec says now.
+            slot.applied = Some(resources.unwrap_or_default());
+            slot.resize = Resize::None;
+            slot.resize_at = None;
             self.out.push(Effect::Create { container: slot.name.clone(), attempt: slot.next_attempt(), image });
         }
     }

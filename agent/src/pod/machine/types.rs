@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 /// The time an input arrives: `at` never jumps and serves for deadlines, `wall` is what users are shown.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +100,12 @@ pub enum Input {
     },
     /// What failed the pod before (a config map, a secret, the node's network) may be there now.
     SourcesChanged,
+    /// The runtime was told of a container's other resources; what it has now.
+    Resized {
+        container: Arc<str>,
+        id: Arc<str>,
+        outcome: Result<ResourceRequirements, ResizeFault>,
+    },
     /// The host needs what the pod uses, or has too little for it to begin.
     Evicted {
         message: String,
@@ -159,6 +165,11 @@ pub enum Effect {
     },
     EndProbes {
         container: Arc<str>,
+    },
+    /// Tells the runtime what a container may use from now on.
+    Resize {
+        container: Arc<str>,
+        id: Arc<str>,
     },
     StopSandbox {
         id: Arc<str>,
@@ -255,6 +266,18 @@ impl CreateFault {
     }
 }
 
+/// Why a container does not get other resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResizeFault {
+    /// The node has not as much.
+    Infeasible {
+        message: String,
+    },
+    Runtime {
+        message: String,
+    },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProbeKind {
     Startup,
@@ -323,6 +346,7 @@ impl fmt::Display for Effect {
                 write!(f, "probe {container} {id}{}", if *startup { " startup" } else { "" })
             }
             Effect::EndProbes { container } => write!(f, "end probes {container}"),
+            Effect::Resize { container, id } => write!(f, "resize {container} {id}"),
             Effect::StopSandbox { id } => write!(f, "stop sandbox {id}"),
             Effect::Dispose => write!(f, "dispose"),
             Effect::DeleteObject => write!(f, "delete object"),

@@ -1,6 +1,7 @@
 //! The machine driven by a script: whatever it wants done succeeds at once, unless the script says otherwise.
 
 mod ending;
+mod resizing;
 mod starting;
 
 use std::collections::BTreeSet;
@@ -61,6 +62,7 @@ impl Drive {
             Effect::PostStart { container, .. } => format!("hook {container}"),
             Effect::Stop { container, .. } => format!("stop {container}"),
             Effect::StopSandbox { .. } => "sandbox-stop".to_owned(),
+            Effect::Resize { container, .. } => format!("resize {container}"),
             _ => String::new(),
         };
         if self.held.contains(&key) {
@@ -94,6 +96,17 @@ impl Drive {
             (Effect::Stop { id, .. }, None) => Input::Exited { exit: exit(&id, 0, wall), id },
             (Effect::StopSandbox { .. }, None) => Input::SandboxStopped,
             (Effect::StopSandbox { .. }, Some(message)) => Input::SandboxStopFailed { message },
+            (Effect::Resize { container, id }, None) => {
+                let outcome = Ok(container_of(&self.machine, &container).resources.unwrap_or_default());
+                Input::Resized { container, id, outcome }
+            }
+            (Effect::Resize { container, id }, Some(message)) => {
+                let fault = match message.strip_prefix("infeasible ") {
+                    Some(message) => ResizeFault::Infeasible { message: message.to_owned() },
+                    None => ResizeFault::Runtime { message },
+                };
+                Input::Resized { container, id, outcome: Err(fault) }
+            }
             (Effect::Dispose, _) => Input::Disposed,
             (Effect::DeleteObject, _) => Input::Removed,
             _ => return None,
@@ -150,6 +163,15 @@ impl Drive {
                 self.give(Input::Probed { container: (*name).into(), id: (*id).into(), kind, healthy, grace: None });
             }
             ["lose", id] => self.give(Input::SandboxLost { id: (*id).into() }),
+            ["sources"] => self.give(Input::SourcesChanged),
+            ["removed"] => self.give(Input::Removed),
+            _ => self.change(&words),
+        }
+    }
+
+    /// Somebody changes the pod's object.
+    fn change(&mut self, words: &[&str]) {
+        match words {
             ["delete", grace] => {
                 let mut pod = Pod::clone(self.machine.pod());
                 pod.metadata.deletion_timestamp = Some(Time(self.now().wall));
@@ -162,15 +184,23 @@ impl Drive {
                 containers.iter_mut().find(|c| c.name == *name).unwrap().image = Some((*image).to_owned());
                 self.give(Input::Updated(Arc::new(pod)));
             }
+            ["memory", name, amount, policy @ ..] => {
+                let mut pod = Pod::clone(self.machine.pod());
+                let containers = &mut pod.spec.as_mut().unwrap().containers;
+                let container = containers.iter_mut().find(|c| c.name == *name).unwrap();
+                let amounts = serde_json::json!({"limits": {"memory": amount}, "requests": {"memory": amount}});
+                container.resources = serde_json::from_value(amounts).unwrap();
+                let policies = policy.iter().map(|p| serde_json::json!({"resourceName": "memory", "restartPolicy": p}));
+                container.resize_policy = serde_json::from_value(policies.collect()).unwrap();
+                self.give(Input::Updated(Arc::new(pod)));
+            }
             ["debug", name] => {
                 let mut pod = Pod::clone(self.machine.pod());
                 let container = serde_json::from_value(serde_json::json!({"name": name, "image": "img"})).unwrap();
                 pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(container);
                 self.give(Input::Updated(Arc::new(pod)));
             }
-            ["sources"] => self.give(Input::SourcesChanged),
-            ["removed"] => self.give(Input::Removed),
-            _ => panic!("unknown line {line:?}"),
+            _ => panic!("unknown line {words:?}"),
         }
     }
 
@@ -194,7 +224,7 @@ impl Drive {
         for status in lists.into_iter().flatten().flatten() {
             writeln!(
                 self.out,
-                "  {} {}{} ready={} started={} restarts={} {}",
+                "  {} {}{} ready={} started={} restarts={} {}{}",
                 status.name,
                 state(status.state.as_ref()),
                 status.last_state.as_ref().map(|last| format!(" last={}", state(Some(last)))).unwrap_or_default(),
@@ -202,10 +232,18 @@ impl Drive {
                 status.started.unwrap_or_default(),
                 status.restart_count,
                 status.container_id.as_deref().unwrap_or("-"),
+                status
+                    .resources
+                    .and_then(|resources| Some(format!(" memory={}", resources.limits?.get("memory")?.0)))
+                    .unwrap_or_default(),
             )
             .unwrap();
         }
     }
+}
+
+fn container_of(machine: &PodMachine, name: &str) -> k8s_openapi::api::core::v1::Container {
+    container(machine.pod().spec.as_ref().unwrap(), name).cloned().unwrap()
 }
 
 fn now(at: Duration) -> Now {
