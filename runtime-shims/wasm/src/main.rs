@@ -10,7 +10,7 @@ use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::worker;
 
 const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
-       [--compile-memory-mib N] [--build-id NAME] [--idle-worker-seconds N]
+       [--compile-memory-mib N] [--build-id NAME] [--idle-worker-seconds N] [--guest-threads N]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -45,6 +45,9 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
                 config.idle_worker = Duration::from_secs(number(text).unwrap_or_default());
             }
             ("--build-id", Some(name)) => config.build = (*name).to_owned(),
+            ("--guest-threads", Some(text)) if number(text).is_some() => {
+                config.guest_threads = number(text).and_then(|number| usize::try_from(number).ok());
+            }
             (_, _) => {
                 tracing::error!("{USAGE}");
                 return ExitCode::from(2);

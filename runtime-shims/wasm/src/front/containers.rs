@@ -10,6 +10,7 @@ use std::time::Duration;
 use coracle_cri::Status;
 use coracle_cri::v1::{ContainerConfig, ContainerEventType};
 
+use super::limits::plan_pod;
 use super::link::OrderError;
 use super::mounts::{MountPlan, plan_mounts};
 use super::plan::{GuestPlan, plan_guest, plan_net};
@@ -143,7 +144,7 @@ impl Pods {
         compiled: &Compiled,
         listener: Option<OwnedFd>,
     ) -> Result<Prepared, String> {
-        let GuestPlan { args, env, working_dir, stdin, memory_bytes, http } =
+        let GuestPlan { args, env, working_dir, stdin, memory_bytes, limits, http } =
             plan_guest(&sandbox.config, &record.config, image, compiled.kind, &[])?;
         let net = plan_net(&sandbox.config, guest_ip(sandbox))?;
         let mut fds: Vec<OwnedFd> = Vec::new();
@@ -181,6 +182,8 @@ impl Pods {
             stdin,
             volumes,
             memory_bytes: Some(memory_bytes.unwrap_or(self.default_memory_bytes)),
+            limits,
+            pod: plan_pod(&sandbox.id, &sandbox.config, &record.config),
             log,
             http,
             net,
@@ -259,24 +262,6 @@ impl Pods {
         let link = self.workers.get(generation);
         let link = link.ok_or_else(|| Status::failed_precondition("container is not running"))?;
         link.order(Command::ReopenLog { id }, &[file.as_fd()]).await.map_err(order_failed)?;
-        Ok(())
-    }
-
-    pub(super) async fn set_memory_limit(&self, id: &str, bytes: Option<u64>) -> Result<(), Status> {
-        let (id, generation) = {
-            let mut state = self.state.lock();
-            let id = state.container_id(id).map_err(lookup_failed)?;
-            let container = state.containers.get_mut(&id).ok_or_else(|| Status::not_found("container"))?;
-            let resources = container.record.config.linux.get_or_insert_default().resources.get_or_insert_default();
-            resources.memory_limit_in_bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0);
-            self.records.save_container(&container.record).map_err(record_failed)?;
-            (id, container.generation)
-        };
-        if let Some(link) = self.workers.get(generation) {
-            let bytes = Some(bytes.unwrap_or(self.default_memory_bytes));
-            self.limit_worker_of(&link, &id);
-            link.order(Command::SetMemoryLimit { id, bytes }, &[]).await.map_err(order_failed)?;
-        }
         Ok(())
     }
 

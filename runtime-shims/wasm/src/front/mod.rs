@@ -25,6 +25,7 @@ mod domain;
 mod events;
 mod falls;
 mod image_service;
+mod limits;
 mod link;
 mod logs;
 mod mounts;
@@ -36,6 +37,7 @@ mod run;
 mod runtime_service;
 mod state;
 mod upgrade;
+mod usage;
 mod workers;
 
 pub use config::FrontConfig;

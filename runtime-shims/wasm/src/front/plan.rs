@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use coracle_cri::v1::{ContainerConfig, PodSandboxConfig, Protocol};
 
+use super::limits::plan_limits;
 use crate::compile::GuestKind;
 use crate::images::Image;
-use crate::wire::{NetSpec, StdinMode};
+use crate::wire::{GuestLimits, NetSpec, StdinMode};
 
 /// Pod annotations that are read, alone or with `.CONTAINER` behind them.
 const HTTP_PORT: &str = "coracle.dev/http-port";
@@ -28,6 +29,7 @@ pub(super) struct GuestPlan {
     pub(super) working_dir: Option<String>,
     pub(super) stdin: StdinMode,
     pub(super) memory_bytes: Option<u64>,
+    pub(super) limits: GuestLimits,
     pub(super) http: Option<HttpPlan>,
 }
 
@@ -65,6 +67,7 @@ pub(super) fn plan_guest(
         working_dir,
         stdin: if config.stdin { StdinMode::Open { once: config.stdin_once } } else { StdinMode::Closed },
         memory_bytes: memory(config)?,
+        limits: plan_limits(sandbox, config)?,
         http,
     })
 }
@@ -159,7 +162,11 @@ fn plan_http(sandbox: &PodSandboxConfig, config: &ContainerConfig, taken: &[u16]
 }
 
 /// The container's own annotation, else the pod's for this container, else the pod's.
-fn annotation<'a>(sandbox: &'a PodSandboxConfig, config: &'a ContainerConfig, key: &str) -> Option<(String, &'a str)> {
+pub(super) fn annotation<'a>(
+    sandbox: &'a PodSandboxConfig,
+    config: &'a ContainerConfig,
+    key: &str,
+) -> Option<(String, &'a str)> {
     let own = config.metadata.as_ref().map(|metadata| format!("{key}.{}", metadata.name));
     let look = |map: &'a BTreeMap<String, String>, key: &str| map.get(key).map(|text| (key.to_owned(), text.trim()));
     look(&config.annotations, key)

@@ -19,6 +19,7 @@ use super::domain::Domain;
 use super::events::Events;
 use super::records::{Phase, Records, SandboxRecord};
 use super::state::{Container, Lookup, State};
+use super::usage::Meter;
 use super::workers::Workers;
 use crate::clock::UnixNanos;
 use crate::compile::{Compiler, TaskLimits};
@@ -38,6 +39,7 @@ pub(super) struct Pods {
     pub(super) state: Mutex<State>,
     pub(super) records: Records,
     pub(super) events: Events,
+    pub(super) meter: Meter,
     pub(super) workers: Workers,
     pub(super) default_memory_bytes: u64,
     pub(super) threads: usize,
@@ -88,6 +90,7 @@ impl Pods {
             state: Mutex::default(),
             records,
             events: Events::new(stop.clone()),
+            meter: Meter::default(),
             workers,
             tasks: TaskTracker::new(),
             stop,

@@ -1,6 +1,5 @@
 //! CRI's RuntimeService.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_cri::v1::runtime_service_server::RuntimeService;
@@ -10,9 +9,7 @@ use tonic::codegen::BoxStream;
 
 use super::domain::HANDLERS;
 use super::pods::{Pods, lookup_failed};
-use super::state::State;
 use super::{convert, logs};
-use crate::wire::{self, GuestStats};
 
 /// The shim as a CRI server.
 pub(super) struct Front(pub(super) Arc<Pods>);
@@ -140,8 +137,8 @@ impl RuntimeService for Front {
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        // A sandbox has no process of its own, so there is nothing to limit beside its containers.
-        self.0.state.lock().sandbox_id(&request.get_ref().pod_sandbox_id).map_err(lookup_failed)?;
+        let UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead, resources } = request.into_inner();
+        self.0.set_pod_resources(&pod_sandbox_id, overhead, resources).await?;
         Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 
@@ -206,8 +203,7 @@ impl RuntimeService for Front {
     ) -> Answer<UpdateContainerResourcesResponse> {
         let UpdateContainerResourcesRequest { container_id, linux, .. } = request.into_inner();
         if let Some(linux) = linux {
-            let bytes = u64::try_from(linux.memory_limit_in_bytes).ok().filter(|bytes| *bytes > 0);
-            self.0.set_memory_limit(&container_id, bytes).await?;
+            self.0.set_resources(&container_id, &linux).await?;
         }
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
@@ -269,110 +265,4 @@ impl RuntimeService for Front {
         let filter = request.into_inner().filter.unwrap_or_default();
         Ok(Response::new(ListPodSandboxStatsResponse { stats: self.pod_stats(&filter).await }))
     }
-}
-
-impl Front {
-    /// What running guests use, as their workers count it.
-    async fn usage(&self) -> HashMap<String, GuestStats> {
-        let workers = self.0.workers.all();
-        let asked = workers.iter().map(|link| link.order(wire::Command::Stats, &[]));
-        let mut usage = HashMap::new();
-        for answer in futures::future::join_all(asked).await {
-            match answer {
-                Ok(wire::Answer::Stats(stats)) => {
-                    usage.extend(stats.into_iter().map(|stats| (stats.id.clone(), stats)));
-                }
-                Ok(wire::Answer::Nothing | wire::Answer::Descriptor) => {}
-                Err(error) => tracing::warn!(%error, "a worker gives no usage"),
-            }
-        }
-        usage
-    }
-
-    async fn stats(&self, filter: &ContainerStatsFilter) -> Vec<ContainerStats> {
-        let usage = self.usage().await;
-        let state = self.0.state.lock();
-        self.stats_of(&state, &usage, filter)
-    }
-
-    fn stats_of(
-        &self,
-        state: &State,
-        usage: &HashMap<String, GuestStats>,
-        filter: &ContainerStatsFilter,
-    ) -> Vec<ContainerStats> {
-        let now = self.0.config.clock.now();
-        let matching = state.containers.values().filter(|container| {
-            let record = &container.record;
-            record.id.starts_with(&filter.id)
-                && record.sandbox.starts_with(&filter.pod_sandbox_id)
-                && convert::matches(&filter.label_selector, &record.config.labels)
-        });
-        matching
-            .filter_map(|container| {
-                let record = &container.record;
-                let used = usage.get(&record.id)?;
-                Some(ContainerStats {
-                    attributes: Some(ContainerAttributes {
-                        id: record.id.clone(),
-                        metadata: record.config.metadata.clone(),
-                        labels: record.config.labels.clone(),
-                        annotations: record.config.annotations.clone(),
-                    }),
-                    cpu: Some(cpu(now, used.cpu_ns)),
-                    memory: Some(memory(now, used.memory_bytes)),
-                    writable_layer: None,
-                    swap: None,
-                })
-            })
-            .collect()
-    }
-
-    async fn pod_stats(&self, filter: &PodSandboxStatsFilter) -> Vec<PodSandboxStats> {
-        let usage = self.usage().await;
-        let state = self.0.state.lock();
-        let now = self.0.config.clock.now();
-        let matching = state.sandboxes.values().filter(|sandbox| {
-            sandbox.ready
-                && sandbox.id.starts_with(&filter.id)
-                && convert::matches(&filter.label_selector, &sandbox.config.labels)
-        });
-        matching
-            .map(|sandbox| {
-                let of_it =
-                    ContainerStatsFilter { pod_sandbox_id: sandbox.id.clone(), ..ContainerStatsFilter::default() };
-                let containers = self.stats_of(&state, &usage, &of_it);
-                let mut total = (0, 0);
-                for container in &containers {
-                    let used = container.attributes.as_ref().and_then(|attributes| usage.get(&attributes.id));
-                    total.0 += used.map_or(0, |used| used.cpu_ns);
-                    total.1 += used.map_or(0, |used| used.memory_bytes);
-                }
-                PodSandboxStats {
-                    attributes: Some(PodSandboxAttributes {
-                        id: sandbox.id.clone(),
-                        metadata: sandbox.config.metadata.clone(),
-                        labels: sandbox.config.labels.clone(),
-                        annotations: sandbox.config.annotations.clone(),
-                    }),
-                    linux: Some(LinuxPodSandboxStats {
-                        cpu: Some(cpu(now, total.0)),
-                        memory: Some(memory(now, total.1)),
-                        network: None,
-                        process: None,
-                        containers,
-                    }),
-                }
-            })
-            .collect()
-    }
-}
-
-fn cpu(timestamp: i64, ns: u64) -> CpuUsage {
-    CpuUsage { timestamp, usage_core_nano_seconds: Some(UInt64Value { value: ns }), usage_nano_cores: None }
-}
-
-fn memory(timestamp: i64, bytes: u64) -> MemoryUsage {
-    let value = || Some(UInt64Value { value: bytes });
-    MemoryUsage { timestamp, working_set_bytes: value(), usage_bytes: value(), ..MemoryUsage::default() }
 }

@@ -16,6 +16,7 @@
 //! only grow by fields that have a default. Anything else is a new [`VERSION`].
 
 mod door;
+mod limits;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use door::{Door, bind, connect, duplicate};
+pub(crate) use limits::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits};
 pub(crate) use socket::{Channel, Message, receive_blocking};
 
 use crate::clock::UnixNanos;
@@ -98,6 +100,13 @@ pub(crate) enum Command {
         bytes: Option<u64>,
     },
     /// Lasting.
+    SetCpu {
+        id: String,
+        cpu: CpuSpec,
+    },
+    /// For the containers of a pod together. Lasting.
+    SetPod(PodLimits),
+    /// Lasting.
     Stats,
     /// These ends are on record and need not be kept. Lasting.
     Acknowledge {
@@ -143,6 +152,9 @@ pub(crate) struct GuestSpec {
     pub(crate) volumes: Vec<VolumeSpec>,
     /// All instances of the container together.
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) limits: GuestLimits,
+    /// None where the container is not bound by its pod's limits.
+    pub(crate) pod: Option<PodLimits>,
     pub(crate) log: Option<FdIndex>,
     pub(crate) http: Option<HttpSpec>,
     pub(crate) net: NetSpec,
@@ -210,11 +222,16 @@ pub(crate) enum Answer {
     Stats(Vec<GuestStats>),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GuestStats {
     pub(crate) id: String,
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_ns: u64,
+    /// Payload, over all its sockets.
+    #[serde(default)]
+    pub(crate) received_bytes: u64,
+    #[serde(default)]
+    pub(crate) sent_bytes: u64,
 }
 
 /// How a container ended.

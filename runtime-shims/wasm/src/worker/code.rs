@@ -15,7 +15,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Instance;
-use super::sockets;
+use super::{files, sockets};
 use crate::compile::GuestKind;
 use crate::engine::Profile;
 use crate::wire::VolumeSpec;
@@ -116,6 +116,7 @@ impl Loader {
         }
         let mut linker = Linker::new(&self.commands);
         wasmtime_wasi::p1::add_to_linker_async(&mut linker, |instance: &mut Instance| &mut instance.wasi)?;
+        files::add_to_module_linker(&mut linker)?;
         Ok(self.modules.get_or_init(|| linker))
     }
 }
@@ -131,5 +132,6 @@ fn component_linker<'a>(
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     sockets::add_to_linker(&mut linker)?;
+    files::add_to_component_linker(&mut linker)?;
     Ok(slot.get_or_init(|| linker))
 }

@@ -1,5 +1,6 @@
 //! From how a guest ended to what Kubernetes shows.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -25,6 +26,11 @@ pub(super) fn of_error(error: &wasmtime::Error) -> Exit {
     }
     if let Some(out_of_memory) = error.downcast_ref::<OutOfMemory>() {
         return Exit { code: KILLED, reason: ExitReason::OomKilled, message: out_of_memory.to_string() };
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        let message = "the guest holds as many host objects (streams, sockets, requests, timers) as it may; it must \
+                       drop those it does not need, or be allowed more (annotation coracle.dev/max-host-objects)";
+        return Exit { code: TRAPPED, reason: ExitReason::Error, message: format!("{message}\n{}", text(error)) };
     }
     let code = if error.is::<Trap>() || error.is::<WasmBacktrace>() { TRAPPED } else { NOT_STARTED };
     Exit { code, reason: ExitReason::Error, message: text(error) }

@@ -1,5 +1,6 @@
 //! A container as the worker has it, and the state of one instance of it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,16 +11,17 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::cpu::{Cpu, Used};
+use super::allowance::{Allowance, Held};
+use super::cpu::{self, Cpu, Used};
 use super::log::{Log, LogStream, Stream};
 use super::memory::{Budget, Limiter};
 use super::outgoing::Outgoing;
 use super::pod::PodNet;
+use super::share::PodShare;
 use super::stdin::Stdin;
+use super::traffic::Traffic;
 use crate::wire::GuestSpec;
 
-/// Host objects (streams, sockets, requests) one instance may hold.
-const HOST_OBJECTS: usize = 10_000;
 /// What one call may make the host copy out of the guest.
 const HOSTCALL_BYTES: usize = 16 << 20;
 const RANDOM_BYTES: u64 = 1 << 20;
@@ -33,8 +35,12 @@ pub(super) struct Container {
     pub(super) log: Arc<Log>,
     pub(super) net: Arc<PodNet>,
     pub(super) stdin: Stdin,
+    pub(super) allowance: Arc<Allowance>,
+    pub(super) traffic: Arc<Traffic>,
     /// The volumes, opened once; an instance gets a copy of the handles.
     pub(super) files: WasiFilesystemCtx,
+    /// Keeps what it shares with the pod's other containers.
+    pub(super) _share: Option<Arc<PodShare>>,
     /// Keeps the directories' mounts.
     pub(super) _volumes: Vec<OwnedFd>,
 }
@@ -46,6 +52,10 @@ pub(super) struct Instance {
     outgoing: Outgoing,
     limiter: Limiter,
     pub(super) net: Arc<PodNet>,
+    pub(super) allowance: Arc<Allowance>,
+    pub(super) traffic: Arc<Traffic>,
+    /// Sockets and files that are counted, by their number in the table, or as WASI 0.1 numbers files.
+    pub(super) open: HashMap<u32, Held>,
 }
 
 impl Container {
@@ -73,20 +83,27 @@ impl Container {
         let mut wasi = builder.build_p1();
         let view = wasi.ctx();
         *view.ctx.filesystem() = self.files.clone();
-        view.table.set_max_capacity(HOST_OBJECTS);
+        view.table.set_max_capacity(self.spec.limits.host_objects);
         let instance = Instance {
             wasi,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(self.net.clone()),
-            limiter: Limiter::new(self.budget.clone()),
+            outgoing: Outgoing::new(self.net.clone(), self.allowance.clone(), self.traffic.clone()),
+            limiter: Limiter::new(self.budget.clone(), self.spec.limits.at_memory_limit),
             net: self.net.clone(),
+            allowance: self.allowance.clone(),
+            traffic: self.traffic.clone(),
+            open: HashMap::new(),
         };
         let mut store = Store::new(engine, instance);
         store.limiter(|instance| &mut instance.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
+        // One object may be referred to and lent several times; the table is what bounds them.
+        store.set_max_component_handles(self.spec.limits.host_objects.saturating_mul(4));
         store.set_epoch_deadline(1);
-        // To the back of the queue, behind the neighbours and behind what waits for the network.
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+        let used = self.used.clone();
+        store.epoch_deadline_callback(move |_| {
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(cpu::slice_over(used.clone()))))
+        });
         store
     }
 }

@@ -30,11 +30,13 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
+use super::allowance::{Held, Kind};
 use super::cpu::Guest;
 use super::greeting::Greeting;
 use super::guest::{Container, Instance};
 use super::memory::OutOfMemory;
 use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
+use super::traffic::Counted;
 use super::{Shared, Stop, exit};
 use crate::wire::{Exit, HttpSpec};
 
@@ -160,6 +162,12 @@ impl Connections {
 
     fn serve(&self, stream: TcpStream) {
         let Ok(room) = self.room.clone().try_acquire_owned() else { return };
+        // Without one, the connection is closed: that is all one can say with no socket to say it on.
+        let container = &self.service.container;
+        let Ok(held) = container.allowance.take(Kind::Socket) else { return };
+        // Responses are often small, and the last piece should not wait for an acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let stream = Counted::new(stream, container.traffic.clone(), held);
         let connection = connection(stream, self.service.clone(), self.phase.subscribe());
         self.tasks.spawn(async move {
             connection.await;
@@ -197,9 +205,7 @@ impl Connections {
     }
 }
 
-async fn connection(stream: TcpStream, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
-    // Responses are often small, and the last piece should not wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
+async fn connection(stream: Counted<TcpStream, Held>, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
     let shared = service.shared.clone();
     let handler = service_fn(move |request| {
         let service = service.clone();

@@ -12,10 +12,14 @@
 //!
 //! It knows nothing of CRI, of images or of sandboxes.
 
+mod allowance;
+mod bucket;
 mod code;
 mod command;
 mod cpu;
 mod exit;
+mod fair;
+mod files;
 mod fronts;
 mod greeting;
 mod guest;
@@ -26,8 +30,10 @@ mod outgoing;
 mod pod;
 mod reports;
 mod response;
+mod share;
 mod sockets;
 mod stdin;
+mod traffic;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -52,6 +58,7 @@ use crate::clock::Clock;
 use crate::confine::{self, Calls, Limits};
 use crate::engine::POOL_INSTANCES;
 use crate::wire::{self, Answer, Command, Door, Ended, Exit, GuestSpec, GuestStats, Setup};
+use allowance::{Allowance, Descriptors};
 use code::{Code, Loader};
 use cpu::{Cpu, Used};
 use guest::Container;
@@ -59,7 +66,9 @@ use log::{Log, LogWriter};
 use memory::Budget;
 use pod::PodNet;
 use reports::Ends;
+use share::PodShares;
 use stdin::Stdin;
+use traffic::Traffic;
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +132,8 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
         shared: Arc::new(Shared { loader, http: response::server(), pool: Semaphore::new(POOL_INSTANCES as usize) }),
         cpu,
         logs: LogWriter::start()?,
+        pods: PodShares::default(),
+        descriptors: Descriptors::of_process(),
         clock: Clock::system(),
         guests: guests.handle().clone(),
         running: Arc::default(),
@@ -177,6 +188,7 @@ struct Handle {
     listener: Option<OwnedFd>,
     /// It runs elsewhere; nobody asks how it ended here.
     forgotten: bool,
+    traffic: Arc<Traffic>,
 }
 
 type Running = Arc<Mutex<HashMap<String, Handle>>>;
@@ -185,6 +197,8 @@ struct Worker {
     shared: Arc<Shared>,
     cpu: Arc<Cpu>,
     logs: LogWriter,
+    pods: PodShares,
+    descriptors: Arc<Descriptors>,
     clock: Clock,
     guests: runtime::Handle,
     running: Running,
@@ -215,6 +229,14 @@ impl Worker {
             Command::AttachStdin { id } => self.attach_stdin(&id, fds.into_iter().next()).and(nothing),
             Command::SetMemoryLimit { id, bytes } => {
                 self.tell(&id, |handle| handle.budget.set_limit(bytes));
+                nothing
+            }
+            Command::SetCpu { id, cpu } => {
+                self.tell(&id, |handle| handle.used.set(cpu));
+                nothing
+            }
+            Command::SetPod(limits) => {
+                self.pods.set(&limits);
                 nothing
             }
             Command::Stats => Ok((Answer::Stats(self.stats()), None)),
@@ -268,10 +290,15 @@ impl Worker {
     fn stats(&self) -> Vec<GuestStats> {
         let running = self.running.lock();
         // What was forgotten is counted where it runs now.
-        let stats = running.iter().filter(|(_, handle)| !handle.forgotten).map(|(id, handle)| GuestStats {
-            id: id.clone(),
-            memory_bytes: handle.budget.used_bytes() as u64,
-            cpu_ns: handle.used.ns(),
+        let stats = running.iter().filter(|(_, handle)| !handle.forgotten).map(|(id, handle)| {
+            let (received_bytes, sent_bytes) = handle.traffic.bytes();
+            GuestStats {
+                id: id.clone(),
+                memory_bytes: handle.budget.used_bytes() as u64,
+                cpu_ns: handle.used.ns(),
+                received_bytes,
+                sent_bytes,
+            }
         });
         stats.collect()
     }
@@ -291,17 +318,34 @@ impl Worker {
         let mut take = |index: usize| fds.get_mut(index).and_then(Option::take).ok_or("a descriptor is missing");
         let listener = spec.http.as_ref().map(|http| take(http.listener).map(|fd| (fd, http.clone()))).transpose()?;
         let log = spec.log.map(take).transpose()?;
+        let log = self.logs.log(log.map(File::from), self.clock.clone(), spec.limits.log);
+        let allowance = Allowance::new(&spec.limits, fds.len(), self.descriptors.clone(), log.clone())?;
+        let share = spec.pod.as_ref().map(|limits| (limits, self.pods.of(limits)));
+        let pod_memory = share.as_ref().filter(|(limits, _)| limits.memory_bytes.is_some());
+        let pod_cpu = share.as_ref().filter(|(limits, _)| limits.cpu_quota_us.is_some());
         let container = Arc::new(Container {
-            budget: Budget::new(spec.memory_bytes),
-            used: Arc::default(),
+            budget: Budget::new(spec.memory_bytes, pod_memory.map(|(_, share)| share.memory.clone())),
+            used: Used::new(&self.cpu, spec.limits.cpu, pod_cpu.map(|(_, share)| share.cpu.clone())),
             cpu: self.cpu.clone(),
-            log: self.logs.log(log.map(File::from), self.clock.clone()),
+            log,
             net: Arc::new(PodNet::new(spec.net.clone())),
             stdin: Stdin::new(spec.stdin),
+            allowance,
+            traffic: Arc::default(),
             files,
+            _share: share.map(|(_, share)| share),
             _volumes: fds.into_iter().flatten().collect(),
             spec,
         });
+        self.run(container, code, listener)
+    }
+
+    fn run(
+        &self,
+        container: Arc<Container>,
+        code: Arc<Code>,
+        listener: Option<(OwnedFd, wire::HttpSpec)>,
+    ) -> Result<(), String> {
         let (stop, stopping) = watch::channel(Stop::Run);
         let lent = listener.as_ref().map(|(listener, _)| wire::duplicate(listener.as_fd()));
         let handle = Handle {
@@ -312,6 +356,7 @@ impl Worker {
             used: container.used.clone(),
             listener: lent.transpose().map_err(|error| format!("cannot start {}: {error}", container.spec.title))?,
             forgotten: false,
+            traffic: container.traffic.clone(),
         };
         self.running.lock().insert(container.spec.id.clone(), handle);
         let (running, ends, clock) = (self.running.clone(), self.ends.clone(), self.clock.clone());

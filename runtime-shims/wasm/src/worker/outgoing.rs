@@ -18,7 +18,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::allowance::{Allowance, Held, Kind, Refused};
 use super::pod::{NameError, PodNet};
+use super::traffic::{Counted, Traffic};
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Result<(http::Response<WasiBody>, Io), Error>;
@@ -26,13 +28,19 @@ type Sent = Result<(http::Response<WasiBody>, Io), Error>;
 /// Where the guest sets no limit of its own.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What of a body may wait to be sent; times the bodies a guest may have, this is memory of the host.
+const BODY_CHUNK_BYTES: usize = 64 << 10;
+
+#[derive(Clone)]
 pub(super) struct Outgoing {
     net: Arc<PodNet>,
+    allowance: Arc<Allowance>,
+    traffic: Arc<Traffic>,
 }
 
 impl Outgoing {
-    pub(super) fn new(net: Arc<PodNet>) -> Outgoing {
-        Outgoing { net }
+    pub(super) fn new(net: Arc<PodNet>, allowance: Arc<Allowance>, traffic: Arc<Traffic>) -> Outgoing {
+        Outgoing { net, allowance, traffic }
     }
 }
 
@@ -43,12 +51,15 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _body: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        let net = self.net.clone();
-        Box::new(send(net, request, options))
+        Box::new(send(self.clone(), request, options))
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
     }
 }
 
-async fn send(net: Arc<PodNet>, mut request: http::Request<WasiBody>, options: Option<RequestOptions>) -> Sent {
+async fn send(own: Outgoing, mut request: http::Request<WasiBody>, options: Option<RequestOptions>) -> Sent {
     let limit = |chosen: Option<Duration>| chosen.unwrap_or(PATIENCE);
     let connecting = limit(options.and_then(|options| options.connect_timeout));
     let first_byte = limit(options.and_then(|options| options.first_byte_timeout));
@@ -58,7 +69,7 @@ async fn send(net: Arc<PodNet>, mut request: http::Request<WasiBody>, options: O
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
 
     let connect = async {
-        let stream = connect(&net, authority.host(), port).await?;
+        let stream = connect(&own, authority.host(), port).await?;
         if !tls {
             return handshake(stream).await;
         }
@@ -100,16 +111,20 @@ async fn send(net: Arc<PodNet>, mut request: http::Request<WasiBody>, options: O
     Ok((response, rest))
 }
 
-async fn connect(net: &PodNet, host: &str, port: u16) -> Result<TcpStream, Error> {
+async fn connect(own: &Outgoing, host: &str, port: u16) -> Result<Counted<TcpStream, Held>, Error> {
+    let net = &own.net;
+    let looking = own.allowance.take(Kind::Lookup).map_err(|Refused| Error::DnsTimeout)?;
     let addresses = net.resolve(host).await.map_err(|error| match error {
         NameError::Invalid => Error::HttpRequestUriInvalid,
         NameError::NotFound => Error::DnsError { rcode: Some("NXDOMAIN".to_owned()), info_code: None },
         NameError::Unanswered => Error::DnsTimeout,
     })?;
+    drop(looking);
+    let held = own.allowance.take(Kind::Socket).map_err(|Refused| Error::ConnectionLimitReached)?;
     let mut last = Error::DestinationNotFound;
     for ip in addresses {
         match connect_to(net, net.remote_address(SocketAddr::new(ip, port))).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => return Ok(Counted::new(stream, own.traffic.clone(), held)),
             Err(error) => last = Error::Connect(error),
         }
     }

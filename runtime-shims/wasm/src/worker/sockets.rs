@@ -1,5 +1,8 @@
-//! `wasi:sockets` on the pod's address. wasmtime-wasi does the work; addresses are changed on their way in, and names
-//! are looked up in the cluster.
+//! `wasi:sockets` on the pod's address. wasmtime-wasi does the work; addresses are changed on their way in, names are
+//! looked up in the cluster, sockets and bytes are counted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
@@ -10,20 +13,25 @@ use wasmtime_wasi::p2::bindings::sockets::udp::{
     self, HostIncomingDatagramStream, HostOutgoingDatagramStream, HostUdpSocket, IncomingDatagram,
     IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream,
 };
+use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp_create_socket};
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, DynPollable, IoError, Network, Pollable, SocketError, SocketResult, TcpSocket,
     UdpSocket, subscribe,
 };
 use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView};
 
+use super::allowance::{Allowance, Held, Kind, Refused};
 use super::guest::Instance;
 use super::pod::{NameError, PodNet};
+use super::traffic::{CountedInput, CountedOutput, Nothing, Traffic};
 
 /// Puts the pod's sockets in place of those of the host.
 pub(super) fn add_to_linker(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     tcp::add_to_linker::<Instance, PodSockets>(linker, PodSocketsView::of)?;
     udp::add_to_linker::<Instance, PodSockets>(linker, PodSocketsView::of)?;
+    tcp_create_socket::add_to_linker::<Instance, PodSockets>(linker, PodSocketsView::of)?;
+    udp_create_socket::add_to_linker::<Instance, PodSockets>(linker, PodSocketsView::of)?;
     names(linker)?;
     linker.allow_shadowing(false);
     Ok(())
@@ -37,13 +45,36 @@ impl HasData for PodSockets {
 
 struct PodSocketsView<'a> {
     host: WasiSocketsCtxView<'a>,
-    net: std::sync::Arc<PodNet>,
+    net: Arc<PodNet>,
+    traffic: Arc<Traffic>,
+    allowance: Arc<Allowance>,
+    /// What is counted, by its number in the table.
+    open: &'a mut HashMap<u32, Held>,
 }
 
 impl PodSocketsView<'_> {
     fn of(instance: &mut Instance) -> PodSocketsView<'_> {
-        let net = instance.net.clone();
-        PodSocketsView { host: instance.sockets(), net }
+        let (net, traffic, allowance) = (instance.net.clone(), instance.traffic.clone(), instance.allowance.clone());
+        PodSocketsView { host: instance.wasi.sockets(), net, traffic, allowance, open: &mut instance.open }
+    }
+
+    fn one_more(&self) -> Result<Held, ErrorCode> {
+        self.allowance.take(Kind::Socket).map_err(|Refused| ErrorCode::NewSocketLimit)
+    }
+
+    /// From here on the bytes of a connection are counted.
+    fn count(
+        &mut self,
+        input: &Resource<DynInputStream>,
+        output: &Resource<DynOutputStream>,
+    ) -> Result<(), wasmtime::component::ResourceTableError> {
+        let slot = self.host.table.get_mut(input)?;
+        let bare = std::mem::replace(slot, Box::new(Nothing));
+        *slot = CountedInput::around(bare, self.traffic.clone());
+        let slot = self.host.table.get_mut(output)?;
+        let bare = std::mem::replace(slot, Box::new(Nothing));
+        *slot = CountedOutput::around(bare, self.traffic.clone());
+        Ok(())
     }
 
     fn moved(
@@ -72,6 +103,24 @@ impl network::Host for PodSocketsView<'_> {
 impl network::HostNetwork for PodSocketsView<'_> {
     fn drop(&mut self, this: Resource<Network>) -> wasmtime::Result<()> {
         network::HostNetwork::drop(&mut self.host, this)
+    }
+}
+
+impl tcp_create_socket::Host for PodSocketsView<'_> {
+    fn create_tcp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
+        let held = self.one_more()?;
+        let socket = tcp_create_socket::Host::create_tcp_socket(&mut self.host, family)?;
+        self.open.insert(socket.rep(), held);
+        Ok(socket)
+    }
+}
+
+impl udp_create_socket::Host for PodSocketsView<'_> {
+    async fn create_udp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
+        let held = self.one_more()?;
+        let socket = udp_create_socket::Host::create_udp_socket(&mut self.host, family).await?;
+        self.open.insert(socket.rep(), held);
+        Ok(socket)
     }
 }
 
@@ -114,7 +163,9 @@ impl HostTcpSocket for PodSocketsView<'_> {
         &mut self,
         this: Resource<TcpSocket>,
     ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
-        HostTcpSocket::finish_connect(&mut self.host, this)
+        let (input, output) = HostTcpSocket::finish_connect(&mut self.host, this)?;
+        self.count(&input, &output)?;
+        Ok((input, output))
     }
 
     async fn start_listen(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
@@ -129,7 +180,12 @@ impl HostTcpSocket for PodSocketsView<'_> {
         &mut self,
         this: Resource<TcpSocket>,
     ) -> SocketResult<(Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutputStream>)> {
-        HostTcpSocket::accept(&mut self.host, this)
+        // Before it is accepted: refused, the connection waits in the kernel until the guest has closed others.
+        let held = self.one_more()?;
+        let (socket, input, output) = HostTcpSocket::accept(&mut self.host, this)?;
+        self.open.insert(socket.rep(), held);
+        self.count(&input, &output)?;
+        Ok((socket, input, output))
     }
 
     fn local_address(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
@@ -217,6 +273,7 @@ impl HostTcpSocket for PodSocketsView<'_> {
     }
 
     fn drop(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<()> {
+        self.open.remove(&this.rep());
         HostTcpSocket::drop(&mut self.host, this)
     }
 }
@@ -288,13 +345,16 @@ impl HostUdpSocket for PodSocketsView<'_> {
     }
 
     fn drop(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<()> {
+        self.open.remove(&this.rep());
         HostUdpSocket::drop(&mut self.host, this)
     }
 }
 
 impl HostIncomingDatagramStream for PodSocketsView<'_> {
     fn receive(&mut self, this: Resource<IncomingDatagramStream>, max: u64) -> SocketResult<Vec<IncomingDatagram>> {
-        HostIncomingDatagramStream::receive(&mut self.host, this, max)
+        let received = HostIncomingDatagramStream::receive(&mut self.host, this, max)?;
+        self.traffic.receive(received.iter().map(|datagram| datagram.data.len()).sum());
+        Ok(received)
     }
 
     fn subscribe(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
@@ -312,6 +372,7 @@ impl HostOutgoingDatagramStream for PodSocketsView<'_> {
     }
 
     fn send(&mut self, this: Resource<OutgoingDatagramStream>, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
+        let lengths: Vec<usize> = datagrams.iter().map(|datagram| datagram.data.len()).collect();
         let datagrams = datagrams
             .into_iter()
             .map(|datagram| OutgoingDatagram {
@@ -319,7 +380,9 @@ impl HostOutgoingDatagramStream for PodSocketsView<'_> {
                 ..datagram
             })
             .collect();
-        HostOutgoingDatagramStream::send(&mut self.host, this, datagrams)
+        let sent = HostOutgoingDatagramStream::send(&mut self.host, this, datagrams)?;
+        self.traffic.send(lengths.iter().take(usize::try_from(sent).unwrap_or(usize::MAX)).sum());
+        Ok(sent)
     }
 
     fn subscribe(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
@@ -377,7 +440,15 @@ fn names(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
         "resolve-addresses",
         |mut store: wasmtime::StoreContextMut<'_, Instance>, (_network, name): (Resource<Network>, String)| {
             let net = store.data().net.clone();
-            let pending = async move { net.resolve(&name).await }.boxed();
+            let Ok(held) = store.data().allowance.take(Kind::Lookup) else {
+                return Ok((Err(ErrorCode::TemporaryResolverFailure),));
+            };
+            let pending = async move {
+                let found = net.resolve(&name).await;
+                drop(held);
+                found
+            };
+            let pending = pending.boxed();
             let lookup = table(store.data_mut()).push(Lookup(Answer::Pending(pending)))?;
             Ok((Ok::<_, ErrorCode>(lookup),))
         },

@@ -1,5 +1,8 @@
 //! Guests: the examples as they are committed, and small ones made from text.
 
+#[path = "limit_guests.rs"]
+mod limit_guests;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -186,6 +189,9 @@ pub fn files() -> Vec<(String, PathBuf)> {
         }
         for (name, body) in HANDLERS {
             put(name, &handler(body));
+        }
+        for (name, text) in limit_guests::GUESTS {
+            put(name, text);
         }
         put("command-fails", COMMAND_FAILS);
         put("neither", "(component)");

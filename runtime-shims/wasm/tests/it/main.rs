@@ -8,6 +8,7 @@ mod guests;
 mod hostile;
 mod http;
 mod images;
+mod limits;
 mod network;
 mod pods;
 mod registry;

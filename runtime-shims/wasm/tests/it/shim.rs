@@ -36,6 +36,9 @@ pub struct Guest {
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub memory_bytes: i64,
+    /// Microseconds of each 100 ms.
+    pub cpu_quota: i64,
+    pub cpu_shares: i64,
     pub working_dir: String,
     pub stdin: bool,
     pub annotations: BTreeMap<String, String>,
@@ -227,7 +230,13 @@ impl Shim {
     }
 
     pub async fn create(&self, sandbox: &str, name: &str, guest: Guest) -> Result<String, Status> {
-        let resources = LinuxContainerResources { memory_limit_in_bytes: guest.memory_bytes, ..Default::default() };
+        let resources = LinuxContainerResources {
+            memory_limit_in_bytes: guest.memory_bytes,
+            cpu_quota: guest.cpu_quota,
+            cpu_period: 100_000,
+            cpu_shares: guest.cpu_shares,
+            ..Default::default()
+        };
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(ImageSpec { image: guest.image, ..ImageSpec::default() }),

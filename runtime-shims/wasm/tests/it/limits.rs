@@ -1,0 +1,146 @@
+//! What a container may use, and what it is seen to use.
+
+use std::path::Path;
+
+use coracle_cri::v1::*;
+
+use crate::shim::{Guest, Shim, eventually, get, guest};
+
+async fn run(shim: &Shim, name: &str, annotations: &[(&str, &str)], guest: Guest) -> String {
+    let sandbox = shim.sandbox(name, &[], annotations).await;
+    let container = shim.create(&sandbox, "main", guest).await.expect("the container is made");
+    shim.start_container(&container).await.expect("the container starts");
+    container
+}
+
+#[tokio::test]
+async fn what_a_guest_may_have_at_once_is_bounded_and_it_is_told_so() {
+    let shim = Shim::start().await;
+    // Growth refused in place of the end.
+    let grower = guest("grower").memory(16 * (64 << 10));
+    let refused = run(&shim, "refused", &[("coracle.dev/at-memory-limit", "refuse")], grower.clone()).await;
+    assert_eq!(shim.ending(&refused).await, r#"16 Error """#);
+    let killed = run(&shim, "killed", &[], grower).await;
+    assert!(shim.ending(&killed).await.starts_with("137 OOMKilled \"out of memory"));
+
+    let volume = tempfile::tempdir_in(shim.dir.path()).expect("a directory can be made");
+    readable(volume.path(), "file");
+    let opener = guest("opener").mount(volume.path(), "/data", false);
+    let opened = run(&shim, "files", &[("coracle.dev/max-open-files", "7")], opener).await;
+    assert_eq!(shim.ending(&opened).await, r#"7 Error """#);
+    let told = "stderr F coracle: open files: the limit of 7 is reached (annotation coracle.dev/max-open-files)\n";
+    assert_eq!(shim.log("files", "main"), told);
+
+    let sockets = run(&shim, "sockets", &[("coracle.dev/max-sockets", "5")], guest("socketeer")).await;
+    assert_eq!(shim.ending(&sockets).await, r#"0 Completed """#);
+
+    let hoarder = run(&shim, "objects", &[("coracle.dev/max-host-objects", "500")], guest("hoarder")).await;
+    let ending = shim.ending(&hoarder).await;
+    assert!(ending.starts_with("134 Error \"the guest holds as many host objects"), "{ending}");
+}
+
+fn readable(dir: &Path, file: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).expect("its mode can be set");
+    std::fs::write(dir.join(file), "contents").expect("it can be written");
+}
+
+#[tokio::test]
+async fn a_flood_of_lines_is_thinned_out_and_counted() {
+    let shim = Shim::start().await;
+    let limits = [("coracle.dev/log-bytes-per-second", "200000"), ("coracle.dev/log-burst-bytes", "1000")];
+    let flood = run(&shim, "flood", &limits, guest("flood")).await;
+    eventually("lines are dropped", || async { shim.log("flood", "main").contains("coracle: dropped ").then_some(()) })
+        .await;
+    shim.stop(&flood, 0).await;
+    let log = shim.log("flood", "main");
+    let dropped: u64 =
+        log.lines().filter_map(|line| line.split("dropped ").nth(1)?.split(' ').next()?.parse::<u64>().ok()).sum();
+    let kept = log.lines().filter(|line| line.starts_with("stdout F a line of a flood")).count() as u64;
+    assert!(dropped > kept, "{dropped} dropped, {kept} kept");
+}
+
+async fn cpu(shim: &Shim, container: &str) -> (i64, u64) {
+    let request = ContainerStatsRequest { container_id: container.to_owned() };
+    let stats = shim.runtime().container_stats(request).await.expect("it runs").into_inner().stats;
+    let cpu = stats.and_then(|stats| stats.cpu).expect("it has a processor");
+    (cpu.timestamp, cpu.usage_core_nano_seconds.map_or(0, |ns| ns.value))
+}
+
+#[tokio::test]
+async fn busy_containers_share_the_processors_by_weight() {
+    let shim = Shim::start_with(&["--guest-threads", "2"]).await;
+    let weighed = |shares: i64| Guest { cpu_shares: shares, ..guest("spin") };
+    let mut light = Vec::new();
+    for number in 0..4 {
+        light.push(run(&shim, &format!("light-{number}"), &[], weighed(512)).await);
+    }
+    let heavy = run(&shim, "heavy", &[], weighed(1024)).await;
+    let mut before = Vec::new();
+    for container in light.iter().chain([&heavy]) {
+        before.push(cpu(&shim, container).await.1);
+    }
+    // Two thirds of a thread for the one, a third for each of the others.
+    let used = eventually("they have run for a while", || async {
+        let mut used = Vec::new();
+        for (container, before) in light.iter().chain([&heavy]).zip(&before) {
+            used.push(cpu(&shim, container).await.1 - before);
+        }
+        (used.iter().sum::<u64>() > 4_000_000_000).then_some(used)
+    })
+    .await;
+    let ratio = used[4] as f64 / (used[..4].iter().sum::<u64>() as f64 / 4.0);
+    assert!((1.5..2.7).contains(&ratio), "{ratio} in place of 2: {used:?}");
+    for container in light.iter().chain([&heavy]) {
+        shim.stop(container, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_quota_holds_and_can_be_changed_while_the_guest_runs() {
+    let shim = Shim::start().await;
+    let spin = run(&shim, "spin", &[], Guest { cpu_quota: 5_000, ..guest("spin") }).await;
+    let (began, at_first) = cpu(&shim, &spin).await;
+    let share = eventually("a while has passed", || async {
+        let (now, used) = cpu(&shim, &spin).await;
+        let passed = u64::try_from(now - began).expect("time goes on");
+        (passed > 5_000_000_000).then(|| (used - at_first) as f64 / passed as f64)
+    })
+    .await;
+    // The slice at the end may be on top of it, and on a busy machine slices are long.
+    assert!(share > 0.0 && share < 0.08, "{share} in place of 0.05");
+    let linux = Some(LinuxContainerResources { cpu_quota: -1, ..Default::default() });
+    let update = UpdateContainerResourcesRequest { container_id: spin.clone(), linux, ..Default::default() };
+    shim.runtime().update_container_resources(update).await.expect("it is changed");
+    let (changed, before) = cpu(&shim, &spin).await;
+    eventually("it runs freely", || async {
+        let (now, used) = cpu(&shim, &spin).await;
+        let passed = u64::try_from(now - changed).unwrap_or(0);
+        (passed > 300_000_000 && used - before > passed / 8).then_some(())
+    })
+    .await;
+    shim.stop(&spin, 0).await;
+}
+
+#[tokio::test]
+async fn what_a_pod_uses_is_told() {
+    let shim = Shim::start().await;
+    let pod = shim.run("hello", guest("hello:dev")).await;
+    assert_eq!(get(&pod.ip, "/").await.0, 200);
+    let request = PodSandboxStatsRequest { pod_sandbox_id: pod.sandbox.clone() };
+    let linux = eventually("the request is counted", || async {
+        let stats = shim.runtime().pod_sandbox_stats(request.clone()).await.expect("it runs").into_inner().stats;
+        let linux = stats.and_then(|stats| stats.linux).expect("it is on Linux");
+        let cores = linux.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores).map_or(0, |cores| cores.value);
+        (cores > 0).then_some(linux)
+    })
+    .await;
+    let eth0 = linux.network.and_then(|network| network.default_interface).expect("it has a network");
+    let (received, sent) = (eth0.rx_bytes.map_or(0, |bytes| bytes.value), eth0.tx_bytes.map_or(0, |bytes| bytes.value));
+    assert!(received > 30 && sent > 30, "{received} received, {sent} sent");
+    assert_eq!(linux.containers.len(), 1);
+    let disk = linux.containers[0].writable_layer.as_ref().expect("it may have files");
+    assert!(disk.fs_id.is_some());
+    let images = shim.images().image_fs_info(ImageFsInfoRequest {}).await.expect("images").into_inner();
+    assert!(images.image_filesystems[0].used_bytes.is_some_and(|bytes| bytes.value > 0));
+}
