@@ -139,9 +139,31 @@ pub(crate) struct NodeArgs {
     /// A CRI socket for pods that are no Wasm, such as unix:///run/containerd/containerd.sock
     #[arg(long, value_name = "SOCKET")]
     pub(crate) container_runtime_endpoint: Option<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageSourceArgs,
+    /// What compiled code of Wasm images may take on disk; what was used longest ago goes first
+    #[arg(long, value_name = "SIZE", default_value = "2Gi", value_parser = bytes)]
+    pub(crate) wasm_code_limit: u64,
+}
+
+/// Where Wasm images come from, and which are accepted.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImageSourceArgs {
     /// Registries that are spoken to without TLS (loopback ones always are)
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) insecure_registry: Vec<String>,
+    /// Mirrors, credentials and certificates of registries [default: /etc/coracle/registries.yaml if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) private_registry: Option<PathBuf>,
+    /// Asks no registry itself where a mirror is named for it
+    #[arg(long)]
+    pub(crate) disable_default_registry_endpoint: bool,
+    /// Whose signatures images need [default: /etc/coracle/policy.yaml if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image_policy: Option<PathBuf>,
+    /// The largest image layer that is pulled
+    #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = bytes)]
+    pub(crate) image_layer_limit: u64,
 }
 
 #[derive(Debug, Args)]
@@ -162,40 +184,110 @@ pub(crate) struct ImageArgs {
 pub(crate) enum ImageCommand {
     /// Takes a .wasm file or an image archive into this host's images
     Import {
+        /// A .wasm file, or a tar with an OCI layout or of `docker save` (gzip allowed)
         file: PathBuf,
-        /// The image's name [default: the file's name with the tag dev]
+        /// The image's name [default: what the archive says; of a .wasm file, its own with the tag dev]
         #[arg(long)]
         name: Option<String>,
     },
     /// Lists this host's images
     #[command(alias = "ls")]
-    List,
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Shows what images consist of, what they import and export, and whether they are compiled
+    Inspect {
+        /// Names or ids of images
+        #[arg(required = true, value_name = "IMAGE")]
+        names: Vec<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Removes images
     #[command(alias = "rm")]
     Remove {
-        #[arg(required = true)]
+        /// Names of images; an id removes all names of the image
+        #[arg(required = true, value_name = "IMAGE")]
         names: Vec<String>,
     },
-    /// Pushes an image to the registry in its name
-    Push {
+    /// Pulls an image from its registry or a mirror
+    Pull {
+        /// The image's name, such as ghcr.io/team/app:v1
         name: String,
         /// The registry's user and password
         #[arg(long, value_name = "USER:PASSWORD", env = "CORACLE_REGISTRY_AUTH", hide_env_values = true)]
         creds: Option<String>,
-        /// Speaks plain HTTP (loopback registries always do)
-        #[arg(long)]
-        plain_http: bool,
+        #[command(flatten)]
+        source: ImageSourceArgs,
     },
+    /// Pushes an image to the registry in its name
+    Push(PushArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The image's name
+    pub(crate) name: String,
+    /// Pushes it under this name instead
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) target: Option<String>,
+    /// The registry's user and password
+    #[arg(long, value_name = "USER:PASSWORD", env = "CORACLE_REGISTRY_AUTH", hide_env_values = true)]
+    pub(crate) creds: Option<String>,
+    /// Speaks plain HTTP (loopback registries always do)
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Signs the image as `cosign sign --key` does: a PKCS#8 PEM file, ECDSA P-256 or Ed25519, without a passphrase
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Adds compiled code, signed, for other machines of this architecture and version of coracle
+    #[arg(long, requires = "key")]
+    pub(crate) precompiled: bool,
+    #[command(flatten)]
+    pub(crate) source: ImageSourceArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OutputArgs {
+    /// How it is shown
+    #[arg(short = 'o', long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WasmShimArgs {
     #[arg(long)]
     pub(crate) data_dir: PathBuf,
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) insecure_registry: Vec<String>,
+    #[command(flatten)]
+    pub(crate) images: ImageSourceArgs,
+    #[arg(long, default_value = "2Gi", value_parser = bytes)]
+    pub(crate) wasm_code_limit: u64,
     #[arg(long)]
     pub(crate) debug: bool,
+}
+
+/// Bytes as Kubernetes writes them: `512Mi`, `2G`, `1048576`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match &text[digits..] {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return Err("it is a number of bytes, such as 512Mi or 2Gi".to_owned()),
+    };
+    let number: u64 = text[..digits].parse().map_err(|_| "it is a number of bytes, such as 512Mi or 2Gi")?;
+    number.checked_mul(unit).ok_or_else(|| "it is too large".to_owned())
 }
 
 impl ServerArgs {

@@ -1,13 +1,18 @@
 //! `coracle image`: this host's Wasm images, in the store that the Wasm runtime reads. No server is asked.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use coracle_shim_wasm::compile::{self, Interfaces, Reexec};
 use coracle_shim_wasm::front::FrontConfig;
-use coracle_shim_wasm::images::{Credentials, Image, ImageStore, Registries};
+use coracle_shim_wasm::images::{
+    ConfigFile, Credentials, DEFAULT_POLICY_FILE, DEFAULT_REGISTRIES_FILE, Image, ImageStore, PushExtras, Registries,
+    SigningKey,
+};
 
-use crate::cli::{ImageArgs, ImageCommand};
+use crate::cli::{ImageArgs, ImageCommand, ImageSourceArgs, Output, PushArgs};
+use crate::image_table::{self, Inspected};
 use crate::paths::Paths;
 
 /// The store that the Wasm runtime of this data directory reads.
@@ -23,54 +28,137 @@ pub(crate) fn import(store: &ImageStore, file: &Path, name: Option<&str>) -> any
     images.with_context(|| format!("cannot import {}", file.display()))
 }
 
+pub(crate) fn registries(args: ImageSourceArgs) -> Registries {
+    Registries {
+        insecure: args.insecure_registry,
+        file: ConfigFile::named_or(args.private_registry, DEFAULT_REGISTRIES_FILE),
+        policy: ConfigFile::named_or(args.image_policy, DEFAULT_POLICY_FILE),
+        disable_default_endpoint: args.disable_default_registry_endpoint,
+        max_layer_bytes: args.image_layer_limit,
+        ..Registries::default()
+    }
+}
+
 pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
-    let paths = Paths::open(args.common.data_dir.as_deref())?;
-    let store = store(&paths)?;
-    let mut out = std::io::stdout().lock();
-    match args.command {
+    let data_dir = args.common.data_dir.as_deref();
+    let text = match args.command {
         ImageCommand::Import { file, name } => {
-            for image in import(&store, &file, name.as_deref())? {
-                writeln!(out, "{} {} ({})", image.name, image.id, size(image.size_bytes))?;
-            }
+            let images = import(&store(&Paths::open(data_dir)?)?, &file, name.as_deref())?;
+            images.iter().map(|image| named("", image)).collect()
         }
-        ImageCommand::List => {
-            let mut images = store.list()?;
-            images.sort_by(|a, b| a.name.cmp(&b.name));
-            writeln!(out, "{:<60} {:<19} SIZE", "IMAGE", "ID")?;
-            for image in images {
-                let id = image.id.to_string();
-                writeln!(out, "{:<60} {:<19} {}", image.name, id.get(..19).unwrap_or(&id), size(image.size_bytes))?;
-            }
+        ImageCommand::List { output } => {
+            let images = existing(data_dir)?.map_or(Ok(Vec::new()), |(_, store)| store.list())?;
+            image_table::list(&images, output.output)?
         }
-        ImageCommand::Remove { names } => {
-            for name in names {
-                let removed = store.remove(&name)?;
-                if removed.is_empty() {
-                    bail!("no image {name:?} is here: `coracle image list` shows those that are");
-                }
-                for name in removed {
-                    writeln!(out, "removed {name}")?;
-                }
-            }
+        ImageCommand::Inspect { names, output } => inspect_all(data_dir, &names, output.output)?,
+        ImageCommand::Remove { names } => return remove(data_dir, &names),
+        ImageCommand::Pull { name, creds, source } => {
+            let store = store(&Paths::open(data_dir)?)?;
+            let engine = compile::portable_engine(compiler()).await.map_err(anyhow::Error::msg)?;
+            let image = store.pull(&name, &credentials(creds)?, &registries(source), Some(&engine)).await?;
+            named("pulled ", &image)
         }
-        ImageCommand::Push { name, creds, plain_http } => {
-            let credentials = match creds.as_deref().map(|c| c.split_once(':')) {
-                None => Credentials::Anonymous,
-                Some(Some((user, password))) => {
-                    Credentials::Password { user: user.to_owned(), password: password.to_owned() }
-                }
-                Some(None) => bail!("--creds is USER:PASSWORD"),
-            };
-            let insecure = if plain_http { vec![registry_of(&name)?] } else { Vec::new() };
-            let digest = store.push(&name, None, &credentials, &Registries { insecure }).await?;
-            writeln!(out, "pushed {name} {digest}")?;
+        ImageCommand::Push(args) => push(&store(&Paths::open(data_dir)?)?, args).await?,
+    };
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+fn named(done: &str, image: &Image) -> String {
+    format!("{done}{} {} ({})\n", image.name, image.id, size(image.size_bytes))
+}
+
+fn remove(data_dir: Option<&Path>, names: &[String]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for name in names {
+        let removed = existing(data_dir)?.map_or(Ok(Vec::new()), |(_, store)| store.remove(name))?;
+        if removed.is_empty() {
+            return Err(absent(name));
+        }
+        for name in removed {
+            writeln!(out, "removed {name}")?;
         }
     }
     Ok(())
 }
 
+async fn push(store: &ImageStore, args: PushArgs) -> anyhow::Result<String> {
+    let PushArgs { name, target, creds, plain_http, key, precompiled, source } = args;
+    let mut registries = registries(source);
+    if plain_http {
+        registries.insecure.push(registry_of(target.as_deref().unwrap_or(&name))?);
+    }
+    let key = key.as_deref().map(SigningKey::read).transpose().map_err(anyhow::Error::msg)?;
+    let mut extras = PushExtras { code: Vec::new(), key };
+    if precompiled {
+        let image = store.get(&name)?.ok_or_else(|| absent(&name))?;
+        extras.code = compile::precompile(store, &image, compiler()).await.map_err(anyhow::Error::msg)?;
+    }
+    let digest = store.push(&name, target.as_deref(), &credentials(creds)?, &registries, &extras).await?;
+    Ok(format!("pushed {} {digest}\n", target.unwrap_or(name)))
+}
+
+/// This program, as a compiler.
+fn compiler() -> Reexec {
+    Reexec { program: "/proc/self/exe".into(), args: vec!["wasm-compile".into()] }
+}
+
+fn credentials(creds: Option<String>) -> anyhow::Result<Credentials> {
+    match creds.as_deref().map(|creds| creds.split_once(':')) {
+        None => Ok(Credentials::Anonymous),
+        Some(Some((user, password))) => {
+            Ok(Credentials::Password { user: user.to_owned(), password: password.to_owned() })
+        }
+        Some(None) => bail!("--creds is USER:PASSWORD"),
+    }
+}
+
+/// The store, if there is one already: who only looks makes none.
+fn existing(data_dir: Option<&Path>) -> anyhow::Result<Option<(PathBuf, ImageStore)>> {
+    let Some(root) = Paths::if_there(data_dir)? else { return Ok(None) };
+    let dir = FrontConfig::image_dir(&root);
+    Ok(if dir.is_dir() { Some((root, ImageStore::open(dir)?)) } else { None })
+}
+
+fn absent(name: &str) -> anyhow::Error {
+    anyhow::anyhow!("no image {name:?} is here: `coracle image list` shows those that are")
+}
+
+fn inspect_all(data_dir: Option<&Path>, names: &[String], output: Output) -> anyhow::Result<String> {
+    let mut found = Vec::new();
+    for name in names {
+        let (root, store) = existing(data_dir)?.ok_or_else(|| absent(name))?;
+        found.push(inspect(&root, &store, name)?);
+    }
+    Ok(match output {
+        Output::Json => serde_json::to_string_pretty(&found)? + "\n",
+        Output::Table => found.iter().map(image_table::inspected).collect::<Vec<_>>().join("\n"),
+    })
+}
+
+fn inspect(root: &Path, store: &ImageStore, name: &str) -> anyhow::Result<Inspected> {
+    use std::io::Read as _;
+    let image = store.get(name)?.ok_or_else(|| absent(name))?;
+    let mut wasm = Vec::new();
+    store.open_wasm(&image)?.read_to_end(&mut wasm)?;
+    let interfaces: Result<Interfaces, String> = compile::interfaces(&wasm);
+    let names = store.list()?.into_iter().filter(|other| other.id == image.id).map(|other| other.name).collect();
+    Ok(Inspected {
+        names,
+        id: image.id.clone(),
+        repo_digest: image.repo_digest(),
+        size: image.size_bytes,
+        wasm: image.wasm.clone(),
+        wasm_size: image.wasm_bytes,
+        compiled: compile::is_compiled(&FrontConfig::code_dir(root), &image.wasm),
+        pinned: store.pinned()?.contains(&image.name),
+        manifest: store.describe(&image)?,
+        invalid: interfaces.as_ref().err().cloned(),
+        interfaces: interfaces.ok(),
+    })
+}
+
 fn registry_of(name: &str) -> anyhow::Result<String> {
-    Ok(coracle_shim_wasm::images::ImageName::parse(name)?.host().to_owned())
+    Ok(coracle_shim_wasm::images::ImageName::parse(name)?.registry().to_owned())
 }
 
 /// Bytes as people read them.
@@ -79,5 +167,55 @@ pub(crate) fn size(bytes: u64) -> String {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_looks_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none");
+        assert!(existing(Some(&missing)).unwrap().is_none());
+        let error = inspect_all(Some(&missing), &["a".to_owned()], Output::Table).unwrap_err().to_string();
+        assert!(error.contains("`coracle image list`"), "{error}");
+        assert!(existing(Some(dir.path())).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_image_is_shown_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hello.wasm");
+        std::fs::write(&file, include_bytes!("../../examples/hello/hello.wasm")).unwrap();
+        let store = ImageStore::open(FrontConfig::image_dir(dir.path())).unwrap();
+        import(&store, &file, None).unwrap();
+        store.tag("hello:dev", "localhost:5000/a/b:v1").unwrap();
+        let table = image_table::list(&store.list().unwrap(), Output::Table).unwrap();
+        let id = store.get("hello:dev").unwrap().unwrap().id;
+        let (id, whole) = (id.hex()[..13].to_owned(), id.to_string());
+        let expected = format!(
+            "IMAGE                     TAG   IMAGE ID        SIZE\n\
+             docker.io/library/hello   dev   {id}   96.7kB\n\
+             localhost:5000/a/b        v1    {id}   96.7kB\n"
+        );
+        assert_eq!(table, expected);
+        let shown = inspect_all(Some(dir.path()), &["hello:dev".to_owned()], Output::Table).unwrap();
+        for part in [
+            "Name:        docker.io/library/hello:dev\n             localhost:5000/a/b:v1\n",
+            &format!("Digest:      {whole}\n"),
+            "Kind:        http component, WASI 0.2",
+            "Compiled:    no\n",
+            "Layers:      application/wasm sha256:",
+            "wasi:http/incoming-handler@0.2",
+        ] {
+            assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+        }
+        let json = inspect_all(Some(dir.path()), &[whole], Output::Json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json[0]["manifest"]["layers"][0]["mediaType"], "application/wasm");
+        assert_eq!(json[0]["interfaces"]["kind"], "http component");
     }
 }

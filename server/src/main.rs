@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod control_plane;
 mod image;
+mod image_table;
 mod manifest;
 mod memory;
 mod node;

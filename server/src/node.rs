@@ -127,7 +127,7 @@ pub(crate) async fn start(
 }
 
 pub(crate) fn shim_config(args: &NodeArgs, paths: &Paths, debug: bool) -> ShimConfig {
-    ShimConfig { paths: paths.clone(), insecure_registries: args.insecure_registry.clone(), debug }
+    ShimConfig { paths: paths.clone(), images: args.images.clone(), wasm_code_limit: args.wasm_code_limit, debug }
 }
 
 /// The node's name: the given one, else the host's, as Kubernetes allows it.

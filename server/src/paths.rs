@@ -15,6 +15,15 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
+    /// The data directory if it is there; for commands that only look.
+    pub(crate) fn if_there(given: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+        let root = match given {
+            Some(path) => path.to_path_buf(),
+            None => default_data_dir()?,
+        };
+        Ok(root.is_dir().then_some(root))
+    }
+
     /// The given data directory, or the user's own; made if it is missing, and readable to its owner only.
     pub(crate) fn open(given: Option<&Path>) -> anyhow::Result<Paths> {
         let root = match given {

@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 
+use crate::cli::ImageSourceArgs;
 use crate::paths::Paths;
 
 /// How long a shim that was told to end may take before it is killed.
@@ -32,7 +33,8 @@ const LOG_BYTES: u64 = 4 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct ShimConfig {
     pub(crate) paths: Paths,
-    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) images: ImageSourceArgs,
+    pub(crate) wasm_code_limit: u64,
     pub(crate) debug: bool,
 }
 
@@ -99,9 +101,8 @@ async fn hand_over(pid: Pid) -> anyhow::Result<()> {
 
 fn arguments(config: &ShimConfig) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["wasm-shim".into(), "--data-dir".into(), config.paths.root().into()];
-    if !config.insecure_registries.is_empty() {
-        arguments.extend(["--insecure-registry".into(), config.insecure_registries.join(",").into()]);
-    }
+    arguments.extend(image_args(&config.images));
+    arguments.push(format!("--wasm-code-limit={}", config.wasm_code_limit).into());
     if config.debug {
         arguments.push("--debug".into());
     }
@@ -141,6 +142,31 @@ fn open_log(path: &Path) -> std::io::Result<File> {
         log.set_len(0)?;
     }
     Ok(log)
+}
+
+fn image_args(images: &ImageSourceArgs) -> Vec<OsString> {
+    let ImageSourceArgs {
+        insecure_registry,
+        private_registry,
+        disable_default_registry_endpoint,
+        image_policy,
+        image_layer_limit,
+    } = images;
+    let mut args = vec![OsString::from(format!("--image-layer-limit={image_layer_limit}"))];
+    if !insecure_registry.is_empty() {
+        args.push(format!("--insecure-registry={}", insecure_registry.join(",")).into());
+    }
+    for (flag, file) in [("--private-registry", private_registry), ("--image-policy", image_policy)] {
+        if let Some(file) = file {
+            // The shim outlives this program and its working directory.
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            args.extend([flag.into(), file.into_os_string()]);
+        }
+    }
+    if *disable_default_registry_endpoint {
+        args.push("--disable-default-registry-endpoint".into());
+    }
+    args
 }
 
 /// Waits until a process ends, whoever its parent is.

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use coracle_shim_wasm::compile::{self, Reexec};
 use coracle_shim_wasm::front::{self, FrontConfig};
-use coracle_shim_wasm::images::Registries;
 use coracle_shim_wasm::worker;
 
 use crate::cli::WasmShimArgs;
@@ -18,7 +17,8 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
     let again = |command: &str| Reexec { program: "/proc/self/exe".into(), args: vec![OsString::from(command)] };
     let mut config = FrontConfig::under(paths.root(), again("wasm-worker"), again("wasm-compile"));
     config.socket = paths.wasm_socket();
-    config.registries = Registries { insecure: args.insecure_registry };
+    config.registries = crate::image::registries(args.images);
+    config.code_bytes = args.wasm_code_limit;
     front::run(config)?;
     Ok(())
 }

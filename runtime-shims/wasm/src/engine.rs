@@ -63,6 +63,13 @@ impl Profile {
         Engine::new(&self.config())
     }
 
+    /// For code that goes to other machines: it uses nothing of this processor that not all of its kind have.
+    pub(crate) fn compiling_portable(self) -> wasmtime::Result<Engine> {
+        let mut config = self.config();
+        config.target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?;
+        Engine::new(&config)
+    }
+
     /// For guests that run long: each instance maps what it needs.
     pub(crate) fn commands(self) -> wasmtime::Result<Engine> {
         let mut config = self.config();

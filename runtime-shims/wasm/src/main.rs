@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use coracle_shim_wasm::compile::{self, Reexec};
 use coracle_shim_wasm::front::{self, FrontConfig};
+use coracle_shim_wasm::images::ConfigFile;
 use coracle_shim_wasm::worker;
 
 const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
        [--compile-memory-mib N] [--build-id NAME] [--idle-worker-seconds N] [--guest-threads N]
+       [--private-registry registries.yaml] [--image-policy policy.yaml] [--code-limit-bytes N]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -22,11 +24,13 @@ fn main() -> ExitCode {
         ["worker", _which] => worker::run_on_stdin(),
         ["compile", task] => compile::run(task),
         ["front", data_dir, options @ ..] => serve(Path::new(data_dir), options),
-        _ => {
-            tracing::error!("{USAGE}");
-            ExitCode::from(2)
-        }
+        _ => misused(),
     }
+}
+
+fn misused() -> ExitCode {
+    tracing::error!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
@@ -48,10 +52,13 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             ("--guest-threads", Some(text)) if number(text).is_some() => {
                 config.guest_threads = number(text).and_then(|number| usize::try_from(number).ok());
             }
-            (_, _) => {
-                tracing::error!("{USAGE}");
-                return ExitCode::from(2);
-            }
+            ("--private-registry", Some(file)) => config.registries.file = ConfigFile::at(*file),
+            ("--image-policy", Some(file)) => config.registries.policy = ConfigFile::at(*file),
+            ("--code-limit-bytes", Some(text)) => match number(text) {
+                Some(limit) => config.code_bytes = limit,
+                None => return misused(),
+            },
+            (_, _) => return misused(),
         }
     }
     match front::run(config) {

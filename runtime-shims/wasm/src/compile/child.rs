@@ -6,11 +6,11 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use sha2::{Digest, Sha256};
+use wasmtime::Engine;
 
 use super::{Answer, Task, TaskLimits, kind};
 use crate::clock::hex;
 use crate::confine::{self, Calls, Limits};
-use crate::engine::Profile;
 
 /// Entry of the compiler process. `task` is the argument the front gave it.
 pub fn run(task: &str) -> ExitCode {
@@ -36,19 +36,24 @@ pub fn run(task: &str) -> ExitCode {
 fn work(task: &str) -> io::Result<Answer> {
     let task: Task = serde_json::from_str(task)?;
     match task.limits {
-        None => Ok(Answer::Settings(settings(task.profile)?)),
-        Some(limits) => compile(task.profile, limits),
+        None => Ok(Answer::Settings(settings(&task)?)),
+        Some(limits) => compile(&task, limits),
     }
 }
 
-fn settings(profile: Profile) -> io::Result<String> {
-    let engine = profile.compiling().map_err(io::Error::other)?;
+fn engine(task: &Task) -> io::Result<Engine> {
+    let engine = if task.portable { task.profile.compiling_portable() } else { task.profile.compiling() };
+    engine.map_err(io::Error::other)
+}
+
+fn settings(task: &Task) -> io::Result<String> {
+    let engine = engine(task)?;
     let mut hasher = Stable(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     Ok(hex(&hasher.0.finalize()[..16]))
 }
 
-fn compile(profile: Profile, limits: TaskLimits) -> io::Result<Answer> {
+fn compile(task: &Task, limits: TaskLimits) -> io::Result<Answer> {
     give_up_rights(limits)?;
     let mut wasm = Vec::new();
     io::stdin().read_to_end(&mut wasm)?;
@@ -56,7 +61,7 @@ fn compile(profile: Profile, limits: TaskLimits) -> io::Result<Answer> {
         Ok(kind) => kind,
         Err(why) => return Ok(Answer::Refused(why)),
     };
-    let engine = profile.compiling().map_err(io::Error::other)?;
+    let engine = engine(task)?;
     let code = if kind.is_component() { engine.precompile_component(&wasm) } else { engine.precompile_module(&wasm) };
     let code = match code {
         Ok(code) => code,

@@ -9,12 +9,15 @@
 //! Loading machine code is running it, so only the compiler process and the front write here. This module knows images
 //! by digest only, and nothing of containers.
 
+mod cache;
 mod child;
+mod interfaces;
 mod kind;
 #[cfg(test)]
 mod tests;
+mod travelled;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -31,11 +34,14 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::task::TaskTracker;
 
+pub use cache::is_compiled;
 pub use child::run;
+pub use interfaces::{Interfaces, interfaces};
 pub(crate) use kind::GuestKind;
+pub use travelled::{portable_engine, precompile};
 
 use crate::engine::Profile;
-use crate::images::{Digest, Image, ImageStore};
+use crate::images::{ConfigFile, Digest, Image, ImageStore};
 
 /// How to start this file again as another kind of process.
 #[derive(Debug, Clone)]
@@ -84,6 +90,9 @@ impl CompileError {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Task {
     profile: Profile,
+    /// For other processors of the same kind, too.
+    #[serde(default)]
+    portable: bool,
     /// Without it, only the settings' hash is asked for.
     limits: Option<TaskLimits>,
 }
@@ -129,6 +138,12 @@ struct Inner {
     reexec: Reexec,
     profile: Profile,
     limits: TaskLimits,
+    /// All machine code together; what was used longest ago goes first.
+    max_bytes: u64,
+    /// Whose machine code is believed.
+    policy: ConfigFile,
+    /// The settings under which machine code travels.
+    portable: OnceCell<String>,
     /// Names the directory below `code`. Asked of the compiler process, because working it out needs the compiler.
     settings: OnceCell<String>,
     running: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Outcome>>>>,
@@ -139,13 +154,23 @@ struct Inner {
 }
 
 impl Compiler {
-    pub(crate) fn new(code: PathBuf, reexec: Reexec, profile: Profile, limits: TaskLimits) -> io::Result<Compiler> {
+    pub(crate) fn new(
+        code: PathBuf,
+        reexec: Reexec,
+        profile: Profile,
+        limits: TaskLimits,
+        max_bytes: u64,
+        policy: ConfigFile,
+    ) -> io::Result<Compiler> {
         fs::create_dir_all(&code)?;
         Ok(Compiler(Arc::new(Inner {
             code,
             reexec,
             profile,
             limits,
+            max_bytes,
+            policy,
+            portable: OnceCell::new(),
             settings: OnceCell::new(),
             running: Mutex::default(),
             refused: Mutex::default(),
@@ -186,36 +211,13 @@ impl Compiler {
         };
         outcome.await
     }
-
-    /// Removes the code of files that no image needs.
-    pub(crate) fn retain(&self, needed: &HashSet<Digest>) {
-        self.0.refused.lock().retain(|digest, _| needed.contains(digest));
-        let Some(settings) = self.0.settings.get() else { return };
-        let Ok(entries) = fs::read_dir(self.0.code.join(settings)) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            // Another image may be being compiled at this moment.
-            if !stem.starts_with(NEW)
-                && !needed.iter().any(|digest| digest.hex() == stem)
-                && let Err(error) = fs::remove_file(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove machine code");
-            }
-        }
-    }
 }
 
 impl Inner {
     async fn settings(&self) -> Result<&str, CompileError> {
         self.settings
             .get_or_try_init(|| async {
-                let task = Task { profile: self.profile, limits: None };
-                let ended = self.child(&task, Stdio::null(), Stdio::null()).await?;
-                let settings = match ended.answer {
-                    Some(Answer::Settings(settings)) => settings,
-                    Some(Answer::Compiled(_) | Answer::Refused(_)) | None => return Err(ended.unexplained()),
-                };
+                let settings = self.ask_settings(false).await?;
                 self.keep_only(&settings);
                 let dir = self.code.join(&settings);
                 fs::create_dir_all(&dir).map_err(|error| CompileError::io("making the code directory", &error))?;
@@ -224,6 +226,15 @@ impl Inner {
             })
             .await
             .map(String::as_str)
+    }
+
+    async fn ask_settings(&self, portable: bool) -> Result<String, CompileError> {
+        let task = Task { profile: self.profile, portable, limits: None };
+        let ended = self.child(&task, Stdio::null(), Stdio::null()).await?;
+        match ended.answer {
+            Some(Answer::Settings(settings)) => Ok(settings),
+            Some(Answer::Compiled(_) | Answer::Refused(_)) | None => Err(ended.unexplained()),
+        }
     }
 
     /// Code of another version or processor is never used again.
@@ -243,14 +254,24 @@ impl Inner {
         let record: Record = serde_json::from_slice(&record).ok()?;
         let bytes = fs::metadata(self.code.join(&path)).ok()?.len();
         // A file cut short by a power loss must not be run.
-        (bytes == record.bytes).then_some(Compiled { kind: record.kind, path })
+        if bytes != record.bytes {
+            return None;
+        }
+        cache::touch(&self.code.join(settings), wasm);
+        Some(Compiled { kind: record.kind, path })
     }
 
     async fn work(self: Arc<Inner>, settings: String, store: ImageStore, image: Image) -> Outcome {
-        let outcome = match self.turn.acquire().await {
-            Ok(_turn) => self.compile(&settings, &store, &image).await,
-            Err(closed) => Err(CompileError::Failed(closed.to_string())),
+        let outcome = match self.travelled(&settings, &store, &image).await {
+            Some(compiled) => Ok(compiled),
+            None => match self.turn.acquire().await {
+                Ok(_turn) => self.compile(&settings, &store, &image).await,
+                Err(closed) => Err(CompileError::Failed(closed.to_string())),
+            },
         };
+        if outcome.is_ok() {
+            self.trim(&settings, &image.wasm);
+        }
         if let Err(error) = &outcome
             && error.is_final()
         {
@@ -267,7 +288,7 @@ impl Inner {
         let output =
             tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed("making a file for machine code"))?;
         let handle = output.as_file().try_clone().map_err(failed("making a file for machine code"))?;
-        let task = Task { profile: self.profile, limits: Some(self.limits) };
+        let task = Task { profile: self.profile, portable: false, limits: Some(self.limits) };
         let ended = self.child(&task, Stdio::from(wasm), Stdio::from(handle)).await?;
         let kind = match ended.answer {
             Some(Answer::Compiled(kind)) => kind,
@@ -275,16 +296,21 @@ impl Inner {
             Some(Answer::Settings(_)) => return Err(ended.unexplained()),
             None => return Err(ended.limit(&image.name, self.limits)),
         };
+        self.keep(settings, image, kind, output)
+    }
+
+    /// Gives machine code its name, and then its record.
+    fn keep(&self, settings: &str, image: &Image, kind: GuestKind, code: tempfile::NamedTempFile) -> Outcome {
+        let dir = self.code.join(settings);
+        let failed = |error: io::Error| CompileError::io("keeping machine code", &error);
         let path = Path::new(settings).join(format!("{}.cwasm", image.wasm.hex()));
-        publish(output, &self.code.join(&path)).map_err(failed("keeping machine code"))?;
-        let bytes = fs::metadata(self.code.join(&path)).map_err(failed("keeping machine code"))?.len();
+        publish(code, &self.code.join(&path)).map_err(failed)?;
+        let bytes = fs::metadata(self.code.join(&path)).map_err(failed)?.len();
         let record =
             serde_json::to_vec(&Record { kind, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
-        let record_file =
-            tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed("keeping machine code"))?;
-        fs::write(record_file.path(), record).map_err(failed("keeping machine code"))?;
-        publish(record_file, &dir.join(format!("{}.json", image.wasm.hex())))
-            .map_err(failed("keeping machine code"))?;
+        let record_file = tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed)?;
+        fs::write(record_file.path(), record).map_err(failed)?;
+        publish(record_file, &dir.join(format!("{}.json", image.wasm.hex()))).map_err(failed)?;
         tracing::info!(image = image.name, ?kind, bytes, "compiled");
         Ok(Compiled { kind, path })
     }

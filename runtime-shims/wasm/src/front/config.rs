@@ -29,6 +29,8 @@ pub struct FrontConfig {
     /// How to start this program as a compiler; the task is appended as one more argument.
     pub compiler: Reexec,
     pub registries: Registries,
+    /// Machine code of images may take this much; what was used longest ago goes first.
+    pub code_bytes: u64,
     /// Known before anybody calls UpdateRuntimeConfig; what was said last is remembered and wins.
     pub pod_cidr: Option<Ipv4Net>,
     /// For containers without a memory limit. Half of the machine's memory if it is not given: one guest must not be
@@ -43,6 +45,9 @@ pub struct FrontConfig {
     pub ids: Ids,
 }
 
+/// What machine code may take where nobody says otherwise.
+pub const DEFAULT_CODE_BYTES: u64 = 2 << 30;
+
 impl FrontConfig {
     /// The usual places below `data_dir`: `wasm/` for the shim, `images/` for archives, `wasm.sock` for CRI.
     pub fn under(data_dir: &Path, worker: Reexec, compiler: Reexec) -> FrontConfig {
@@ -55,6 +60,7 @@ impl FrontConfig {
             idle_worker: Duration::from_secs(300),
             compiler,
             registries: Registries::default(),
+            code_bytes: DEFAULT_CODE_BYTES,
             pod_cidr: None,
             default_memory_bytes: None,
             guest_threads: None,
@@ -63,6 +69,11 @@ impl FrontConfig {
             clock: Clock::system(),
             ids: Ids::random(),
         }
+    }
+
+    /// Where machine code lies in a front set up by [`FrontConfig::under`].
+    pub fn code_dir(data_dir: &Path) -> PathBuf {
+        data_dir.join("wasm").join("code")
     }
 
     /// Where the image store of a front set up by [`FrontConfig::under`] lies; for commands that work on images.

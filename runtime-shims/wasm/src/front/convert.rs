@@ -1,6 +1,6 @@
 //! From what is kept here to CRI's messages. No I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use coracle_cri::Status;
 use coracle_cri::v1::{
@@ -114,7 +114,7 @@ pub(super) fn title(sandbox: &SandboxRecord, record: &ContainerRecord) -> String
 }
 
 /// Images of one id are one image with several names.
-pub(super) fn images(all: &[Image]) -> Vec<v1::Image> {
+pub(super) fn images(all: &[Image], pinned: &HashSet<String>) -> Vec<v1::Image> {
     let mut by_id: BTreeMap<&str, v1::Image> = BTreeMap::new();
     for image in all {
         let entry = by_id.entry(image.id.hex()).or_insert_with(|| v1::Image {
@@ -123,6 +123,7 @@ pub(super) fn images(all: &[Image]) -> Vec<v1::Image> {
             spec: Some(ImageSpec { image: image.id.to_string(), ..ImageSpec::default() }),
             ..v1::Image::default()
         });
+        entry.pinned |= pinned.contains(&image.name);
         // `repository@digest` is no tag.
         if ImageName::parse(&image.name).is_ok_and(|name| name.digest().is_none()) {
             entry.repo_tags.push(image.name.clone());
@@ -144,7 +145,10 @@ pub(super) fn image_failed(error: ImageError) -> Status {
         ImageError::TooLarge { .. } => Status::resource_exhausted(text),
         ImageError::Unknown { .. } | ImageError::NotFound { .. } => Status::not_found(text),
         ImageError::Unauthorized { .. } => Status::permission_denied(text),
-        ImageError::Registry { .. } => Status::unavailable(text),
+        // These two prefixes are how a kubelet knows the fault, and the code without a name keeps them at the beginning.
+        ImageError::Registry { .. } => Status::unknown(format!("RegistryUnavailable: {text}")),
+        ImageError::Untrusted { .. } => Status::unknown(format!("SignatureValidationFailed: {text}")),
+        ImageError::Settings { .. } => Status::failed_precondition(text),
         ImageError::Io { .. } => Status::internal(text),
     }
 }

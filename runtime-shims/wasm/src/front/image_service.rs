@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use coracle_cri::v1::image_service_server::ImageService;
 use coracle_cri::v1::*;
 use coracle_cri::{Code, Request, Response, Status};
@@ -23,7 +21,7 @@ impl ImageService for Front {
             let found = self.0.images.get(&wanted).map_err(convert::image_failed)?;
             all.retain(|image| found.as_ref().is_some_and(|found| found.id == image.id));
         }
-        Ok(Response::new(ListImagesResponse { images: convert::images(&all) }))
+        Ok(Response::new(ListImagesResponse { images: convert::images(&all, &self.pinned()?) }))
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
@@ -48,7 +46,9 @@ impl ImageService for Front {
         let name = image.unwrap_or_default().image;
         let credentials = credentials(auth)?;
         let registries = &self.0.config.registries;
-        let image = self.0.images.pull(&name, &credentials, registries).await.map_err(convert::image_failed)?;
+        let engine = self.0.compiler.portable().await.ok();
+        let pulled = self.0.images.pull(&name, &credentials, registries, engine).await;
+        let image = pulled.map_err(convert::image_failed)?;
         // Now, not at the first start: and a file that cannot be run is the image's fault. It does not stay, so that a
         // repaired one of the same name is pulled.
         let compiled = self.0.compiled(&image).await;
@@ -73,11 +73,12 @@ impl ImageService for Front {
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Answer<ImageFsInfoResponse> {
         let used = self.0.images.usage().map_err(convert::image_failed)?;
         let mountpoint = self.0.images.dir().to_string_lossy().into_owned();
+        let code = self.0.compiler.usage();
         let usage = FilesystemUsage {
             timestamp: self.0.config.clock.now(),
             fs_id: Some(FilesystemIdentifier { mountpoint }),
-            used_bytes: Some(UInt64Value { value: used.bytes }),
-            inodes_used: Some(UInt64Value { value: used.inodes }),
+            used_bytes: Some(UInt64Value { value: used.bytes + code.bytes }),
+            inodes_used: Some(UInt64Value { value: used.inodes + code.inodes }),
         };
         Ok(Response::new(ImageFsInfoResponse { image_filesystems: vec![usage], container_filesystems: Vec::new() }))
     }
@@ -105,13 +106,17 @@ impl Front {
         Ok(())
     }
 
+    fn pinned(&self) -> Result<HashSet<String>, Status> {
+        self.0.images.pinned().map_err(convert::image_failed)
+    }
+
     fn with_all_names(&self, found: &images::Image) -> Result<Option<Image>, Status> {
         let mut all = self.0.images.list().map_err(convert::image_failed)?;
         all.retain(|image| image.id == found.id);
-        Ok(convert::images(&all).pop())
+        Ok(convert::images(&all, &self.pinned()?).pop())
     }
 
-    fn forget_unused_code(&self) -> Result<(), Status> {
+    pub(super) fn forget_unused_code(&self) -> Result<(), Status> {
         let needed: HashSet<images::Digest> = self
             .0
             .images
@@ -127,22 +132,19 @@ impl Front {
 
 fn credentials(auth: Option<AuthConfig>) -> Result<Credentials, Status> {
     let Some(auth) = auth else { return Ok(Credentials::Anonymous) };
-    if !auth.registry_token.is_empty() {
-        return Ok(Credentials::Token(auth.registry_token));
-    }
-    if !auth.username.is_empty() {
-        return Ok(Credentials::Password { user: auth.username, password: auth.password });
-    }
-    if !auth.auth.is_empty() {
-        let decoded = STANDARD.decode(&auth.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let (user, password) = decoded
-            .as_deref()
-            .and_then(|text| text.split_once(':'))
-            .ok_or_else(|| Status::invalid_argument("auth: is not the base64 of USER:PASSWORD"))?;
-        return Ok(Credentials::Password {
-            user: user.to_owned(),
-            password: password.trim_end_matches('\0').to_owned(),
-        });
-    }
-    Ok(Credentials::Anonymous)
+    let credentials = if !auth.registry_token.is_empty() {
+        Credentials::Token(auth.registry_token)
+    } else if !auth.identity_token.is_empty() {
+        Credentials::IdentityToken(auth.identity_token)
+    } else if !auth.username.is_empty() {
+        Credentials::Password { user: auth.username, password: auth.password }
+    } else if !auth.auth.is_empty() {
+        Credentials::from_basic(&auth.auth).map_err(Status::invalid_argument)?
+    } else {
+        return Ok(Credentials::Anonymous);
+    };
+    Ok(match auth.server_address {
+        host if host.is_empty() => credentials,
+        host => Credentials::For { host, credentials: Box::new(credentials) },
+    })
 }

@@ -40,5 +40,5 @@ mod upgrade;
 mod usage;
 mod workers;
 
-pub use config::FrontConfig;
+pub use config::{DEFAULT_CODE_BYTES, FrontConfig};
 pub use run::{FrontError, end_left_behind, run};

@@ -75,7 +75,9 @@ impl Pods {
             memory_bytes: config.compile_memory_bytes.unwrap_or_else(|| memory_bytes().clamp(1 << 30, 4 << 30)),
             cpu_seconds: config.compile_seconds.unwrap_or(TaskLimits::default().cpu_seconds),
         };
-        let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, limits).map_err(io(&code))?;
+        let policy = config.registries.policy.clone();
+        let compiler = Compiler::new(code.clone(), config.compiler.clone(), profile, limits, config.code_bytes, policy)
+            .map_err(io(&code))?;
         let dir = config.root.join("state");
         let records = Records::open(&dir).map_err(io(&dir))?;
         let workers = config.root.join("workers");

@@ -107,6 +107,10 @@ impl Front {
             if let Err(error) = front.import_archives().await {
                 tracing::error!(%error, "archives cannot be imported");
             }
+            // Images may have been removed while no front ran.
+            if let Err(error) = front.forget_unused_code() {
+                tracing::error!(%error, "machine code cannot be collected");
+            }
         });
         self.0.tasks.spawn(self.0.clone().end_idle_workers());
         let pods = self.0.clone();

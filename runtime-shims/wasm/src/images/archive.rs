@@ -3,7 +3,7 @@
 //! Archives are hostile input. Files get the names of their digests, never their own; documents and content are
 //! bounded; links and devices are passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -86,6 +86,20 @@ pub(super) fn import_dir(store: &ImageStore, dir: &Path) -> Result<Vec<Imported>
         outcomes.push(Imported { file: file.path, outcome });
     }
     Ok(outcomes)
+}
+
+/// The names of archives that still lie where they were found.
+pub(super) fn pinned(store: &ImageStore) -> Result<HashSet<String>, ImageError> {
+    let dir = store.root.join("archives");
+    let mut names = HashSet::new();
+    for entry in fs::read_dir(&dir).map_err(|source| ImageError::io("read", &dir, source))? {
+        let path = entry.map_err(|source| ImageError::io("read", &dir, source))?.path();
+        let seen: Option<Seen> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(seen) = seen.filter(|seen| seen.path.exists()) {
+            names.extend(seen.names);
+        }
+    }
+    Ok(names)
 }
 
 /// A `.wasm` file becomes the CNCF artifact that `oras` or `wkg` would make of it, so that it can be pushed.

@@ -4,20 +4,24 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{Digest, ImageError, Usage};
+use crate::clock::UnixNanos;
 
 #[derive(Debug, Clone)]
 pub(super) struct Blobs {
     dir: PathBuf,
     tmp: PathBuf,
+    /// Downloads that broke off, by the digest they are to have.
+    partial: PathBuf,
     lock: PathBuf,
 }
+
+/// How long a download that broke off is kept for somebody to go on with.
+const PARTIAL_KEPT_NS: i128 = 24 * 3600 * 1_000_000_000;
 
 /// Held while content without a name is in the store.
 pub(super) struct Adding {
@@ -26,8 +30,13 @@ pub(super) struct Adding {
 
 impl Blobs {
     pub(super) fn open(root: &Path) -> Result<Blobs, ImageError> {
-        let blobs = Blobs { dir: root.join("blobs/sha256"), tmp: root.join("tmp"), lock: root.join("lock") };
-        for dir in [&blobs.dir, &blobs.tmp] {
+        let blobs = Blobs {
+            dir: root.join("blobs/sha256"),
+            tmp: root.join("tmp"),
+            partial: root.join("partial"),
+            lock: root.join("lock"),
+        };
+        for dir in [&blobs.dir, &blobs.tmp, &blobs.partial] {
             fs::create_dir_all(dir).map_err(|source| ImageError::io("make", dir, source))?;
         }
         Ok(blobs)
@@ -35,6 +44,34 @@ impl Blobs {
 
     pub(super) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.hex())
+    }
+
+    pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
+        self.partial.join(digest.hex())
+    }
+
+    /// Gives a downloaded file, whose digest was verified, its name.
+    pub(super) fn adopt(&self, file: &File, path: &Path, digest: &Digest) -> Result<(), ImageError> {
+        file.sync_all().map_err(|source| ImageError::io("sync", path, source))?;
+        set_mode(path, 0o644)?;
+        fs::rename(path, self.path(digest)).map_err(|source| ImageError::io("rename", path, source))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Removes downloads that nobody went on with.
+    pub(super) fn expire_partials(&self, now: UnixNanos) -> Result<(), ImageError> {
+        use std::os::unix::fs::MetadataExt;
+        for entry in fs::read_dir(&self.partial).map_err(|source| ImageError::io("read", &self.partial, source))? {
+            let path = entry.map_err(|source| ImageError::io("read", &self.partial, source))?.path();
+            let Ok(file) = File::open(&path) else { continue };
+            let meta = file.metadata().map_err(|source| ImageError::io("read", &path, source))?;
+            let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+            // One that is being written is locked.
+            if i128::from(now) - modified_ns > PARTIAL_KEPT_NS && file.try_lock().is_ok() {
+                fs::remove_file(&path).map_err(|source| ImageError::io("remove", path, source))?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn has(&self, digest: &Digest) -> bool {
@@ -145,11 +182,13 @@ impl Blobs {
 
     pub(super) fn usage(&self) -> Result<Usage, ImageError> {
         let mut usage = Usage::default();
-        for entry in fs::read_dir(&self.dir).map_err(|source| ImageError::io("read", &self.dir, source))? {
-            // A blob may be collected while it is counted.
-            if let Ok(meta) = entry.and_then(|entry| entry.metadata()) {
-                usage.bytes += meta.len();
-                usage.inodes += 1;
+        for dir in [&self.dir, &self.partial] {
+            for entry in fs::read_dir(dir).map_err(|source| ImageError::io("read", dir, source))? {
+                // A blob may be collected while it is counted.
+                if let Ok(meta) = entry.and_then(|entry| entry.metadata()) {
+                    usage.bytes += meta.len();
+                    usage.inodes += 1;
+                }
             }
         }
         Ok(usage)
@@ -194,21 +233,6 @@ impl Write for BlobWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-/// Chunks from the network are small and go to the page cache, so the write is not worth a thread.
-impl tokio::io::AsyncWrite for BlobWriter {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.get_mut().write(buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.get_mut().flush())
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
     }
 }
 

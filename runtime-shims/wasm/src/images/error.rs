@@ -28,6 +28,14 @@ pub enum ImageError {
     #[error("failed to {verb} image {name:?}: {why}")]
     Registry { verb: &'static str, name: String, why: String },
 
+    /// What the user says about registries or signatures makes no sense, so nothing is fetched.
+    #[error("failed to reach the registry of image {name:?}: {why}")]
+    Settings { name: String, why: String },
+
+    /// The policy does not accept it.
+    #[error("image {name:?} is refused by the signature policy: {why}")]
+    Untrusted { name: String, why: String },
+
     /// It is an image, but not of this kind.
     #[error("{name:?} is not a WebAssembly image: {why}")]
     NotWasm { name: String, why: String },

@@ -7,6 +7,7 @@
 //! blobs/sha256/<hex>    content, verified before it got its name; never changes
 //! refs/<hex>.json       one image name; <hex> is the SHA-256 of the name
 //! archives/<hex>.json   an archive that was taken in already, by its path, size and time
+//! partial/<hex>         a download that is not whole yet; locked while somebody fetches, kept a day for the next who does
 //! tmp/                  what is being written; emptied when nobody writes
 //! lock                  shared while content is added, exclusive while content without a name is collected
 //! ```
@@ -16,27 +17,35 @@
 
 mod archive;
 mod blobs;
+mod describe;
+mod download;
 mod error;
 mod layout;
 mod manifest;
 mod name;
 mod pull;
 mod push;
+mod registry;
 mod rootfs;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use describe::{Description, Layer};
 pub use error::ImageError;
 pub use name::{Digest, ImageName};
-pub use pull::{Credentials, Registries};
+pub use push::{MachineCode, PushExtras};
+pub use registry::{ConfigFile, Credentials, DEFAULT_REGISTRIES_FILE, Registries, Timing};
+pub use trust::{DEFAULT_POLICY_FILE, SigningKey};
 
 use crate::clock::{Clock, UnixNanos};
 use blobs::Blobs;
+use download::Downloads;
 
 /// An image as it lies in the store, under one of its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +101,7 @@ pub struct Imported {
 pub struct ImageStore {
     root: PathBuf,
     blobs: Blobs,
+    downloads: Downloads,
     clock: Clock,
 }
 
@@ -108,7 +118,7 @@ impl ImageStore {
             std::fs::create_dir_all(&path).map_err(|source| ImageError::io("make", path, source))?;
         }
         let blobs = Blobs::open(&root)?;
-        let store = ImageStore { root, blobs, clock };
+        let store = ImageStore { root, blobs, downloads: Downloads::default(), clock };
         store.blobs.empty_tmp_if_unused()?;
         Ok(store)
     }
@@ -193,17 +203,19 @@ impl ImageStore {
         Ok(doomed)
     }
 
-    /// Pulls `name` from its registry, verifying every digest, and gives it its name in the store.
+    /// Pulls `name` from its registry or a mirror of it, verifying every digest and the signatures that the policy wants,
+    /// and gives it its name in the store. Machine code in the image is fetched if it is for `engine` and trusted.
     pub async fn pull(
         &self,
         name: &str,
         credentials: &Credentials,
         registries: &Registries,
+        engine: Option<&str>,
     ) -> Result<Image, ImageError> {
         let name = ImageName::parse(name)?;
         let outcome = {
             let _adding = self.blobs.adding()?;
-            pull::pull(self, &name, credentials, registries).await
+            pull::pull(self, &name, credentials, registries, engine).await
         };
         // What came of a pull that failed, or lay under the name before, has no name.
         self.collect()?;
@@ -217,10 +229,55 @@ impl ImageStore {
         target: Option<&str>,
         credentials: &Credentials,
         registries: &Registries,
+        extras: &PushExtras,
     ) -> Result<Digest, ImageError> {
         let image = self.get(name)?.ok_or_else(|| ImageError::Unknown { name: name.to_owned() })?;
         let target = ImageName::parse(target.unwrap_or(&image.name))?;
-        push::push(self, &image, &target, credentials, registries).await
+        let outcome = {
+            let _adding = self.blobs.adding()?;
+            push::push(self, &image, &target, credentials, registries, extras).await
+        };
+        // Signatures and machine code are the registry's now.
+        self.collect()?;
+        outcome
+    }
+
+    /// Machine code for `engine` that came with the image and that a key of the policy has signed, open for reading, and
+    /// what kind of guest it is.
+    pub(crate) fn machine_code(
+        &self,
+        image: &Image,
+        engine: &str,
+        policy: &ConfigFile,
+    ) -> Result<Option<(File, String)>, ImageError> {
+        let text = self.blobs.read(&image.id, manifest::MAX_DOCUMENT_BYTES)?;
+        let manifest = manifest::single(&image.name, &text)?;
+        if trust::precompiled::layers(&manifest).next().is_none() {
+            return Ok(None);
+        }
+        let policy =
+            trust::Policy::read(policy).map_err(|why| ImageError::Untrusted { name: image.name.clone(), why })?;
+        let chosen = trust::precompiled::choose(&image.name, &manifest, &image.wasm, engine, &policy);
+        let Some(code) = chosen.filter(|code| self.blobs.has(&code.layer.digest)) else { return Ok(None) };
+        let path = self.blobs.path(&code.layer.digest);
+        File::open(&path).map(|file| Some((file, code.kind))).map_err(|source| ImageError::io("open", path, source))
+    }
+
+    /// Has the image machine code in it, for whatever processor?
+    pub(crate) fn has_machine_code(&self, image: &Image) -> bool {
+        self.blobs
+            .read(&image.id, manifest::MAX_DOCUMENT_BYTES)
+            .and_then(|text| manifest::single(&image.name, &text))
+            .is_ok_and(|manifest| trust::precompiled::layers(&manifest).next().is_some())
+    }
+
+    /// Names that come from archives which still lie in their directory: removing them would only bring them back.
+    pub fn pinned(&self) -> Result<std::collections::HashSet<String>, ImageError> {
+        archive::pinned(self)
+    }
+
+    fn put_blob(&self, what: &str, content: &[u8]) -> Result<Digest, ImageError> {
+        self.blobs.put(what, content)
     }
 
     /// Gives an image that is there another name.
@@ -244,6 +301,7 @@ impl ImageStore {
     /// Removes blobs no name needs. Skipped while some process adds content, because that content has no name yet;
     /// whoever changes the store next collects.
     fn collect(&self) -> Result<(), ImageError> {
+        self.blobs.expire_partials(self.clock.now())?;
         self.blobs.collect(|| {
             Ok(self.list()?.into_iter().flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())
         })

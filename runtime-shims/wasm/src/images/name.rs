@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_client::Reference;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -15,7 +14,7 @@ const DEFAULT_TAG: &str = "latest";
 
 /// An image's full name as Docker and containerd spell it: `hello:dev` is `docker.io/library/hello:dev`.
 ///
-/// Parsed by hand: the client library's parser is a regular expression that costs 12 MB of memory once it is used.
+/// Parsed by hand: a regular expression for it costs 12 MB of memory once it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageName {
     registry: String,
@@ -38,20 +37,28 @@ impl ImageName {
         self.digest.clone()
     }
 
-    /// Where the registry really is; Docker's own has another name than its images.
-    pub fn host(&self) -> &str {
-        if self.registry == DEFAULT_REGISTRY { "index.docker.io" } else { &self.registry }
+    /// As the name spells it: `docker.io`, though Docker's registry is at another host.
+    pub fn registry(&self) -> &str {
+        &self.registry
     }
 
-    /// As the client library has it.
-    pub(super) fn reference(&self) -> Reference {
-        let (registry, repository) = (self.registry.clone(), self.repository.clone());
+    /// The repository without its registry, for example `library/hello`.
+    pub fn path(&self) -> &str {
+        &self.repository
+    }
+
+    /// What a registry is asked for: the digest, else the tag.
+    pub(super) fn reference(&self) -> String {
         match (&self.digest, &self.tag) {
-            (Some(digest), _) => Reference::with_digest(registry, repository, digest.to_string()),
-            (None, tag) => {
-                Reference::with_tag(registry, repository, tag.clone().unwrap_or_else(|| DEFAULT_TAG.to_owned()))
-            }
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => DEFAULT_TAG.to_owned(),
         }
+    }
+
+    /// The name as users write it: repository and tag.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
     }
 }
 

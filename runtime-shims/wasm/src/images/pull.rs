@@ -1,97 +1,62 @@
-//! Pulls from a registry. Every byte is verified against its digest before it gets a name in the store.
+//! Pulls from a registry: decides what is wanted, in which order it is fetched, and that it is accepted before anything
+//! large is.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::time::Duration;
+use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
+use super::manifest::{self, Anatomy, MAX_DOCUMENT_BYTES, Shape};
+use super::registry::{Credentials, Registries, Session, Verb};
+use super::trust::{Policy, cosign, precompiled};
+use super::{Digest, Image, ImageError, ImageName, ImageStore, download, rootfs};
 
-use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::OciDescriptor;
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
-
-use super::blobs::Blobs;
-use super::error::chain;
-use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, OCI_INDEX, OCI_MANIFEST};
-use super::manifest::{self, MAX_DOCUMENT_BYTES, Shape};
-use super::{Digest, Image, ImageError, ImageName, ImageStore, rootfs};
-
-/// How to reach registries.
-#[derive(Debug, Clone, Default)]
-pub struct Registries {
-    /// Hosts (with their port, if any) that are spoken to without TLS. Loopback ones always are.
-    pub insecure: Vec<String>,
-}
-
-/// Who we are to a registry.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Credentials {
-    #[default]
-    Anonymous,
-    Password {
-        user: String,
-        password: String,
-    },
-    Token(String),
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Credentials::Anonymous => f.write_str("Anonymous"),
-            Credentials::Password { user, .. } => write!(f, "Password({user})"),
-            Credentials::Token(_) => f.write_str("Token"),
-        }
-    }
-}
-
-impl Credentials {
-    pub(super) fn auth(&self) -> RegistryAuth {
-        match self {
-            Credentials::Anonymous => RegistryAuth::Anonymous,
-            Credentials::Password { user, password } => RegistryAuth::Basic(user.clone(), password.clone()),
-            Credentials::Token(token) => RegistryAuth::Bearer(token.clone()),
-        }
-    }
-}
+/// What a registry may answer with, best first.
+const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 
 pub(super) async fn pull(
     store: &ImageStore,
     name: &ImageName,
     credentials: &Credentials,
     registries: &Registries,
+    engine: Option<&str>,
 ) -> Result<Image, ImageError> {
-    let client = client(name, registries)?;
-    let auth = credentials.auth();
     let full = name.to_string();
-    let mut text = fetch_manifest(&client, name, &name.reference(), &auth).await?;
-    if let Some(expected) = name.digest() {
-        verify(&full, &text, &expected)?;
+    let policy = Policy::read(&registries.policy).map_err(|why| ImageError::Untrusted { name: full.clone(), why })?;
+    let session = Session::open(name, Verb::Pull, credentials, registries)?;
+    let text = fetch_manifest(&session, &name.reference()).await?;
+    let mut digests = vec![Digest::of(&text)];
+    if let Some(wanted) = name.digest() {
+        verify(&full, &digests[0], &wanted)?;
     }
+    let mut text = text;
     if let Ok(Document::Index(index)) = Document::parse(&text) {
         let digest = manifest::choose(&full, &index)?;
-        let reference = name.reference().clone_with_digest(digest.to_string());
-        text = fetch_manifest(&client, name, &reference, &auth).await?;
-        verify(&full, &text, &digest)?;
+        text = fetch_manifest(&session, &digest.to_string()).await?;
+        verify(&full, &Digest::of(&text), &digest)?;
+        digests.push(digest);
     }
+    // Before anything is fetched that nobody vouches for.
+    cosign::check(&session, name, &digests, &policy).await?;
     let manifest = manifest::single(&full, &text)?;
+    let fetch = |wanted, limit_bytes| download::fetch(&store.blobs, &store.downloads, &session, wanted, limit_bytes);
+    fetch(&manifest.config, MAX_DOCUMENT_BYTES).await?;
     let config = if manifest::has_image_config(&manifest) {
-        fetch_blob(&client, &store.blobs, name, &manifest.config, MAX_DOCUMENT_BYTES).await?;
         Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
     } else {
         None
     };
     // Decided before layers are fetched: nobody should wait for 500 MB to hear that it is the wrong kind.
     let anatomy = manifest::anatomy(&full, &manifest, config.as_deref())?;
-    if config.is_none() {
-        fetch_blob(&client, &store.blobs, name, &manifest.config, MAX_DOCUMENT_BYTES).await?;
-    }
     let layers = match &anatomy.shape {
         Shape::Artifact { layer } => std::slice::from_ref(layer),
         Shape::Rootfs { layers, entry: _ } => layers.as_slice(),
     };
     for layer in layers {
-        fetch_blob(&client, &store.blobs, name, layer, layer.size).await?;
+        fetch(layer, registries.max_layer_bytes).await?;
+    }
+    if let (Shape::Artifact { layer }, Some(engine)) = (&anatomy.shape, engine)
+        && let Some(code) = precompiled::choose(&full, &manifest, &layer.digest, engine, &policy)
+        // Code that cannot be had is no reason not to run: it is made here then.
+        && let Err(error) = fetch(code.layer, registries.max_layer_bytes).await
+    {
+        tracing::warn!(image = full, %error, "the machine code in the image cannot be fetched; it is compiled here");
     }
     store.admit(&full, &text, &manifest, &anatomy)
 }
@@ -102,8 +67,8 @@ impl ImageStore {
         &self,
         name: &str,
         manifest_text: &[u8],
-        manifest: &super::layout::Manifest,
-        anatomy: &manifest::Anatomy,
+        manifest: &Manifest,
+        anatomy: &Anatomy,
     ) -> Result<Image, ImageError> {
         let (wasm, mut blobs) = match &anatomy.shape {
             Shape::Artifact { layer } => (layer.digest.clone(), vec![layer.digest.clone()]),
@@ -118,6 +83,10 @@ impl ImageStore {
         manifest::magic(&format!("the Wasm file of {name}"), &head[..got])?;
         let id = self.blobs.put("manifest", manifest_text)?;
         blobs.extend([id.clone(), manifest.config.digest.clone()]);
+        // Machine code for other processors was left where it is.
+        blobs.extend(
+            precompiled::layers(manifest).map(|layer| layer.digest.clone()).filter(|code| self.blobs.has(code)),
+        );
         blobs.sort();
         blobs.dedup();
         let mut size_bytes = 0;
@@ -153,111 +122,17 @@ fn read_head(store: &ImageStore, wasm: &Digest, head: &mut [u8; 8]) -> Result<us
     Ok(bytes.len())
 }
 
-async fn fetch_manifest(
-    client: &Client,
-    name: &ImageName,
-    reference: &Reference,
-    auth: &RegistryAuth,
-) -> Result<Vec<u8>, ImageError> {
-    let accepted = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
-    let (text, _) =
-        client.pull_manifest_raw(reference, auth, &accepted).await.map_err(|error| failed("pull", name, error))?;
-    if text.len() as u64 > MAX_DOCUMENT_BYTES {
-        return Err(ImageError::TooLarge { what: format!("the manifest of {name}"), limit_bytes: MAX_DOCUMENT_BYTES });
-    }
-    Ok(text.to_vec())
+async fn fetch_manifest(session: &Session, reference: &str) -> Result<Vec<u8>, ImageError> {
+    let text = session.manifest(reference, &ACCEPTED).await?;
+    text.ok_or_else(|| ImageError::NotFound { name: session.name().to_owned() })
 }
 
-async fn fetch_blob(
-    client: &Client,
-    blobs: &Blobs,
-    name: &ImageName,
-    descriptor: &Descriptor,
-    limit_bytes: u64,
-) -> Result<(), ImageError> {
-    if blobs.has(&descriptor.digest) {
-        return Ok(());
-    }
-    let what = format!("blob {} of {name}", descriptor.digest);
-    let mut writer = blobs.writer(what, limit_bytes.min(descriptor.size))?;
-    let wanted = OciDescriptor {
-        media_type: descriptor.media_type.clone(),
-        digest: descriptor.digest.to_string(),
-        size: i64::try_from(descriptor.size).unwrap_or(i64::MAX),
-        ..OciDescriptor::default()
-    };
-    match client.pull_blob(&name.reference(), &wanted, &mut writer).await {
-        Ok(()) => {}
-        // The writer remembers why it refused; `finish` says it.
-        Err(OciDistributionError::IoError(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {}
-        Err(error) => return Err(failed("pull", name, error)),
-    }
-    blobs.finish(writer, Some(&descriptor.digest)).map(drop)
-}
-
-fn verify(name: &str, text: &[u8], expected: &Digest) -> Result<(), ImageError> {
-    let digest = Digest::of(text);
-    if digest != *expected {
+fn verify(name: &str, digest: &Digest, expected: &Digest) -> Result<(), ImageError> {
+    if digest != expected {
         return Err(ImageError::corrupt(
             format!("the manifest of {name}"),
             format!("its digest is {digest}, not {expected}"),
         ));
     }
     Ok(())
-}
-
-pub(super) fn client(name: &ImageName, registries: &Registries) -> Result<Client, ImageError> {
-    // Installing it twice is refused and harmless: whoever came first chose the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let host = name.host();
-    let protocol = if is_loopback(host) || registries.insecure.iter().any(|other| other == host) {
-        ClientProtocol::Http
-    } else {
-        ClientProtocol::Https
-    };
-    let config = ClientConfig {
-        protocol,
-        connect_timeout: Some(Duration::from_secs(10)),
-        read_timeout: Some(Duration::from_secs(60)),
-        user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    };
-    Client::try_from(config).map_err(|error| failed("reach the registry of", name, error))
-}
-
-/// `localhost:5000`, `127.0.0.1:5000`, `[::1]:5000`.
-fn is_loopback(host: &str) -> bool {
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    bare == "localhost" || bare.ends_with(".localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-pub(super) fn failed(verb: &'static str, name: &ImageName, error: OciDistributionError) -> ImageError {
-    let name = name.to_string();
-    match error {
-        OciDistributionError::ImageManifestNotFoundError(_) => ImageError::NotFound { name },
-        OciDistributionError::ServerError { code: 404, .. } => ImageError::NotFound { name },
-        OciDistributionError::RegistryError { envelope, url } => {
-            let code = envelope.errors.first().map(|error| &error.code);
-            match code {
-                Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound) => {
-                    ImageError::NotFound { name }
-                }
-                Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
-                    ImageError::Unauthorized { name, why: format!("the registry refused access: {envelope}") }
-                }
-                Some(_) | None => ImageError::Registry { verb, name, why: format!("{url}: {envelope}") },
-            }
-        }
-        OciDistributionError::UnauthorizedError { url } => {
-            ImageError::Unauthorized { name, why: format!("the registry refused access to {url}") }
-        }
-        OciDistributionError::AuthenticationFailure(why) => {
-            ImageError::Unauthorized { name, why: format!("authentication failed: {}", why.trim()) }
-        }
-        OciDistributionError::DigestError(error) => ImageError::corrupt(name, error),
-        other => ImageError::Registry { verb, name, why: chain(&other) },
-    }
 }

@@ -325,6 +325,54 @@ fn oci_layouts_are_read_and_verified() {
     assert!(lying.to_string().contains("its digest is"), "{lying}");
 }
 
+/// An OCI layout of [`MODULE`], as a tar.
+fn layout() -> Vec<u8> {
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.wasm.config.v0+json","digest":"{}","size":2}},
+            "layers":[{{"mediaType":"application/wasm","digest":"{}","size":8}}]}}"#,
+        Digest::of(b"{}"),
+        Digest::of(MODULE),
+    );
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}",
+            "size":{},"annotations":{{"io.containerd.image.name":"ghcr.io/team/app:v2"}}}}]}}"#,
+        Digest::of(manifest.as_bytes()),
+        manifest.len(),
+    );
+    let blob = |content: &[u8]| format!("blobs/sha256/{}", Digest::of(content).hex());
+    let files = [
+        ("index.json".to_owned(), index.as_bytes()),
+        (blob(manifest.as_bytes()), manifest.as_bytes()),
+        (blob(b"{}"), b"{}".as_slice()),
+        (blob(MODULE), MODULE),
+    ];
+    tar(&files.iter().map(|(name, content)| (name.as_str(), *content)).collect::<Vec<_>>())
+}
+
+#[test]
+fn an_archive_that_was_changed_or_cut_is_refused_or_as_it_was() {
+    let bench = bench();
+    let whole = layout();
+    let (mut refused, mut taken) = (0, 0);
+    let damaged = (0..whole.len()).step_by(61).flat_map(|at| {
+        let mut changed = whole.clone();
+        changed[at] ^= 1 << (at % 8);
+        [changed, whole[..at].to_vec()]
+    });
+    for content in damaged {
+        match bench.import("damaged.tar", &content, Some("damaged:1")) {
+            Ok(images) => {
+                taken += 1;
+                assert!(images.iter().all(|image| image.wasm == Digest::of(MODULE)));
+                bench.store.remove("damaged:1").expect("it can be removed");
+            }
+            Err(_) => refused += 1,
+        }
+        assert_eq!((bench.names().len(), bench.blobs()), (0, 0), "nothing is kept");
+    }
+    assert!(refused > 50 && taken > 0, "{refused} refused, {taken} taken");
+}
+
 #[test]
 fn a_directory_of_archives_is_read_once() {
     let bench = bench();

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use coracle_cri::v1::*;
 use coracle_shim_wasm::front::FrontConfig;
-use coracle_shim_wasm::images::{Credentials, ImageStore, Registries};
+use coracle_shim_wasm::images::{Credentials, ImageStore, PushExtras, Registries};
 use expect_test::expect;
 
 use crate::registry::{Registry, digest};
@@ -12,26 +12,32 @@ use crate::shim::{Shim, get, guest, refusal};
 
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 
-fn spec(name: &str) -> Option<ImageSpec> {
+pub fn spec(name: &str) -> Option<ImageSpec> {
     Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() })
 }
 
-async fn pull(shim: &Shim, name: &str, auth: Option<AuthConfig>) -> Result<String, coracle_cri::Status> {
+pub async fn pull(shim: &Shim, name: &str, auth: Option<AuthConfig>) -> Result<String, coracle_cri::Status> {
     let request = PullImageRequest { image: spec(name), auth, sandbox_config: None };
     Ok(shim.images().pull_image(request).await?.into_inner().image_ref)
 }
 
-async fn status(shim: &Shim, name: &str) -> Option<Image> {
+pub async fn status(shim: &Shim, name: &str) -> Option<Image> {
     let request = ImageStatusRequest { image: spec(name), verbose: false };
     shim.images().image_status(request).await.expect("an answer").into_inner().image
 }
 
-fn hello() -> Vec<u8> {
+pub fn hello() -> Vec<u8> {
     std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/hello/hello.wasm")).expect("it is committed")
 }
 
 /// A manifest of one layer, with its blobs.
-fn publish(registry: &Registry, repository: &str, tag: &str, config: (&str, &[u8]), layer: (&str, &[u8])) -> String {
+pub fn publish(
+    registry: &Registry,
+    repository: &str,
+    tag: &str,
+    config: (&str, &[u8]),
+    layer: (&str, &[u8]),
+) -> String {
     let config_digest = registry.put_blob(repository, config.1);
     let layer_digest = registry.put_blob(repository, layer.1);
     let manifest = format!(
@@ -133,13 +139,13 @@ async fn what_is_no_wasm_or_not_what_it_says_is_refused() {
         assert!(status(&shim, &format!("{}/{repository}:v1", registry.host)).await.is_none(), "{repository}");
     }
     expect![[r#"
-        InvalidArgument: "HOST/linux:v1" is not a WebAssembly image: its entrypoint is no .wasm file and its platform not wasi/wasm (configuration application/vnd.oci.image.config.v1+json for linux/amd64; layers application/vnd.oci.image.layer.v1.tar+gzip). Accepted are a layer of type application/wasm or application/vnd.wasm.content.layer.v1+wasm or application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, a platform of wasi/wasm, or an entrypoint that is a .wasm file
+        FailedPrecondition: "HOST/linux:v1" is not a WebAssembly image: its entrypoint is no .wasm file and its platform not wasi/wasm (configuration application/vnd.oci.image.config.v1+json for linux/amd64; layers application/vnd.oci.image.layer.v1.tar+gzip). Accepted are a layer of type application/wasm or application/vnd.wasm.content.layer.v1+wasm or application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, a platform of wasi/wasm, or an entrypoint that is a .wasm file
         InvalidArgument: the Wasm file of HOST/text:v1 is corrupt: not WebAssembly: it begins with [23, 21, 2f, 62] instead of "\0asm"
         InvalidArgument: cannot run image "HOST/cut:v1": it is not valid WebAssembly: unexpected end-of-file (at offset 0x12de)
         InvalidArgument: cannot run image "HOST/mutated:v1": it is not valid WebAssembly: invalid var_u32: integer representation too long (at offset 0xcc)
-        InvalidArgument: HOST/lying:v1 is corrupt: Invalid digest. Expected sha256:… got sha256:…
-        ResourceExhausted: blob sha256:… of HOST/long:v1 is larger than the limit of 8 bytes
-        InvalidArgument: "HOST/platforms:v1" is not a WebAssembly image: it is offered for linux/arm64, not for wasi/wasm
+        InvalidArgument: blob sha256:… of HOST/lying:v1 is corrupt: the registry has 27 bytes of it, and its manifest says 3000
+        InvalidArgument: blob sha256:… of HOST/long:v1 is corrupt: the registry has 96221 bytes of it, and its manifest says 8
+        FailedPrecondition: "HOST/platforms:v1" is not a WebAssembly image: it is offered for linux/arm64, not for wasi/wasm
         NotFound: failed to pull image "HOST/absent:v1": not found in the registry
     "#]].assert_eq(&refusals);
 }
@@ -183,6 +189,8 @@ async fn an_archive_that_is_put_into_the_directory_is_found() {
     std::fs::create_dir_all(&dir).expect("a directory can be made");
     std::fs::write(dir.join("dropped.wasm"), hello()).expect("it can be written");
     let image = status(&shim, "dropped").await.expect("it was taken in");
+    assert!(image.pinned, "it would come back as long as its archive lies there");
+    assert!(!status(&shim, "net").await.is_none_or(|image| image.pinned), "it was imported by hand");
     // The same file under two names is one image.
     assert_eq!(image.repo_tags, ["docker.io/library/dropped:latest", "docker.io/library/hello:dev"]);
     let list = shim.images().list_images(ListImagesRequest::default()).await.expect("a list").into_inner().images;
@@ -197,7 +205,8 @@ async fn what_is_pushed_can_be_pulled_and_has_the_same_digest() {
     let registry = Registry::start(None).await;
     let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("the store opens");
     let target = format!("{}/team/hello:v2", registry.host);
-    let pushed = store.push("hello:dev", Some(&target), &Credentials::Anonymous, &Registries::default()).await;
+    let (anonymous, registries) = (Credentials::Anonymous, Registries::default());
+    let pushed = store.push("hello:dev", Some(&target), &anonymous, &registries, &PushExtras::default()).await;
     let pushed = pushed.expect("it is pushed").to_string();
     let manifest = registry.get("/v2/team/hello/manifests/v2").expect("it is there");
     assert_eq!(digest(&manifest), pushed);

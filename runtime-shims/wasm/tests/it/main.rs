@@ -3,6 +3,7 @@
 
 mod commands;
 mod cri;
+mod distribution;
 mod footprint;
 mod guests;
 mod hostile;
@@ -14,5 +15,6 @@ mod pods;
 mod registry;
 mod restarts;
 mod shim;
+mod trust;
 mod volumes;
 mod workers;

@@ -1,0 +1,220 @@
+//! Fetches a blob: one download of it at a time however many ask, continued where an earlier one broke off (also one of
+//! a process that is gone), verified before it gets its name.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+
+use super::blobs::Blobs;
+use super::layout::Descriptor;
+use super::registry::{Fault, Place, Session};
+use super::{Digest, ImageError};
+
+/// An attempt that got this far is no failed one.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// Who fetches what in this process. Between processes a lock on the partial file does the same.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Downloads(Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>);
+
+impl Downloads {
+    fn gate(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.0.lock();
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        if let Some(gate) = gates.get(digest).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::default();
+        gates.insert(digest.clone(), Arc::downgrade(&gate));
+        gate
+    }
+}
+
+/// Makes sure the blob is in the store.
+pub(super) async fn fetch(
+    blobs: &Blobs,
+    downloads: &Downloads,
+    session: &Session,
+    wanted: &Descriptor,
+    limit_bytes: u64,
+) -> Result<(), ImageError> {
+    let what = format!("blob {} of {}", wanted.digest, session.name());
+    if blobs.has(&wanted.digest) {
+        return Ok(());
+    }
+    if wanted.size > limit_bytes {
+        return Err(ImageError::TooLarge { what, limit_bytes });
+    }
+    let gate = downloads.gate(&wanted.digest);
+    let _turn = gate.lock().await;
+    if blobs.has(&wanted.digest) {
+        return Ok(());
+    }
+    let mut partial = Partial::open(blobs.clone(), wanted.digest.clone()).await?;
+    if blobs.has(&wanted.digest) {
+        return partial.discard();
+    }
+    if partial.written > wanted.size {
+        partial.restart()?;
+    }
+    let mut tries = session.tries();
+    while let Some(place) = tries.next().await {
+        let before = partial.written;
+        let resumed = before > 0;
+        match copy(session, place, &mut partial, wanted, &what).await {
+            Ok(()) => {}
+            Err(fault) => {
+                if partial.written >= before + PROGRESS_BYTES {
+                    tries.progressed();
+                }
+                if matches!(fault, Fault::Bad(_)) {
+                    partial.restart()?;
+                }
+                tries.failed(fault);
+                continue;
+            }
+        }
+        let digest = partial.digest();
+        if digest == wanted.digest {
+            return partial.finish();
+        }
+        partial.restart()?;
+        let why = format!("its digest is {digest}, not {}", wanted.digest);
+        tries.failed(match resumed {
+            // What was there before may be at fault: once more from the beginning.
+            true => Fault::Transient(format!("{what}: {why}"), None),
+            false => Fault::Bad(ImageError::corrupt(&what, why)),
+        });
+    }
+    if partial.written == 0 {
+        partial.discard()?;
+    }
+    Err(tries.error())
+}
+
+async fn copy(
+    session: &Session,
+    place: &Place,
+    partial: &mut Partial,
+    wanted: &Descriptor,
+    what: &str,
+) -> Result<(), Fault> {
+    if partial.written == wanted.size {
+        return Ok(());
+    }
+    let mut stream = session.blob(place, &wanted.digest, partial.written).await?;
+    if stream.from != partial.written {
+        partial.restart().map_err(Fault::Bad)?;
+    }
+    if stream.from != partial.written {
+        return Err(Fault::Final("the registry sent another part of the blob than was asked for".to_owned()));
+    }
+    let bad = |why: String| Fault::Bad(ImageError::corrupt(what, why));
+    if let Some(rest) = stream.rest
+        && partial.written.saturating_add(rest) != wanted.size
+    {
+        let offered = partial.written.saturating_add(rest);
+        return Err(bad(format!("the registry has {offered} bytes of it, and its manifest says {}", wanted.size)));
+    }
+    while let Some(piece) = session.transport().next(&mut stream.body).await? {
+        if partial.written + piece.len() as u64 > wanted.size {
+            return Err(bad(format!("the registry sends more than the {} bytes its manifest says", wanted.size)));
+        }
+        partial.write(&piece).map_err(Fault::Bad)?;
+    }
+    if partial.written < wanted.size {
+        return Err(bad(format!("it ends after {} bytes, and its manifest says {}", partial.written, wanted.size)));
+    }
+    Ok(())
+}
+
+/// A blob that is not whole yet. Locked as long as this lives.
+struct Partial {
+    blobs: Blobs,
+    wanted: Digest,
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+    written: u64,
+}
+
+impl Partial {
+    async fn open(blobs: Blobs, wanted: Digest) -> Result<Partial, ImageError> {
+        let path = blobs.partial_path(&wanted);
+        let shown = path.clone();
+        // Another process may hold the lock for as long as its download takes, and hashing what is there takes time, too.
+        tokio::task::spawn_blocking(move || Partial::lock(blobs, wanted, path))
+            .await
+            .unwrap_or_else(|error| Err(ImageError::io("open", shown, io::Error::other(error))))
+    }
+
+    fn lock(blobs: Blobs, wanted: Digest, path: PathBuf) -> Result<Partial, ImageError> {
+        use std::os::unix::fs::MetadataExt;
+        let failed = |source: io::Error| ImageError::io("open", &path, source);
+        loop {
+            let mut file = fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path)
+                .map_err(failed)?;
+            file.lock().map_err(failed)?;
+            // Whoever held the lock may have finished the blob, and its file has another name now.
+            let (own, there) = (file.metadata().map_err(failed)?, fs::metadata(&path));
+            if !there.is_ok_and(|there| there.ino() == own.ino() && there.dev() == own.dev()) {
+                continue;
+            }
+            let mut hasher = Sha256::new();
+            let mut written = 0;
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                let got = file.read(&mut buffer).map_err(failed)?;
+                if got == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..got]);
+                written += got as u64;
+            }
+            return Ok(Partial { blobs, wanted, path, file, hasher, written });
+        }
+    }
+
+    /// Pieces from the network are small and go to the page cache, so the write is not worth a thread.
+    fn write(&mut self, piece: &[u8]) -> Result<(), ImageError> {
+        self.file.write_all(piece).map_err(|source| ImageError::io("write", &self.path, source))?;
+        self.hasher.update(piece);
+        self.written += piece.len() as u64;
+        Ok(())
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::from_hasher(self.hasher.clone())
+    }
+
+    fn restart(&mut self) -> Result<(), ImageError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .map_err(|source| ImageError::io("empty", &self.path, source))?;
+        self.hasher = Sha256::new();
+        self.written = 0;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), ImageError> {
+        self.blobs.adopt(&self.file, &self.path, &self.wanted)
+    }
+
+    fn discard(self) -> Result<(), ImageError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ImageError::io("remove", self.path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}

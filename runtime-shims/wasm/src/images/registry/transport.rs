@@ -1,0 +1,182 @@
+//! One HTTP/1.1 request over a connection that is kept for the next one, with limits on how long anything may take.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::BodyExt;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use super::endpoints::authority;
+use super::settings::Timing;
+use crate::images::error::chain;
+
+pub(in crate::images) type Body = BoxBody<Bytes, io::Error>;
+
+pub(in crate::images) fn empty() -> Body {
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed()
+}
+
+pub(in crate::images) fn full(content: impl Into<Bytes>) -> Body {
+    http_body_util::Full::new(content.into()).map_err(|never| match never {}).boxed()
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(in crate::images) enum Lost {
+    /// Another attempt may fare better.
+    Transient(String),
+    /// It will not: a certificate that is not believed, an address that is none.
+    Final(String),
+}
+
+/// The connections of one session. They end with it.
+pub(in crate::images) struct Transport {
+    timing: Timing,
+    idle: Mutex<HashMap<(bool, String), SendRequest<Body>>>,
+    drivers: Mutex<JoinSet<()>>,
+}
+
+impl Transport {
+    pub(super) fn new(timing: Timing) -> Transport {
+        Transport { timing, idle: Mutex::default(), drivers: Mutex::default() }
+    }
+
+    /// Sends `request` to `url`. `tls` is made only where it is needed.
+    pub(super) async fn send(
+        &self,
+        url: &Url,
+        tls: impl FnOnce() -> Result<Arc<ClientConfig>, String>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, Lost> {
+        let host = authority(url);
+        let key = (url.scheme() == "https", host.clone());
+        let path = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        *request.uri_mut() = path.parse().map_err(|error| Lost::Final(format!("{url}: {error}")))?;
+        let headers = request.headers_mut();
+        let host_value = HeaderValue::from_str(&host).map_err(|error| Lost::Final(format!("{url}: {error}")))?;
+        headers.insert(header::HOST, host_value);
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("coracle/", env!("CARGO_PKG_VERSION"))));
+        let kept = self.idle.lock().remove(&key);
+        let mut sender = match kept {
+            // A connection is ready again once the last answer was read to its end.
+            Some(sender) if sender.is_ready() => sender,
+            Some(_) | None => match tokio::time::timeout(self.timing.connect, self.connect(url, tls)).await {
+                Ok(connected) => connected?,
+                Err(_) => {
+                    return Err(Lost::Transient(format!("{host} did not answer within {}", secs(self.timing.connect))));
+                }
+            },
+        };
+        // The answer comes after what is sent, for which a slow line may take a second per 64 KiB.
+        let upload = http_body::Body::size_hint(request.body()).lower() >> 16;
+        let patience = self.timing.stall + Duration::from_secs(upload);
+        let response = match tokio::time::timeout(patience, sender.send_request(request)).await {
+            Ok(response) => response.map_err(|error| Lost::Transient(format!("{host}: {}", chain(&error))))?,
+            Err(_) => return Err(Lost::Transient(format!("{host} sent nothing for {}", secs(patience)))),
+        };
+        self.idle.lock().insert(key, sender);
+        Ok(response)
+    }
+
+    async fn connect(
+        &self,
+        url: &Url,
+        tls: impl FnOnce() -> Result<Arc<ClientConfig>, String>,
+    ) -> Result<SendRequest<Body>, Lost> {
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default().unwrap_or(443);
+        let lost = |error: io::Error| Lost::Transient(format!("cannot connect to {}: {error}", authority(url)));
+        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(lost)?;
+        stream.set_nodelay(true).map_err(lost)?;
+        if url.scheme() != "https" {
+            return self.handshake(stream).await;
+        }
+        let name = rustls::pki_types::ServerName::try_from(host)
+            .map_err(|error| Lost::Final(format!("{}: {error}", authority(url))))?;
+        let connector = TlsConnector::from(tls().map_err(Lost::Final)?);
+        let stream = connector.connect(name, stream).await.map_err(|error| tls_failed(url, &error))?;
+        self.handshake(stream).await
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Body>, Lost>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) =
+            Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| Lost::Transient(chain(&error)))?;
+        let mut drivers = self.drivers.lock();
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn(async move {
+            // The request that it breaks says so.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to a registry ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// The next piece of a body, or nothing at its end.
+    pub(in crate::images) async fn next(&self, body: &mut Incoming) -> Result<Option<Bytes>, Lost> {
+        loop {
+            let frame = match tokio::time::timeout(self.timing.stall, body.frame()).await {
+                Ok(frame) => frame,
+                Err(_) => {
+                    return Err(Lost::Transient(format!("the registry sent nothing for {}", secs(self.timing.stall))));
+                }
+            };
+            match frame {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => return Err(Lost::Transient(format!("the registry broke off: {}", chain(&error)))),
+            }
+        }
+    }
+
+    /// A whole body of at most `limit` bytes; nothing if it is larger.
+    pub(in crate::images) async fn read(&self, mut body: Incoming, limit: u64) -> Result<Option<Vec<u8>>, Lost> {
+        let mut content = Vec::new();
+        while let Some(piece) = self.next(&mut body).await? {
+            if content.len() as u64 + piece.len() as u64 > limit {
+                return Ok(None);
+            }
+            content.extend_from_slice(&piece);
+        }
+        Ok(Some(content))
+    }
+}
+
+fn tls_failed(url: &Url, error: &io::Error) -> Lost {
+    let host = authority(url);
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => Lost::Final(format!(
+            "the certificate of {host} is not trusted: {why}; name its CA as configs.{host:?}.tls.ca_file in registries.yaml"
+        )),
+        Some(error) => Lost::Final(format!("TLS with {host} failed: {error}")),
+        None => Lost::Transient(format!("TLS with {host} failed: {error}")),
+    }
+}
+
+fn secs(time: Duration) -> String {
+    format!("{} s", time.as_secs_f32())
+}

@@ -1,0 +1,408 @@
+//! Pulling from registries that break off, lie, hide behind mirrors or want to know who asks. No front: the store does it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use coracle_shim_wasm::clock::Clock;
+use coracle_shim_wasm::images::{
+    ConfigFile, Credentials, Image, ImageError, ImageStore, PushExtras, Registries, Timing,
+};
+use expect_test::{Expect, expect};
+
+use crate::images::{hello, publish};
+use crate::registry::{Access, Pki, Registry, Step, digest};
+
+const ARTIFACT: (&str, &[u8]) = ("application/vnd.wasm.config.v0+json", b"{}");
+
+struct Bench {
+    dir: tempfile::TempDir,
+    store: ImageStore,
+    registries: Registries,
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let store = ImageStore::open(dir.path().join("store")).expect("it opens");
+    let timing = Timing {
+        connect: Duration::from_secs(60),
+        stall: Duration::from_secs(60),
+        first_pause: Duration::from_millis(1),
+        attempts: 4,
+    };
+    Bench { dir, store, registries: Registries { timing, ..Registries::default() } }
+}
+
+impl Bench {
+    async fn pull(&self, name: &str) -> Result<Image, ImageError> {
+        self.pull_as(name, &Credentials::Anonymous).await
+    }
+
+    async fn pull_as(&self, name: &str, credentials: &Credentials) -> Result<Image, ImageError> {
+        self.store.pull(name, credentials, &self.registries, None).await
+    }
+
+    fn configure(&mut self, text: &str) {
+        let path = self.dir.path().join("registries.yaml");
+        std::fs::write(&path, text).expect("it can be written");
+        self.registries.file = ConfigFile::at(path);
+    }
+
+    fn files(&self, dir: &str) -> usize {
+        std::fs::read_dir(self.dir.path().join("store").join(dir)).expect("it is there").count()
+    }
+
+    /// Whether what was pulled is what was published.
+    fn has_hello(&self, image: &Image) -> bool {
+        let path = self.dir.path().join("store/blobs/sha256").join(image.wasm.hex());
+        std::fs::read(path).expect("it is there") == hello()
+    }
+}
+
+fn publish_hello(registry: &Registry, repository: &str) -> String {
+    publish(registry, repository, "v1", ARTIFACT, ("application/wasm", &hello()));
+    format!("/v2/{repository}/blobs/{}", digest(&hello()))
+}
+
+fn check(error: ImageError, hosts: &[(&str, &str)], expected: Expect) {
+    let mut text = error.to_string();
+    for (host, name) in hosts {
+        text = text.replace(host, name);
+    }
+    expected.assert_eq(&text);
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let blob = publish_hello(&registry, "cut");
+    registry.script(&blob, [Step::Cut(40_000), Step::Status(503), Step::Cut(10_000)]);
+    let image = bench.pull(&format!("{}/cut:v1", registry.host)).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    let asked: Vec<String> = registry.requests(&blob).iter().map(|request| request.replace(&blob, "BLOB")).collect();
+    assert_eq!(asked, ["GET BLOB", "GET BLOB bytes=40000-", "GET BLOB bytes=40000-", "GET BLOB bytes=50000-"]);
+    assert_eq!(bench.files("partial"), 0);
+}
+
+#[tokio::test]
+async fn another_process_goes_on_with_what_is_there() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let blob = publish_hello(&registry, "cut");
+    let name = format!("{}/cut:v1", registry.host);
+    registry.script(&blob, [Step::Cut(40_000), Step::Status(500), Step::Status(500), Step::Status(500)]);
+    let error = bench.pull(&name).await.expect_err("it breaks off too often");
+    check(
+        error,
+        &[(&registry.host, "HOST")],
+        expect![[r#"failed to pull image "HOST/cut:v1": it answered 500 Internal Server Error"#]],
+    );
+    assert_eq!(bench.files("partial"), 1);
+    // As a new process would: nothing but the directory is the same.
+    let store = ImageStore::open(bench.dir.path().join("store")).expect("it opens");
+    let image = store.pull(&name, &Credentials::Anonymous, &bench.registries, None).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    assert_eq!(registry.requests(&blob).pop().expect("a request"), format!("GET {blob} bytes=40000-"));
+    assert_eq!(bench.files("partial"), 0);
+}
+
+#[tokio::test]
+async fn what_lies_there_half_and_is_wrong_is_fetched_anew() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let blob = publish_hello(&registry, "spoilt");
+    let partial = bench.dir.path().join("store/partial").join(&digest(&hello())["sha256:".len()..]);
+    std::fs::write(&partial, vec![7; 5_000]).expect("it can be written");
+    let image = bench.pull(&format!("{}/spoilt:v1", registry.host)).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    assert_eq!(registry.requests(&blob), [format!("GET {blob} bytes=5000-"), format!("GET {blob}")]);
+}
+
+#[tokio::test]
+async fn a_registry_that_cannot_resume_sends_the_whole() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let blob = publish_hello(&registry, "whole");
+    registry.script(&blob, [Step::Cut(40_000), Step::Whole]);
+    let image = bench.pull(&format!("{}/whole:v1", registry.host)).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+}
+
+#[tokio::test]
+async fn a_stalled_download_is_given_up_and_tried_again() {
+    let mut bench = bench();
+    bench.registries.timing.stall = Duration::from_secs(2);
+    let registry = Registry::start(None).await;
+    let blob = publish_hello(&registry, "stall");
+    registry.script(&blob, [Step::Stall(40_000)]);
+    let image = bench.pull(&format!("{}/stall:v1", registry.host)).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    assert_eq!(registry.requests(&blob).pop().expect("a request"), format!("GET {blob} bytes=40000-"));
+}
+
+#[tokio::test]
+async fn lies_are_told_and_leave_nothing_behind() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let size = hello().len();
+    for repository in ["digest", "long", "short", "endless"] {
+        publish_hello(&registry, repository);
+    }
+    let known = digest(&hello());
+    let mut other = hello();
+    other[size / 2] ^= 1;
+    registry.put_lie("digest", &known, &other);
+    registry.put_lie("long", &known, &[hello(), vec![0; 9]].concat());
+    registry.script(&format!("/v2/short/blobs/{known}"), [Step::Unsized(hello()[..100].to_vec())]);
+    registry.script(&format!("/v2/endless/blobs/{known}"), [Step::Unsized([hello(), vec![0; 9]].concat())]);
+    let mut told = String::new();
+    for repository in ["digest", "long", "short", "endless"] {
+        let error = bench.pull(&format!("{}/{repository}:v1", registry.host)).await.expect_err(repository);
+        let other = digest(&other);
+        told.push_str(
+            &error.to_string().replace(&registry.host, "HOST").replace(&known, "KNOWN").replace(&other, "OTHER"),
+        );
+        told.push('\n');
+    }
+    let told = told.replace(&size.to_string(), "SIZE").replace(&(size + 9).to_string(), "SIZE+9");
+    expect![[r#"
+        blob KNOWN of HOST/digest:v1 is corrupt: its digest is OTHER, not KNOWN
+        blob KNOWN of HOST/long:v1 is corrupt: the registry has SIZE+9 bytes of it, and its manifest says SIZE
+        blob KNOWN of HOST/short:v1 is corrupt: it ends after 100 bytes, and its manifest says SIZE
+        blob KNOWN of HOST/endless:v1 is corrupt: the registry sends more than the SIZE bytes its manifest says
+    "#]]
+    .assert_eq(&told);
+    assert_eq!((bench.files("partial"), bench.files("blobs/sha256")), (0, 0));
+}
+
+#[tokio::test]
+async fn sizes_are_bounded() {
+    let mut bench = bench();
+    let registry = Registry::start(None).await;
+    publish_hello(&registry, "big");
+    bench.registries.max_layer_bytes = 1_000;
+    let error = bench.pull(&format!("{}/big:v1", registry.host)).await.expect_err("the layer is too large");
+    assert!(error.to_string().ends_with("is larger than the limit of 1000 bytes"), "{error}");
+    registry.put("/v2/huge/manifests/v1".to_owned(), "application/json", &vec![b' '; (4 << 20) + 1]);
+    let error = bench.pull(&format!("{}/huge:v1", registry.host)).await.expect_err("the manifest is too large");
+    check(
+        error,
+        &[(&registry.host, "HOST")],
+        expect!["the manifest of HOST/huge:v1 is larger than the limit of 4194304 bytes"],
+    );
+}
+
+#[tokio::test]
+async fn who_wants_the_same_layer_waits_for_one_download() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let blob = publish_hello(&registry, "shared");
+    publish(&registry, "shared", "v2", ("application/vnd.wasm.config.v0+json", b"{ }"), ("application/wasm", &hello()));
+    let names = ["v1", "v2", "v1", "v2"].map(|tag| format!("{}/shared:{tag}", registry.host));
+    let pulls = names.iter().map(|name| bench.pull(name));
+    for outcome in futures::future::join_all(pulls).await {
+        assert!(bench.has_hello(&outcome.expect("it is pulled")));
+    }
+    assert_eq!(registry.requests(&blob).len(), 1, "one download");
+}
+
+#[tokio::test]
+async fn a_download_that_nobody_goes_on_with_expires() {
+    let bench = bench();
+    let partial = bench.dir.path().join("store/partial").join("0".repeat(64));
+    std::fs::write(&partial, "half").expect("it can be written");
+    bench.store.remove("nothing").expect("nothing is there");
+    let file = bench.dir.path().join("hello.wasm");
+    std::fs::write(&file, hello()).expect("it can be written");
+    bench.store.import(&file, None).expect("it is taken in");
+    assert!(partial.exists(), "it is new");
+    let in_a_century = Clock::stepping(4_000_000_000_000_000_000);
+    let later = ImageStore::open_with_clock(bench.dir.path().join("store"), in_a_century).expect("it opens");
+    later.import(&file, None).expect("it is taken in");
+    assert!(!partial.exists());
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_in_turn_and_the_registry_last() {
+    let mut bench = bench();
+    let (empty, mirror, own) = (Registry::start(None).await, Registry::start(None).await, Registry::start(None).await);
+    publish_hello(&own, "team/app");
+    publish_hello(&mirror, "cache/team/app");
+    let name = format!("{}/team/app:v1", own.host);
+    bench.configure(&format!(
+        "mirrors:\n  \"{}\":\n    endpoint: [\"http://{}\", \"http://{}\"]\n    rewrite:\n      \"^team/(.*)\": \"cache/team/$1\"\n",
+        own.host, empty.host, mirror.host
+    ));
+    bench.pull(&name).await.expect("the second mirror has it");
+    assert_eq!(
+        empty.requests("")[0],
+        format!("GET /v2/cache/team/app/manifests/v1?ns={}", own.host.replace(':', "%3A"))
+    );
+    assert!(own.requests("").is_empty(), "nobody asked the registry itself");
+    // The file is read at each pull.
+    bench.configure(&format!("mirrors:\n  \"*\":\n    endpoint: [\"http://{}\"]\n", empty.host));
+    bench.store.remove(&name).expect("it can be removed");
+    bench.pull(&name).await.expect("the registry itself has it");
+    assert!(!own.requests("").is_empty());
+    bench.registries.disable_default_endpoint = true;
+    bench.store.remove(&name).expect("it can be removed");
+    let error = bench.pull(&name).await.expect_err("only the mirror is asked");
+    assert!(matches!(error, ImageError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_down_or_lies_is_passed_over() {
+    let mut bench = bench();
+    let (lying, own) = (Registry::start(None).await, Registry::start(None).await);
+    publish_hello(&own, "app");
+    publish_hello(&lying, "app");
+    let mut other = hello();
+    other[9] ^= 1;
+    lying.put_lie("app", &digest(&hello()), &other);
+    bench.configure(&format!(
+        "mirrors:\n  \"{}\":\n    endpoint: [\"http://127.0.0.1:1\", \"http://{}\"]\n",
+        own.host, lying.host
+    ));
+    let image = bench.pull(&format!("{}/app:v1", own.host)).await.expect("the registry itself has it");
+    assert!(bench.has_hello(&image));
+}
+
+#[tokio::test]
+async fn tokens_are_fetched_for_passwords_and_identity_tokens() {
+    let bench = bench();
+    // user:secret
+    let access = Access::Token { basic: "Basic dXNlcjpzZWNyZXQ=", refresh: "identity" };
+    let registry = Registry::start_with(access, None).await;
+    publish_hello(&registry, "private");
+    let name = format!("{}/private:v1", registry.host);
+    let password = |password: &str| Credentials::Password { user: "user".to_owned(), password: password.to_owned() };
+    bench.pull_as(&name, &password("secret")).await.expect("a password is exchanged for a token");
+    let scope = "scope=repository%3Aprivate%3Apull%2Cpush";
+    assert!(
+        registry.requests("/token")[0].contains(&format!("service=test&{scope}")),
+        "{:?}",
+        registry.requests("/token")
+    );
+    bench.pull_as(&name, &Credentials::IdentityToken("identity".to_owned())).await.expect("so is an identity token");
+    bench
+        .pull_as(&name, &Credentials::Token("opensesame".to_owned()))
+        .await
+        .expect("a registry token is sent as it is");
+    let error = bench.pull_as(&name, &password("wrong")).await.expect_err("it is refused");
+    check(
+        error,
+        &[(&registry.host, "HOST")],
+        expect![[
+            r#"failed to pull image "HOST/private:v1": HOST refused access: its token server HOST answered 401 Unauthorized; check imagePullSecrets"#
+        ]],
+    );
+    // Credentials for another host stay here.
+    let elsewhere = Credentials::For { host: "ghcr.io".to_owned(), credentials: Box::new(password("secret")) };
+    let before = registry.authorizations().len();
+    bench.pull_as(&name, &elsewhere).await.expect_err("nobody asks");
+    assert!(registry.authorizations()[before..].iter().all(String::is_empty));
+}
+
+#[tokio::test]
+async fn the_nodes_own_credentials_stand_in_and_are_not_sent_along_a_redirect() {
+    let mut bench = bench();
+    // node:secret
+    let registry = Registry::start_with(Access::Basic("Basic bm9kZTpzZWNyZXQ="), None).await;
+    let elsewhere = Registry::start(None).await;
+    let blob = publish_hello(&registry, "private");
+    elsewhere.put("/cdn".to_owned(), "application/octet-stream", &hello());
+    registry.script(&blob, [Step::Redirect(format!("http://{}/cdn", elsewhere.host))]);
+    bench.configure(&format!("configs:\n  \"{}\":\n    auth: {{username: node, password: secret}}\n", registry.host));
+    let image = bench.pull(&format!("{}/private:v1", registry.host)).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    assert_eq!(elsewhere.authorizations(), [""]);
+}
+
+fn tls_config(host: &str, pki: &Path, lines: &str) -> String {
+    let lines = lines.replace("DIR", &pki.display().to_string());
+    format!("configs:\n  \"{host}\":\n    tls:\n{lines}")
+}
+
+#[tokio::test]
+async fn tls_trusts_the_users_own_ca_and_shows_a_client_certificate() {
+    let mut bench = bench();
+    let pki = Pki::new(true);
+    let registry = Registry::start_with(Access::Open, Some(&pki)).await;
+    publish_hello(&registry, "secure");
+    let name = format!("{}/secure:v1", registry.host);
+    bench.configure(&tls_config(
+        &registry.host,
+        pki.dir.path(),
+        "      cert_file: DIR/client.pem\n      key_file: DIR/client.key\n",
+    ));
+    let error = bench.pull(&name).await.expect_err("nobody trusts its CA");
+    check(
+        error,
+        &[(&registry.host, "HOST")],
+        expect![[
+            r#"failed to pull image "HOST/secure:v1": the certificate of HOST is not trusted: UnknownIssuer; name its CA as configs."HOST".tls.ca_file in registries.yaml"#
+        ]],
+    );
+    let whole = "      ca_file: DIR/ca.pem\n      cert_file: DIR/client.pem\n      key_file: DIR/client.key\n";
+    bench.configure(&tls_config(&registry.host, pki.dir.path(), whole));
+    let image = bench.pull(&name).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    bench.store.remove(&name).expect("it can be removed");
+    bench.configure(&tls_config(&registry.host, pki.dir.path(), "      ca_file: DIR/ca.pem\n"));
+    bench.pull(&name).await.expect_err("a client certificate is demanded");
+}
+
+#[tokio::test]
+async fn tls_can_be_believed_blindly() {
+    let mut bench = bench();
+    let pki = Pki::new(false);
+    let registry = Registry::start_with(Access::Open, Some(&pki)).await;
+    publish_hello(&registry, "secure");
+    bench.configure(&tls_config(&registry.host, pki.dir.path(), "      insecure_skip_verify: true\n"));
+    bench.pull(&format!("{}/secure:v1", registry.host)).await.expect("it is pulled");
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_named() {
+    let mut bench = bench();
+    let mut told = String::new();
+    for text in [
+        "mirror: {}\n",
+        "mirrors: {docker.io: {endpoints: [x]}}\n",
+        "mirrors: {\"*\": {endpoint: [\"ftp://a\"]}}\n",
+        "mirrors: {\"*\": {endpoint: [\"http://a\"], rewrite: {\"(\": b}}}\n",
+        "configs: {\"127.0.0.1:1\": {auth: {auth: \"%\"}}}\n",
+    ] {
+        bench.configure(text);
+        let error = bench.pull("127.0.0.1:1/app:v1").await.expect_err(text).to_string();
+        told.push_str(&error.replace(&bench.dir.path().display().to_string(), "DIR"));
+        told.push('\n');
+    }
+    expect![[r#"
+        failed to reach the registry of image "127.0.0.1:1/app:v1": DIR/registries.yaml: unknown field `mirror`, expected `mirrors` or `configs`
+        failed to reach the registry of image "127.0.0.1:1/app:v1": DIR/registries.yaml: mirrors.docker.io: unknown field `endpoints`, expected `endpoint` or `rewrite` at line 1 column 23
+        failed to reach the registry of image "127.0.0.1:1/app:v1": mirror "ftp://a" of 127.0.0.1:1: it is no HTTP or HTTPS address
+        failed to reach the registry of image "127.0.0.1:1/app:v1": rewrite: pattern "(": found open group without closing ')'
+        failed to reach the registry of image "127.0.0.1:1/app:v1": auth: is not the base64 of USER:PASSWORD
+    "#]].assert_eq(&told);
+    bench.registries.file = ConfigFile::at("/nowhere/registries.yaml");
+    let error = bench.pull("127.0.0.1:1/app:v1").await.expect_err("a file that was named must be there");
+    assert!(error.to_string().contains("cannot read /nowhere/registries.yaml"), "{error}");
+}
+
+#[tokio::test]
+async fn a_push_is_authorised_and_goes_past_the_mirrors() {
+    let mut bench = bench();
+    let access = Access::Token { basic: "Basic dXNlcjpzZWNyZXQ=", refresh: "" };
+    let registry = Registry::start_with(access, None).await;
+    let file = bench.dir.path().join("hello.wasm");
+    std::fs::write(&file, hello()).expect("it can be written");
+    let name = format!("{}/team/hello:v1", registry.host);
+    bench.store.import(&file, Some(&name)).expect("it is taken in");
+    bench.configure(&format!("mirrors: {{\"{}\": {{endpoint: [\"http://127.0.0.1:1\"]}}}}\n", registry.host));
+    let credentials = Credentials::Password { user: "user".to_owned(), password: "secret".to_owned() };
+    let pushed = bench.store.push(&name, None, &credentials, &bench.registries, &PushExtras::default()).await;
+    let pushed = pushed.expect("it is pushed").to_string();
+    assert_eq!(digest(&registry.get("/v2/team/hello/manifests/v1").expect("it is there")), pushed);
+    assert_eq!(registry.get(&format!("/v2/team/hello/blobs/{}", digest(&hello()))).expect("it is there"), hello());
+}

@@ -1,0 +1,147 @@
+//! Signatures that a policy wants, and machine code that travels, by the whole shim.
+
+use std::path::Path;
+
+use coracle_shim_wasm::compile::{self, Reexec};
+use coracle_shim_wasm::front::FrontConfig;
+use coracle_shim_wasm::images::{Credentials, ImageStore, PushExtras, Registries, SigningKey};
+use expect_test::expect;
+use rcgen::{KeyPair, PublicKeyData};
+
+use crate::images::{publish, pull};
+use crate::registry::Registry;
+use crate::shim::{Shim, get, guest, refusal};
+
+/// Makes `NAME.pem` and `NAME.pub`.
+fn key(dir: &Path, name: &str) -> SigningKey {
+    let pair = KeyPair::generate().expect("a key");
+    std::fs::write(dir.join(format!("{name}.pub")), public_pem(&pair)).expect("it can be written");
+    std::fs::write(dir.join(format!("{name}.pem")), pair.serialize_pem()).expect("it can be written");
+    SigningKey::read(&dir.join(format!("{name}.pem"))).expect("it is a key")
+}
+
+fn public_pem(pair: &KeyPair) -> String {
+    use base64::Engine as _;
+    let der = pair.subject_public_key_info();
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
+}
+
+fn code_of(shim: &Shim, wasm: &str) -> Vec<u8> {
+    let settings = std::fs::read_dir(shim.dir.path().join("wasm/code")).expect("it is there").flatten().next();
+    std::fs::read(settings.expect("settings").path().join(format!("{wasm}.cwasm"))).expect("it is compiled")
+}
+
+/// A registry to which `hello:dev` was pushed as `team/hello:NAME` with these extras, from a store of its own.
+async fn pushed(registry: &Registry, dir: &Path, tag: &str, extras: &PushExtras) -> (String, String) {
+    let store = ImageStore::open(dir.join("store")).expect("it opens");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/hello/hello.wasm");
+    let image = store.import(Path::new(file), Some("hello:dev")).expect("it is taken in").remove(0);
+    let name = format!("{}/team/hello:{tag}", registry.host);
+    let registries = Registries::default();
+    store.push("hello:dev", Some(&name), &Credentials::Anonymous, &registries, extras).await.expect("it is pushed");
+    (name, image.wasm.hex().to_owned())
+}
+
+#[tokio::test]
+async fn only_what_the_right_key_signed_is_pulled() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (good, other) = (key(dir.path(), "good"), key(dir.path(), "other"));
+    let registry = Registry::start(None).await;
+    let policy = dir.path().join("policy.yaml");
+    let rules = format!(
+        "default: reject\nrules:\n- prefix: {}/team\n  keys: [good.pub]\n- prefix: {}/team/open\n  action: accept\n",
+        registry.host, registry.host
+    );
+    std::fs::write(&policy, rules).expect("it can be written");
+    let shim = Shim::start_with(&["--image-policy", &policy.display().to_string()]).await;
+    let mut told = String::new();
+    let mut note = |text: String| {
+        let text = text.replace(&registry.host, "HOST").replace(&dir.path().display().to_string(), "DIR");
+        told.push_str(&format!("{text}\n"));
+    };
+    let (name, _) = pushed(&registry, dir.path(), "v1", &PushExtras::default()).await;
+    note(refusal(pull(&shim, &name, None).await));
+    // The same content, so the same digest: a signature by another key is found.
+    pushed(&registry, dir.path(), "v1", &PushExtras { key: Some(other), ..PushExtras::default() }).await;
+    note(refusal(pull(&shim, &name, None).await));
+    pushed(&registry, dir.path(), "v1", &PushExtras { key: Some(good), ..PushExtras::default() }).await;
+    pull(&shim, &name, None).await.expect("it is signed");
+    let artifact = ("application/vnd.wasm.config.v0+json", b"{}".as_slice());
+    publish(&registry, "elsewhere", "v1", artifact, ("application/wasm", b"never fetched"));
+    note(refusal(pull(&shim, &format!("{}/elsewhere:v1", registry.host), None).await));
+    let wasm = crate::images::hello();
+    publish(&registry, "team/open", "v1", artifact, ("application/wasm", &wasm));
+    pull(&shim, &format!("{}/team/open:v1", registry.host), None).await.expect("a rule accepts it");
+    std::fs::write(&policy, "rules: [{prefix: x}]\n").expect("it can be written");
+    note(refusal(pull(&shim, &name, None).await));
+    expect![[r#"
+        Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: it has no signature, and one by DIR/good.pub is required
+        Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: no signature by DIR/good.pub is valid: one is by another key
+        Unknown: SignatureValidationFailed: image "HOST/elsewhere:v1" is refused by the signature policy: no rule names HOST/elsewhere, and the default is to reject
+        Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: DIR/policy.yaml: the rule for "x" has neither keys nor an action
+    "#]].assert_eq(&told);
+}
+
+#[tokio::test]
+async fn machine_code_travels_and_runs_if_a_trusted_key_signed_it() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (good, other) = (key(dir.path(), "good"), key(dir.path(), "other"));
+    let registry = Registry::start(None).await;
+    let store = ImageStore::open(dir.path().join("store")).expect("it opens");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/hello/hello.wasm");
+    let image = store.import(Path::new(file), Some("hello:dev")).expect("it is taken in").remove(0);
+    let program = Reexec { program: env!("CARGO_BIN_EXE_coracle-shim-wasm").into(), args: vec!["compile".into()] };
+    let mut codes = Vec::new();
+    for key in [good, other] {
+        let code = compile::precompile(&store, &image, program.clone()).await.expect("it compiles");
+        codes.push(code.iter().map(|code| code.content.clone()).collect::<Vec<_>>());
+        let tag = format!("v{}", codes.len());
+        pushed(&registry, dir.path(), &tag, &PushExtras { code, key: Some(key) }).await;
+    }
+    let policy = dir.path().join("policy.yaml");
+    std::fs::write(&policy, "precompiledKeys: [good.pub]\n").expect("it can be written");
+    for (tag, trusted) in [("v1", true), ("v2", false)] {
+        let shim = Shim::start_with(&["--image-policy", &policy.display().to_string()]).await;
+        // The test's guests have this file, too, but it is the pull that compiles it.
+        let name = format!("{}/team/hello:{tag}", registry.host);
+        let before = registry.requests("/blobs/").len();
+        let image_ref = pull(&shim, &name, None).await.expect("it is pulled");
+        let fetched = registry.requests("/blobs/").len() - before;
+        let code = code_of(&shim, image.wasm.hex());
+        assert_eq!(codes[0].contains(&code), trusted, "{tag}: what runs is what came");
+        assert_eq!(
+            fetched,
+            usize::from(trusted),
+            "{tag}: all but the code is here, and what nobody trusts is not fetched"
+        );
+        let pod = shim.run("hello", guest(&image_ref)).await;
+        assert_eq!(get(&pod.ip, "/").await, (200, "Hello from a Wasm pod\n".to_owned()), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn machine_code_goes_with_its_image_and_makes_room() {
+    // Room for one of the two guests' code.
+    let shim = Shim::start_with(&["--code-limit-bytes", "1"]).await;
+    let registry = Registry::start(None).await;
+    let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("it opens");
+    let artifact = ("application/vnd.wasm.config.v0+json", b"{}".as_slice());
+    let wasm = wat::parse_str(r#"(module (func (export "_start")) (memory (export "memory") 1))"#).expect("a module");
+    publish(&registry, "small", "v1", artifact, ("application/wasm", &wasm));
+    publish(&registry, "hello", "v1", artifact, ("application/wasm", &crate::images::hello()));
+    let small = pull(&shim, &format!("{}/small:v1", registry.host), None).await.expect("it is pulled");
+    let small = store.get(&small).expect("it can be read").expect("it is there").wasm;
+    let code = FrontConfig::code_dir(shim.dir.path());
+    assert!(compile::is_compiled(&code, &small));
+    let hello = pull(&shim, &format!("{}/hello:v1", registry.host), None).await.expect("it is pulled");
+    let hello = store.get(&hello).expect("it can be read").expect("it is there").wasm;
+    assert!(compile::is_compiled(&code, &hello), "what was just made stays");
+    assert!(!compile::is_compiled(&code, &small), "the other made room");
+    // And when it is needed it is made again.
+    let pod = shim.run("small", guest(&format!("{}/small:v1", registry.host))).await;
+    assert!(!pod.container.is_empty() && compile::is_compiled(&code, &small));
+    let spec = |name: String| coracle_cri::v1::RemoveImageRequest { image: crate::images::spec(&name) };
+    shim.images().remove_image(spec(format!("{}/small:v1", registry.host))).await.expect("it is removed");
+    assert!(!compile::is_compiled(&code, &small), "code goes with its image");
+}
