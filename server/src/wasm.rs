@@ -11,7 +11,7 @@ use crate::cli::WasmShimArgs;
 use crate::paths::Paths;
 
 pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
-    log(if args.debug { "debug" } else { "info" });
+    log(&format!("warn,coracle_shim_wasm={}", if args.debug { "debug" } else { "info" }));
     let paths = Paths::open(Some(&args.data_dir))?;
     // The file this process runs, also after an upgrade has put another one in its place.
     let again = |command: &str| Reexec { program: "/proc/self/exe".into(), args: vec![OsString::from(command)] };
@@ -24,16 +24,12 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
 }
 
 /// To standard error, which is the front's log.
-fn log(level: &str) {
-    tracing_subscriber::fmt()
-        .with_env_filter(format!("warn,coracle_shim_wasm={level}"))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+fn log(filter: &str) {
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 pub(crate) fn worker() -> ExitCode {
-    log("info");
+    log(worker::LOG_FILTER);
     worker::run_on_stdin()
 }
 

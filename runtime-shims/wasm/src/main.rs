@@ -17,9 +17,10 @@ const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registr
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
+    let filter = if words.first() == Some(&"worker") { worker::LOG_FILTER } else { "info" };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match words.as_slice() {
         ["worker", _which] => worker::run_on_stdin(),
         ["compile", task] => compile::run(task),

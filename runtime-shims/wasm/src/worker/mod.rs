@@ -83,6 +83,10 @@ enum WorkerError {
     Io(#[from] io::Error),
 }
 
+/// What of a worker's own messages is written, in the words of `tracing_subscriber`'s filter: this crate's. Those of the
+/// crates below speak of single calls of guests, and a guest that makes calls without end would fill the node's log.
+pub const LOG_FILTER: &str = "off,coracle_shim_wasm=info";
+
 /// Entry of the worker process, with its end of the socket pair (its standard input, where the front started it).
 /// Returns when a front says so, or none can come any more. Must be called before this process has other threads.
 pub fn run(control: OwnedFd) -> ExitCode {
@@ -426,5 +430,41 @@ async fn guest(
         },
         // A guest that does not look cannot be told: like a process without a handler for SIGTERM, it just ends.
         Stop::Drain { .. } => exit::stopped(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Collects what a subscriber writes.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_guests_call_is_not_in_the_nodes_log() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_env_filter(LOG_FILTER).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            // As wasmtime says it, of each call.
+            tracing::warn!(target: "wasmtime_wasi::p1", "p1 sock_accept is not implemented");
+            tracing::warn!(target: "wasmtime_wasi_http::p2::error", "http request error");
+            tracing::error!("the worker ends");
+        });
+        let text = String::from_utf8_lossy(&written.0.lock()).into_owned();
+        assert!(text.contains("the worker ends") && text.lines().count() == 1, "{text}");
     }
 }

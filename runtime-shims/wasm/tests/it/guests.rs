@@ -203,6 +203,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
         ("worker:dev".to_owned(), examples.join("worker/worker.wasm")),
         ("net".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/net/net.wasm")),
         ("plain".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/plain/plain.wasm")),
+        ("preview1".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/preview1/preview1.wasm")),
         ("abuse".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/abuse/abuse.wasm")),
     ];
     for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {

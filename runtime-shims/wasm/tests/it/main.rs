@@ -17,4 +17,5 @@ mod restarts;
 mod shim;
 mod trust;
 mod volumes;
+mod wasi;
 mod workers;
