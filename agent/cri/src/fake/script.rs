@@ -20,7 +20,7 @@
 //! then                          what follows is the next attempt's; the last one repeats
 //! stop 2s                       after the stop signal it takes this long to exit with 0
 //! stop ignored                  only the kill at the end of the grace period ends it (exit code 137)
-//! exec 1 COMMAND LINE           what ExecSync of this command line exits with
+//! exec 1 COMMAND LINE           what ExecSync of this command line exits with; `never` for one that does not end
 //! ```
 
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ pub struct Script {
     /// Per attempt; the last repeats; empty means run until stopped.
     pub runs: Vec<Run>,
     pub stop: Stop,
-    /// Exit codes of ExecSync by command line.
-    pub exec: BTreeMap<String, i32>,
+    /// Exit codes of ExecSync by command line; None for one that does not end.
+    pub exec: BTreeMap<String, Option<i32>>,
 }
 
 /// How one call goes.
@@ -107,7 +107,10 @@ impl std::str::FromStr for Script {
                 "stop" => script.stop = Stop::After(duration(rest)?),
                 "exec" => {
                     let (code, command) = rest.split_once(' ').ok_or("exec: want CODE COMMAND")?;
-                    let code = code.parse().map_err(|_| format!("exec: {code:?} is no exit code"))?;
+                    let code = match code {
+                        "never" => None,
+                        code => Some(code.parse().map_err(|_| format!("exec: {code:?} is no exit code"))?),
+                    };
                     script.exec.insert(command.trim().to_owned(), code);
                 }
                 _ => return Err(format!("unknown clause {clause:?}")),

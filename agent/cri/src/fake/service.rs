@@ -275,15 +275,21 @@ impl RuntimeService for FakeRuntime {
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
         let (id, line) = (request.container_id, request.cmd.join(" "));
-        self.write("ExecSync", &line.clone(), |state, _| {
+        let code = self.write("ExecSync", &line.clone(), |state, _| {
             let container = state.containers.get(&id).ok_or_else(|| missing("container", &id))?;
             if !container.live() {
                 return Err(Status::failed_precondition(format!("container \"{id}\" is not running")));
             }
             let code = state.script(container.image()).and_then(|script| script.exec.get(&line)).copied();
-            let exit_code = code.ok_or_else(|| Status::unimplemented(format!("no script for {line:?}")))?;
-            Ok(ExecSyncResponse { stdout: Vec::new(), stderr: Vec::new(), exit_code })
-        })
+            code.ok_or_else(|| Status::unknown(format!("exec: {line:?}: executable file not found in $PATH")))
+        })?;
+        match code.into_inner() {
+            Some(exit_code) => {
+                let stdout = if exit_code == 0 { Vec::new() } else { format!("{line} says no").into_bytes() };
+                Ok(Response::new(ExecSyncResponse { stdout, stderr: Vec::new(), exit_code }))
+            }
+            None => std::future::pending().await,
+        }
     }
 
     async fn update_container_resources(

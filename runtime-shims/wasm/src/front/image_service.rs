@@ -123,7 +123,7 @@ impl Front {
             .list()
             .map_err(|error: ImageError| convert::image_failed(error))?
             .into_iter()
-            .map(|image| image.wasm)
+            .flat_map(|image| image.programs.into_values().chain([image.wasm]))
             .collect();
         self.0.compiler.retain(&needed);
         Ok(())

@@ -8,7 +8,8 @@
 //! link      one of them
 //! adopt     what is done about workers of the front before
 //! upgrade   how workers of another build are left
-//! plan, mounts, addresses   decisions without I/O
+//! exec, attach, streaming   commands and clients beside a container's own program
+//! plan, programs, mounts, addresses   decisions without I/O
 //! records   the state on disk
 //! ```
 //!
@@ -17,12 +18,14 @@
 
 mod addresses;
 mod adopt;
+mod attach;
 mod cgroup;
 mod config;
 mod containers;
 mod convert;
 mod domain;
 mod events;
+mod exec;
 mod falls;
 mod image_service;
 mod limits;
@@ -32,10 +35,13 @@ mod mounts;
 mod plan;
 mod pods;
 mod process;
+mod programs;
 mod records;
 mod run;
 mod runtime_service;
 mod state;
+mod streaming;
+mod terminal;
 mod upgrade;
 mod usage;
 mod workers;

@@ -20,6 +20,7 @@ fn bare_image() -> Image {
         cmd: Vec::new(),
         env: Vec::new(),
         working_dir: String::new(),
+        programs: Default::default(),
         imported_at: 0,
     }
 }

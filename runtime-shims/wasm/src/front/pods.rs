@@ -3,9 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coracle_cri::Status;
+use coracle_cri::streaming::StreamingServer;
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, NamespaceMode, PodSandboxConfig};
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub(super) struct Pods {
     pub(super) threads: usize,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
+    /// Set before anybody is served.
+    pub(super) streams: OnceLock<StreamingServer>,
 }
 
 /// What keeps a front from coming up.
@@ -96,6 +99,7 @@ impl Pods {
             workers,
             tasks: TaskTracker::new(),
             stop,
+            streams: OnceLock::new(),
             config,
         };
         pods.read_records().map_err(io(&dir))?;

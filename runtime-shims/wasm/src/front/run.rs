@@ -115,6 +115,7 @@ impl Front {
         self.0.tasks.spawn(self.0.clone().end_idle_workers());
         let pods = self.0.clone();
         self.0.tasks.spawn(async move { pods.leave_old_workers().await });
+        self.0.serve_streams().await.map_err(failed)?;
         let stop = self.0.stop.clone();
         let serving = coracle_cri::serve_unix(
             socket.clone(),

@@ -18,11 +18,6 @@ type Answer<T> = Result<Response<T>, Status>;
 
 const NAME: &str = "coracle-wasm";
 
-/// What CRI has and Wasm containers have not, said so that a user of kubectl understands it.
-fn not_yet(what: &str, instead: &str) -> Status {
-    Status::unimplemented(format!("{what} is not supported in Wasm containers yet: {instead}"))
-}
-
 #[tonic::async_trait]
 impl RuntimeService for Front {
     async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
@@ -216,23 +211,20 @@ impl RuntimeService for Front {
         Ok(Response::new(ReopenContainerLogResponse {}))
     }
 
-    async fn exec_sync(&self, _: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
-        Err(not_yet("exec", "there is no shell or other program in them to run; use an HTTP or TCP probe instead"))
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        Ok(Response::new(self.0.exec_sync(request.into_inner()).await?))
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(not_yet(
-            "exec",
-            "there is no shell or other program in them to run; kubectl logs shows what the guest writes",
-        ))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        Ok(Response::new(ExecResponse { url: self.0.exec_url(request.into_inner())? }))
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(not_yet("attach", "kubectl logs -f follows what the guest writes"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        Ok(Response::new(AttachResponse { url: self.0.attach_url(request.into_inner())? }))
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(not_yet("port-forward", "the pod's address can be reached from the node, or make it a service"))
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        Ok(Response::new(PortForwardResponse { url: self.0.port_forward_url(request.into_inner())? }))
     }
 
     async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {

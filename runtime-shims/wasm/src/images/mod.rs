@@ -23,6 +23,7 @@ mod error;
 mod layout;
 mod manifest;
 mod name;
+mod programs;
 mod pull;
 mod push;
 mod registry;
@@ -31,6 +32,7 @@ mod rootfs;
 mod tests;
 mod trust;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +72,9 @@ pub struct Image {
     pub env: Vec<String>,
     #[serde(default)]
     pub working_dir: String,
+    /// Other `.wasm` files that were taken out of the image's file system, by their paths. They are among the blobs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, Digest>,
     pub imported_at: UnixNanos,
 }
 

@@ -105,6 +105,7 @@ impl ImageStore {
             cmd: run.cmd.unwrap_or_default(),
             env: run.env.unwrap_or_default(),
             working_dir: run.working_dir.unwrap_or_default(),
+            programs: Default::default(),
             imported_at: self.clock.now(),
         };
         self.write_ref(&image)?;

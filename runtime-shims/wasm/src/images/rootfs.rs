@@ -1,6 +1,7 @@
 //! Finds the WebAssembly file in the layers of a root filesystem. Layers are hostile input: only regular files are
 //! looked at, nothing is written under a name from the archive, and sizes are bounded.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
@@ -10,6 +11,11 @@ use super::blobs::{BlobWriter, Blobs};
 use super::layout::Descriptor;
 use super::manifest::{MAX_LAYER_BYTES, MAX_WASM_BYTES};
 use super::{Digest, ImageError};
+
+/// The name of a file that says that nothing of its directory in lower layers is left.
+const OPAQUE: &str = ".wh..wh..opq";
+/// More than anybody wants to choose from.
+const PROGRAMS_MAX: usize = 1000;
 
 /// Copies the file out of the layers into a blob of its own.
 pub(super) fn extract(
@@ -56,6 +62,42 @@ pub(super) fn extract(
             })
         }
     }
+}
+
+/// Paths of the `.wasm` files that are left when all layers lie on each other.
+pub(super) fn list(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<Vec<String>, ImageError> {
+    let mut found: BTreeSet<String> = BTreeSet::new();
+    // What upper layers have deleted: files, and directories with all in them.
+    let mut gone: Vec<String> = Vec::new();
+    for layer in layers.iter().rev() {
+        let what = format!("layer {} of {name}", layer.digest);
+        let mut archive = open(blobs, layer, &what)?;
+        let entries = archive.entries().map_err(|error| ImageError::corrupt(&what, error))?;
+        let mut deleted = Vec::new();
+        for file in entries {
+            let file = file.map_err(|error| ImageError::corrupt(&what, error))?;
+            let path = normal(&String::from_utf8_lossy(&file.path_bytes()));
+            let (dir, base) = path.rsplit_once('/').unwrap_or(("", &path));
+            if base == OPAQUE {
+                deleted.push(dir.to_owned());
+            } else if let Some(base) = base.strip_prefix(".wh.") {
+                deleted.push(if dir.is_empty() { base.to_owned() } else { format!("{dir}/{base}") });
+            } else if path.ends_with(".wasm")
+                && file.header().entry_type().is_file()
+                && !gone.iter().any(|gone| is_below(&path, gone))
+                && found.len() < PROGRAMS_MAX
+            {
+                found.insert(path);
+            }
+        }
+        // Of the layers below only.
+        gone.extend(deleted);
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn is_below(path: &str, dir: &str) -> bool {
+    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn copy(blobs: &Blobs, what: &str, path: &str, from: &mut impl Read) -> Result<Digest, ImageError> {

@@ -16,6 +16,7 @@
 //! only grow by fields that have a default. Anything else is a new [`VERSION`].
 
 mod door;
+mod exec;
 mod limits;
 mod socket;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use door::{Door, bind, connect, duplicate};
+pub(crate) use exec::{AttachSpec, ExecSpec};
 pub(crate) use limits::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits};
 pub(crate) use socket::{Channel, Message, receive_blocking};
 
@@ -94,6 +96,9 @@ pub(crate) enum Command {
     AttachStdin {
         id: String,
     },
+    /// Another instance in a container that runs; the descriptors are the command's own.
+    Exec(Box<ExecSpec>),
+    AttachOutput(AttachSpec),
     /// Lasting.
     SetMemoryLimit {
         id: String,

@@ -67,6 +67,19 @@ impl Loader {
         Ok(code)
     }
 
+    /// The code at `path` as a program to be run to its end, though it be one that serves.
+    pub(super) fn program(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Arc<Code>> {
+        match kind {
+            GuestKind::Module | GuestKind::Command => self.load(kind, path),
+            GuestKind::Http => self.read(GuestKind::Command, path).map(Arc::new).map_err(|error| {
+                wasmtime::format_err!(
+                    "it serves HTTP and is no command: it does not export wasi:cli/run ({})",
+                    error.root_cause()
+                )
+            }),
+        }
+    }
+
     #[allow(unsafe_code)]
     fn read(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Code> {
         let _here = self.working_dir.lock();

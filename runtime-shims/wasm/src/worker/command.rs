@@ -1,14 +1,16 @@
 //! Guests that run from start to end: core modules with `_start`, components with `wasi:cli/run`.
 
+use wasmtime::Store;
+
 use super::Shared;
 use super::code::Code;
 use super::exit;
-use super::guest::Container;
+use super::guest::{Container, Instance};
 use crate::wire::Exit;
 
 /// Runs the guest; the future may be dropped to end it.
 pub(super) async fn run(shared: &Shared, container: &Container, code: &Code) -> Exit {
-    match call(shared, container, code).await {
+    match call(container.store(&shared.loader.commands), code).await {
         Ok(exit) => exit,
         Err(error) => {
             let exit = exit::of_error(&error);
@@ -20,8 +22,8 @@ pub(super) async fn run(shared: &Shared, container: &Container, code: &Code) -> 
     }
 }
 
-async fn call(shared: &Shared, container: &Container, code: &Code) -> wasmtime::Result<Exit> {
-    let mut store = container.store(&shared.loader.commands);
+/// Runs `code` in a new instance. `store` is of the engine that `code` was loaded by.
+pub(super) async fn call(mut store: Store<Instance>, code: &Code) -> wasmtime::Result<Exit> {
     match code {
         Code::Module(pre) => {
             let instance = pre.instantiate_async(&mut store).await?;

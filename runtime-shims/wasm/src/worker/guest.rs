@@ -61,13 +61,26 @@ pub(super) struct Instance {
 impl Container {
     /// A store for one instance, with everything the container may have.
     pub(super) fn store(&self, engine: &Engine) -> Store<Instance> {
+        self.store_with(engine, &self.spec.args, |builder| {
+            builder
+                .stdin(self.stdin.clone())
+                .stdout(LogStream::new(self.log.clone(), Stream::Stdout))
+                .stderr(LogStream::new(self.log.clone(), Stream::Stderr));
+        })
+    }
+
+    /// The same with other arguments, and standard streams that `console` sets.
+    pub(super) fn store_with(
+        &self,
+        engine: &Engine,
+        args: &[String],
+        console: impl FnOnce(&mut WasiCtxBuilder),
+    ) -> Store<Instance> {
         let mut builder = WasiCtxBuilder::new();
+        console(&mut builder);
         builder
-            .args(&self.spec.args)
+            .args(args)
             .envs(&self.spec.env)
-            .stdin(self.stdin.clone())
-            .stdout(LogStream::new(self.log.clone(), Stream::Stdout))
-            .stderr(LogStream::new(self.log.clone(), Stream::Stderr))
             .max_random_size(RANDOM_BYTES)
             .allow_tcp(true)
             .allow_udp(true)

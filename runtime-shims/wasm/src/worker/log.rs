@@ -21,6 +21,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::bucket::Rate;
+use super::tap::Taps;
 use crate::clock::{Clock, UnixNanos};
 use crate::wire::LogLimits;
 
@@ -76,6 +77,7 @@ impl LogWriter {
             buffer: Mutex::new(Buffer { bytes: Vec::new(), queued: false, rate, dropped }),
             file: Mutex::new(Output { file, lost: None }),
             progress: Notify::new(),
+            taps: Taps::default(),
         })
     }
 
@@ -94,6 +96,8 @@ pub(super) struct Log {
     buffer: Mutex<Buffer>,
     file: Mutex<Output>,
     progress: Notify,
+    /// Those who listen beside.
+    pub(super) taps: Taps,
 }
 
 #[derive(Debug)]
@@ -298,6 +302,7 @@ impl LogStream {
 
     fn put(&self, bytes: &[u8]) {
         let line = &*self.0;
+        line.log.taps.offer(line.stream, bytes);
         let mut unfinished = line.unfinished.lock();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let mut text = piece;

@@ -17,6 +17,7 @@ mod bucket;
 mod code;
 mod command;
 mod cpu;
+mod exec;
 mod exit;
 mod fair;
 mod files;
@@ -27,12 +28,14 @@ mod http;
 mod log;
 mod memory;
 mod outgoing;
+mod pipes;
 mod pod;
 mod reports;
 mod response;
 mod share;
 mod sockets;
 mod stdin;
+mod tap;
 mod traffic;
 
 use std::collections::HashMap;
@@ -193,6 +196,9 @@ struct Handle {
     /// It runs elsewhere; nobody asks how it ended here.
     forgotten: bool,
     traffic: Arc<Traffic>,
+    container: Arc<Container>,
+    /// Places for commands beside the container's program.
+    commands: Arc<Semaphore>,
 }
 
 type Running = Arc<Mutex<HashMap<String, Handle>>>;
@@ -231,6 +237,8 @@ impl Worker {
                 nothing
             }
             Command::AttachStdin { id } => self.attach_stdin(&id, fds.into_iter().next()).and(nothing),
+            Command::Exec(spec) => self.exec(*spec, fds).and(nothing),
+            Command::AttachOutput(spec) => self.attach(&spec, fds).and(nothing),
             Command::SetMemoryLimit { id, bytes } => {
                 self.tell(&id, |handle| handle.budget.set_limit(bytes));
                 nothing
@@ -361,6 +369,8 @@ impl Worker {
             listener: lent.transpose().map_err(|error| format!("cannot start {}: {error}", container.spec.title))?,
             forgotten: false,
             traffic: container.traffic.clone(),
+            container: container.clone(),
+            commands: Arc::new(Semaphore::new(exec::COMMANDS_MAX)),
         };
         self.running.lock().insert(container.spec.id.clone(), handle);
         let (running, ends, clock) = (self.running.clone(), self.ends.clone(), self.clock.clone());

@@ -204,6 +204,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
         ("net".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/net/net.wasm")),
         ("plain".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/plain/plain.wasm")),
         ("preview1".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/preview1/preview1.wasm")),
+        ("tool".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/tool/tool.wasm")),
         ("abuse".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/abuse/abuse.wasm")),
     ];
     for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {
@@ -212,6 +213,11 @@ pub fn files() -> Vec<(String, PathBuf)> {
         files.push((stem, path));
     }
     files
+}
+
+/// The file of one of them.
+pub fn file(name: &str) -> PathBuf {
+    files().into_iter().find(|(known, _)| known == name).expect("there is such a guest").1
 }
 
 fn handler(body: &str) -> String {

@@ -15,6 +15,7 @@ mod pods;
 mod registry;
 mod restarts;
 mod shim;
+mod streaming;
 mod trust;
 mod volumes;
 mod wasi;

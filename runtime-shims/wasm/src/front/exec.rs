@@ -1,0 +1,219 @@
+//! Commands in containers, as CRI's ExecSync and the streaming server ask for them. Part of [`Pods`].
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use coracle_cri::Status;
+use coracle_cri::v1::{ExecSyncRequest, ExecSyncResponse};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+
+use super::containers::order_failed;
+use super::convert;
+use super::link::Link;
+use super::plan::plan_guest;
+use super::pods::{Pods, lookup_failed, phase_name};
+use super::programs::{Known, Program};
+use super::records::Phase;
+use crate::compile::{Compiled, GuestKind};
+use crate::images::Image;
+use crate::wire::{Command, ExecSpec, Exit};
+
+/// Of both outputs of ExecSync together; what is beyond is let go, as containerd and CRI-O do. An answer of CRI has
+/// 16 MiB, with its fields.
+const OUTPUT_BYTES_MAX: usize = (16 << 20) - 1024;
+
+/// Standard streams for the worker.
+#[derive(Debug, Default)]
+pub(super) struct Descriptors {
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) terminal: bool,
+}
+
+/// A command that runs. Dropping it ends the command.
+#[derive(Debug)]
+pub(super) struct Running(UnixStream);
+
+impl Running {
+    pub(super) async fn ended(mut self) -> io::Result<Exit> {
+        let mut text = Vec::new();
+        self.0.read_to_end(&mut text).await?;
+        if text.is_empty() {
+            return Err(io::Error::other("the Wasm worker process ended"));
+        }
+        serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+}
+
+impl Pods {
+    pub(super) async fn exec_sync(self: &Arc<Pods>, request: ExecSyncRequest) -> Result<ExecSyncResponse, Status> {
+        let ExecSyncRequest { container_id, cmd, timeout } = request;
+        let failed = |error: io::Error| Status::internal(format!("failed to exec in container: {error}"));
+        let (stdout, to_stdout) = output().map_err(failed)?;
+        let (stderr, to_stderr) = output().map_err(failed)?;
+        let descriptors = Descriptors { stdout: Some(to_stdout), stderr: Some(to_stderr), ..Descriptors::default() };
+        let limit = u64::try_from(timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let running = async {
+            let room = AtomicUsize::new(OUTPUT_BYTES_MAX);
+            let running = self.begin(&container_id, &cmd, descriptors).await?;
+            let (stdout, stderr, exit) = tokio::join!(collect(stdout, &room), collect(stderr, &room), running.ended());
+            let exit = exit.map_err(failed)?;
+            let (stdout, stderr) = (stdout.map_err(failed)?, stderr.map_err(failed)?);
+            Ok(ExecSyncResponse { stdout, stderr, exit_code: exit.code })
+        };
+        match limit {
+            None => running.await,
+            Some(limit) => tokio::time::timeout(limit, running).await.unwrap_or_else(|_| {
+                Err(Status::deadline_exceeded(format!(
+                    "failed to exec in container: timeout {}s exceeded: context deadline exceeded",
+                    limit.as_secs()
+                )))
+            }),
+        }
+    }
+
+    /// Starts a command in a container that runs.
+    pub(super) async fn begin(
+        self: &Arc<Pods>,
+        id: &str,
+        cmd: &[String],
+        descriptors: Descriptors,
+    ) -> Result<Running, Status> {
+        let word = cmd.first().ok_or_else(|| Status::invalid_argument("cmd is required: a command to run"))?;
+        let (link, id) = self.link_of(id)?;
+        let (image, compiled) = self.program(&id, word).await?;
+        let (ours, theirs) = UnixStream::pair().map_err(|error| Status::internal(error.to_string()))?;
+        let theirs = theirs.into_std().map_err(|error| Status::internal(error.to_string()))?;
+        let mut fds: Vec<OwnedFd> = vec![theirs.into()];
+        let mut add = |fd: Option<OwnedFd>| {
+            fd.map(|fd| {
+                fds.push(fd);
+                fds.len() - 1
+            })
+        };
+        let spec = ExecSpec {
+            container: id,
+            kind: compiled.kind,
+            code: compiled.path,
+            args: cmd.to_vec(),
+            stdin: add(descriptors.stdin),
+            stdout: add(descriptors.stdout),
+            stderr: add(descriptors.stderr),
+            terminal: descriptors.terminal,
+        };
+        let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        link.order(Command::Exec(Box::new(spec)), &borrowed).await.map_err(|error| {
+            let status = order_failed(error);
+            let text = format!("failed to exec in container: {word:?} of image {:?}: {}", image.name, status.message());
+            Status::new(status.code(), text)
+        })?;
+        Ok(Running(ours))
+    }
+
+    /// The worker that a running container is in, and the container's full id.
+    pub(super) fn link_of(&self, id: &str) -> Result<(Arc<Link>, String), Status> {
+        let (id, generation) = {
+            let state = self.state.lock();
+            let id = state.container_id(id).map_err(lookup_failed)?;
+            let container = &state.containers[&id];
+            if !matches!(container.record.phase, Phase::Running { .. }) {
+                let phase = phase_name(&container.record.phase);
+                return Err(Status::failed_precondition(format!("container is in {phase} state")));
+            }
+            (id.clone(), container.generation)
+        };
+        let link = self.workers.get(generation).ok_or_else(|| Status::unavailable("the Wasm worker process ended"))?;
+        Ok((link, id))
+    }
+
+    /// The machine code of what `word` means in a container.
+    async fn program(self: &Arc<Pods>, id: &str, word: &str) -> Result<(Image, Compiled), Status> {
+        let (sandbox, config) = {
+            let state = self.state.lock();
+            let record = state.containers.get(id).map(|container| container.record.clone());
+            let record = record.ok_or_else(|| Status::not_found(format!("container {id:?}: not found")))?;
+            let sandbox = state.sandboxes.get(&record.sandbox).map(|sandbox| sandbox.config.clone());
+            (sandbox.unwrap_or_default(), record.config)
+        };
+        let image = self.image_of(&config)?;
+        // As a module: what is wanted is what every kind of guest is given.
+        let plan = plan_guest(&sandbox, &config, &image, GuestKind::Module, &[]).map_err(Status::invalid_argument)?;
+        let known = Known {
+            own: plan.args.first().map(String::as_str).unwrap_or_default(),
+            image: &image,
+            env: &plan.env,
+            working_dir: plan.working_dir.as_deref(),
+        };
+        let image = match self.meaning(&known, word).await? {
+            Program::Own => image,
+            Program::File(path) => {
+                let (store, image) = (self.images.clone(), image.clone());
+                blocking(move || store.program(&image, &path)).await?
+            }
+        };
+        let compiled = self.compiled(&image).await?;
+        Ok((image, compiled))
+    }
+
+    async fn meaning(&self, known: &Known<'_>, word: &str) -> Result<Program, Status> {
+        if known.is_own(word) {
+            return Ok(Program::Own);
+        }
+        let paths = known.paths(word);
+        // Used before: no need to look at the layers.
+        if let Some(path) = paths.iter().find(|path| known.image.programs.contains_key(*path)) {
+            return Ok(Program::File(path.clone()));
+        }
+        let (store, image) = (self.images.clone(), known.image.clone());
+        let programs = blocking(move || store.programs(&image)).await?;
+        match paths.into_iter().find(|path| programs.contains(path)) {
+            Some(path) => Ok(Program::File(path)),
+            None => {
+                let text = known.missing(word, &programs);
+                Err(Status::unknown(format!("failed to exec in container: {text}")))
+            }
+        }
+    }
+}
+
+/// Layers may be large, and reading them must not hold up other calls.
+async fn blocking<T: Send + 'static>(
+    what: impl FnOnce() -> Result<T, crate::images::ImageError> + Send + 'static,
+) -> Result<T, Status> {
+    let outcome = tokio::task::spawn_blocking(what).await.map_err(|error| Status::internal(error.to_string()))?;
+    outcome.map_err(convert::image_failed)
+}
+
+/// A pipe: our reading end, and the worker's writing one.
+pub(super) fn output() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (sender, receiver) = pipe::pipe()?;
+    Ok((receiver, sender.into_nonblocking_fd()?))
+}
+
+/// A pipe: our writing end, and the worker's reading one.
+pub(super) fn input() -> io::Result<(pipe::Sender, OwnedFd)> {
+    let (sender, receiver) = pipe::pipe()?;
+    Ok((sender, receiver.into_nonblocking_fd()?))
+}
+
+async fn collect(mut from: impl AsyncRead + Unpin, room: &AtomicUsize) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let mut piece = vec![0; 32 << 10];
+    loop {
+        let got = from.read(&mut piece).await?;
+        if got == 0 {
+            return Ok(kept);
+        }
+        let left = room.load(Ordering::Relaxed);
+        let taken = got.min(left);
+        // Both outputs are collected by one task, in turn.
+        room.store(left - taken, Ordering::Relaxed);
+        kept.extend_from_slice(&piece[..taken]);
+    }
+}

@@ -1,0 +1,53 @@
+//! Other programs of an image than the one it is run by: the `.wasm` files in the layers of its file system. They are
+//! found when they are asked for, and what was taken out is kept with the image's name.
+
+use super::manifest::{self, MAX_DOCUMENT_BYTES, Shape};
+use super::{Image, ImageError, ImageStore, rootfs};
+
+impl ImageStore {
+    /// Paths of all `.wasm` files of the image, sorted. None, if the image is one file without a file system.
+    pub fn programs(&self, image: &Image) -> Result<Vec<String>, ImageError> {
+        match self.shape(image)? {
+            Shape::Artifact { .. } => Ok(Vec::new()),
+            Shape::Rootfs { layers, .. } => rootfs::list(&self.blobs, &image.name, &layers),
+        }
+    }
+
+    /// The image as it would be if `path` were what it is run by.
+    pub fn program(&self, image: &Image, path: &str) -> Result<Image, ImageError> {
+        let wasm = match image.programs.get(path) {
+            Some(wasm) if self.blobs.has(wasm) => wasm.clone(),
+            Some(_) | None => {
+                let Shape::Rootfs { layers, .. } = self.shape(image)? else {
+                    let why = format!("it is one file and has no {path:?}");
+                    return Err(ImageError::NotWasm { name: image.name.clone(), why });
+                };
+                let _adding = self.blobs.adding()?;
+                let wasm = rootfs::extract(&self.blobs, &image.name, &layers, Some(path))?;
+                let record = self.ref_path(&image.name);
+                // Another image may have come under the name; then what was taken out is collected with the next one.
+                if let Some(mut current) = self.read_ref(&record)?.filter(|current| current.id == image.id) {
+                    current.programs.insert(path.to_owned(), wasm.clone());
+                    if !current.blobs.contains(&wasm) {
+                        current.blobs.push(wasm.clone());
+                    }
+                    self.write_ref(&current)?;
+                }
+                wasm
+            }
+        };
+        let wasm_bytes = self.blobs.len(&wasm)?;
+        Ok(Image { wasm, wasm_bytes, ..image.clone() })
+    }
+
+    fn shape(&self, image: &Image) -> Result<Shape, ImageError> {
+        let text = self.blobs.read(&image.id, MAX_DOCUMENT_BYTES)?;
+        let manifest = manifest::single(&image.name, &text)?;
+        let config = if manifest::has_image_config(&manifest) {
+            Some(self.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
+        } else {
+            None
+        };
+        Ok(manifest::anatomy(&image.name, &manifest, config.as_deref())?.shape)
+    }
+}
