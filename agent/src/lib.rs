@@ -21,6 +21,7 @@ pub mod runtime;
 pub mod server;
 pub mod sources;
 pub mod status;
+mod streams;
 #[cfg(test)]
 mod testing;
 pub mod tokens;

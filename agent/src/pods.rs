@@ -12,6 +12,7 @@ use coracle_api::Uid;
 use coracle_client::watched;
 use coracle_client::{Change, Informer, OnExit};
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,8 @@ use crate::pod::context::{PodContext, Shared, recorded_sources};
 use crate::pod::worker::{Ended, Worker};
 use crate::rotation::LiveLog;
 use crate::runtime::{CriError, POD_UID, Runtime};
-use crate::server::{ContainerLog, NoLog, PodSource};
+use crate::server::{ContainerLog, NoLog, NoStream, PodSource, Wanted};
+use crate::streams::stream_url;
 use crate::volumes::{PodDirs, remove_tree};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -407,7 +409,29 @@ fn uid_of(pod: &Pod) -> Uid {
     pod.metadata.uid.as_deref().unwrap_or_default().into()
 }
 
+impl Pods {
+    /// The one that is meant is the one whose object is there, not one before it of the same name.
+    fn named(&self, namespace: &str, pod: &str) -> Option<Arc<PodContext>> {
+        let slots = self.slots.lock();
+        let same_name = |slot: &&Slot| &*slot.context.key.namespace == namespace && &*slot.context.key.name == pod;
+        let found = slots.values().filter(same_name).min_by_key(|slot| slot.removed.load(Ordering::Acquire));
+        found.map(|slot| slot.context.clone())
+    }
+}
+
 impl PodSource for Pods {
+    fn stream<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        wanted: Wanted,
+    ) -> BoxFuture<'a, Result<String, NoStream>> {
+        Box::pin(async move {
+            let context = self.named(namespace, pod).ok_or(NoStream::Pod)?;
+            stream_url(&context, wanted).await
+        })
+    }
+
     fn pods(&self) -> Vec<Arc<Pod>> {
         let contexts: Vec<_> = self.slots.lock().values().map(|slot| slot.context.clone()).collect();
         let shown = contexts.iter().map(|context| {
@@ -424,13 +448,7 @@ impl PodSource for Pods {
         container: &str,
         previous: bool,
     ) -> Result<ContainerLog, NoLog> {
-        // The one that is meant is the one whose object is there, not one before it of the same name.
-        let slots = self.slots.lock();
-        let same_name = |slot: &&Slot| &*slot.context.key.namespace == namespace && &*slot.context.key.name == pod;
-        let found = slots.values().filter(same_name).min_by_key(|slot| slot.removed.load(Ordering::Acquire));
-        let found = found.map(|slot| slot.context.clone());
-        drop(slots);
-        let context = found.ok_or_else(|| NoLog::Pod { pod: pod.to_owned() })?;
+        let context = self.named(namespace, pod).ok_or_else(|| NoLog::Pod { pod: pod.to_owned() })?;
         let view = context.view.lock();
         let all = view.status.init_container_statuses.iter().flatten();
         let all = all.chain(view.status.container_statuses.iter().flatten());

@@ -242,9 +242,23 @@ impl Runtime {
 
     /// Not counted among the calls under way: it lasts as long as the command.
     pub async fn exec_sync(&self, id: &str, command: &[String], limit: Duration) -> Answer<ExecSyncResponse> {
-        let timeout = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+        // CRI counts whole seconds, and none would be no limit.
+        let timeout = i64::try_from(limit.as_millis().div_ceil(1000).max(1)).unwrap_or(i64::MAX);
         let request = ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout };
         within(limit + Duration::from_secs(2), self.endpoint.runtime().exec_sync(request)).await
+    }
+
+    /// The URL that takes the client's connection.
+    pub async fn exec(&self, request: ExecRequest) -> Answer<String> {
+        Ok(self.call(self.endpoint.runtime().exec(request)).await?.url)
+    }
+
+    pub async fn attach(&self, request: AttachRequest) -> Answer<String> {
+        Ok(self.call(self.endpoint.runtime().attach(request)).await?.url)
+    }
+
+    pub async fn port_forward(&self, request: PortForwardRequest) -> Answer<String> {
+        Ok(self.call(self.endpoint.runtime().port_forward(request)).await?.url)
     }
 
     pub async fn container_stats(&self) -> Answer<Vec<ContainerStats>> {

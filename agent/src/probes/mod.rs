@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::events::{EventType, Recorder};
+use coracle_cri::Code;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, ObjectReference, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -61,6 +62,21 @@ impl HttpCheck {
     pub fn url(&self) -> String {
         format!("{}://{}:{}{}", self.scheme, self.host, self.port, self.path)
     }
+}
+
+/// Tries until one can be made.
+const TRIES: usize = 3;
+/// Of a command's output this much is told.
+const OUTPUT_CHARS: usize = 10 * 1024;
+
+/// Why a try was no success.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Fault {
+    #[error("failed: {0}")]
+    Failed(String),
+    /// It could not be tried: its command is not there, its port has no number.
+    #[error("errored and resulted in unknown state: {0}")]
+    Errored(String),
 }
 
 /// What came of a try: `Err` is the failure in kubelet's words.
@@ -118,12 +134,17 @@ impl ProbeTask {
         loop {
             sleep_until(next).await;
             next = Instant::now() + period;
-            let outcome = self.try_once(limit).await;
-            if let Err(message) = &outcome {
-                let text = format!("{} probe failed: {message}", self.kind);
+            let outcome = self.try_a_few_times(limit).await;
+            if let Err(fault) = &outcome {
+                let text = format!("{} probe {fault}", self.kind);
                 self.recorder.event(&self.reference, EventType::Warning, "Unhealthy", text);
             }
-            let ok = outcome.is_ok();
+            let ok = match outcome {
+                Ok(()) => true,
+                Err(Fault::Failed(_)) => false,
+                // Nothing was learnt of the container: it stays what it was taken for.
+                Err(Fault::Errored(_)) => continue,
+            };
             run = if last == Some(ok) { run + 1 } else { 1 };
             last = Some(ok);
             let decided = if ok { run >= successes_min } else { run >= failures_max };
@@ -148,26 +169,38 @@ impl ProbeTask {
         self.mailbox.put(|mail| drop(mail.verdicts.insert(key, verdict)));
     }
 
-    async fn try_once(&self, limit: Duration) -> Outcome {
-        match self.check.as_ref().map_err(Clone::clone)? {
+    /// A try that could not be made is made again at once.
+    async fn try_a_few_times(&self, limit: Duration) -> Result<(), Fault> {
+        for _ in 1..TRIES {
+            match self.try_once(limit).await {
+                Err(Fault::Errored(_)) => {}
+                other => return other,
+            }
+        }
+        self.try_once(limit).await
+    }
+
+    async fn try_once(&self, limit: Duration) -> Result<(), Fault> {
+        match self.check.as_ref().map_err(|why| Fault::Errored(why.clone()))? {
             Check::Exec { command } => self.exec(command, limit).await,
             check => match timeout(limit, self.prober.try_once(check)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(timed_out(check, limit)),
+                Ok(outcome) => outcome.map_err(Fault::Failed),
+                Err(_) => Err(Fault::Failed(timed_out(check, limit))),
             },
         }
     }
 
-    async fn exec(&self, command: &[String], limit: Duration) -> Outcome {
-        let line = command.join(" ");
+    async fn exec(&self, command: &[String], limit: Duration) -> Result<(), Fault> {
+        let late = || format!("command timed out: \"{}\" timed out after {}", command.join(" "), go_duration(limit));
         match timeout(limit, self.runtime.exec_sync(&self.container_id, command, limit)).await {
             Ok(Ok(done)) if done.exit_code == 0 => Ok(()),
             Ok(Ok(done)) => {
                 let output = [done.stdout, done.stderr].concat();
-                Err(String::from_utf8_lossy(&output).chars().take(10 * 1024).collect())
+                Err(Fault::Failed(String::from_utf8_lossy(&output).chars().take(OUTPUT_CHARS).collect()))
             }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("command timed out: \"{line}\" timed out after {}", go_duration(limit))),
+            Ok(Err(error)) if error.code == Code::DeadlineExceeded => Err(Fault::Failed(late())),
+            Ok(Err(error)) => Err(Fault::Errored(error.to_string())),
+            Err(_) => Err(Fault::Failed(late())),
         }
     }
 }

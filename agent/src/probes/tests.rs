@@ -249,3 +249,60 @@ async fn redirects_are_followed_on_the_same_host() {
     let circle = redirected("/a%20b").await;
     assert!(circle.ends_with("Get \"http://127.0.0.1:PORT/a%20b\": stopped after 10 redirects"), "{circle}");
 }
+
+/// A probe that runs `command` in a container of the fake runtime, once.
+async fn exec(command: &str) -> String {
+    use coracle_cri::v1::*;
+    let fake = FakeRuntime::new(0).scripted("app", "exec 0 good; exec 1 bad; exec never hang");
+    let runtime = Runtimes::new(RuntimeRouter::new(fake.endpoint())).all()[0].clone();
+    let metadata = PodSandboxMetadata { name: "web".into(), uid: "u".into(), namespace: "ns".into(), attempt: 0 };
+    let sandbox_config = Some(PodSandboxConfig { metadata: Some(metadata), ..Default::default() });
+    let network_config = Some(NetworkConfig { pod_cidr: "127.42.16.0/20".into() });
+    let runtime_config = Some(RuntimeConfig { network_config });
+    let mut client = fake.endpoint().runtime();
+    client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await.unwrap();
+    let sandbox = runtime.run_sandbox(sandbox_config.clone().unwrap(), "").await.unwrap();
+    let image = Some(ImageSpec { image: "app".into(), ..Default::default() });
+    runtime.pull(PullImageRequest { image: image.clone(), ..Default::default() }, || ()).await.unwrap();
+    let metadata = Some(ContainerMetadata { name: "main".into(), attempt: 0 });
+    let config = Some(ContainerConfig { metadata, image, ..Default::default() });
+    let request = CreateContainerRequest { pod_sandbox_id: sandbox, config, sandbox_config };
+    let id = runtime.create_container(request).await.unwrap();
+    runtime.start_container(&id).await.unwrap();
+    let scope = TaskScope::root();
+    let client = Client::new(tower::service_fn(|_: http::Request<coracle_client::Body>| async {
+        Ok::<_, std::io::Error>(http::Response::new(coracle_client::empty_body()))
+    }));
+    let clock = TokioClock::shared("2026-01-01T00:00:00Z".parse().unwrap());
+    let source = Source { component: "kubelet".into(), host: "n".into() };
+    let task = ProbeTask {
+        kind: ProbeKind::Liveness,
+        probe: Probe::default(),
+        check: Ok(Check::Exec { command: command.split(' ').map(str::to_owned).collect() }),
+        container: "main".into(),
+        container_id: id.into(),
+        runtime,
+        prober: Arc::new(NoProber),
+        mailbox: Arc::new(Mailbox::default()),
+        recorder: Recorder::new(&client, clock, RandomIds::seeded(1), source, &scope),
+        reference: ObjectReference::default(),
+    };
+    let outcome = task.try_a_few_times(Duration::from_secs(1)).await;
+    scope.shutdown().await;
+    format!("{command}: {}\n", outcome.map_or_else(|fault| fault.to_string(), |()| "ok".to_owned()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_are_judged_by_their_exit_code_and_one_that_is_not_there_judges_nothing() {
+    let mut told = String::new();
+    for command in ["good", "bad", "hang", "sh -c true"] {
+        told += &exec(command).await;
+    }
+    expect![[r#"
+        good: ok
+        bad: failed: bad says no
+        hang: failed: command timed out: "hang" timed out after 1s
+        sh -c true: errored and resulted in unknown state: rpc error: code = Unknown desc = exec: "sh -c true": executable file not found in $PATH
+    "#]]
+    .assert_eq(&told);
+}

@@ -4,6 +4,7 @@
 //! Owns the connection, who may call, and the routes. Knows pods only through [`PodSource`].
 
 mod routes;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -13,7 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::upgrade::Upgrades;
 use coracle_client::{Clock, OnExit, TaskScope};
+use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use k8s_openapi::api::core::v1::Pod;
@@ -26,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::NodeCertificates;
 use crate::logs::Stop;
+pub use streams::{NoStream, Streams, Wanted};
 use tls::NodeTls;
 pub use tls::TlsError;
 
@@ -41,6 +45,14 @@ pub trait PodSource: Send + Sync + 'static {
     /// Where a container writes its log, or why there is none.
     fn container_log(&self, namespace: &str, pod: &str, container: &str, previous: bool)
     -> Result<ContainerLog, NoLog>;
+
+    /// Where a pod's runtime takes the connection for what is wanted, as a URL that is good once.
+    fn stream<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        wanted: Wanted,
+    ) -> BoxFuture<'a, Result<String, NoStream>>;
 }
 
 /// A log file, and when its container has ended.
@@ -140,16 +152,22 @@ async fn connection(stream: TcpStream, peer: SocketAddr, tls: Arc<ServerConfig>,
         Err(_) => return tracing::debug!(%peer, "a caller of the node API did not finish its handshake"),
     };
     let caller = tls::Caller::of(stream.get_ref().1);
+    let upgrades = Upgrades::default();
+    let left = upgrades.clone();
     let service = tower::ServiceBuilder::new()
         .map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(caller.clone());
+            request.extensions_mut().insert(left.clone());
             request
         })
         .service(routes);
     let served = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
         .await;
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "a connection to the node API broke");
+    }
+    if let Some(session) = upgrades.take() {
+        session.await;
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{FromRef, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get};
+use axum::routing::get;
 use bytes::Bytes;
 use coracle_client::Clock;
 use futures::StreamExt as _;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::tls::Caller;
-use super::{NoLog, PodSource};
+use super::{NoLog, PodSource, streams};
 use crate::logs::{self, LogError, LogOptions};
 
 /// Pieces of log that may wait for a slow reader.
@@ -35,9 +35,9 @@ pub(super) fn router(pods: Arc<dyn PodSource>, clock: Arc<dyn Clock>) -> axum::R
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(list_pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
-        .route("/exec/{*rest}", any(not_yet))
-        .route("/attach/{*rest}", any(not_yet))
-        .route("/portForward/{*rest}", any(not_yet))
+        .route("/exec/{namespace}/{pod}/{container}", get(streams::exec).post(streams::exec))
+        .route("/attach/{namespace}/{pod}/{container}", get(streams::attach).post(streams::attach))
+        .route("/portForward/{namespace}/{pod}", get(streams::port_forward).post(streams::port_forward))
         .layer(from_fn(only_the_api_server))
         .with_state(Node { pods, clock })
 }
@@ -53,9 +53,10 @@ async fn only_the_api_server(request: Request, next: Next) -> Response {
     }
 }
 
-async fn not_yet(request: Request) -> Response {
-    let what = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
-    (StatusCode::NOT_IMPLEMENTED, format!("{what} is not supported by this node yet")).into_response()
+impl FromRef<Node> for Arc<dyn PodSource> {
+    fn from_ref(node: &Node) -> Self {
+        Arc::clone(&node.pods)
+    }
 }
 
 async fn list_pods(State(node): State<Node>) -> Response {

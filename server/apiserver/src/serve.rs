@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use coracle_client::upgrade::Upgrades;
 use coracle_client::{Clock, OnExit, TaskScope};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -162,8 +163,11 @@ async fn connection(stream: TcpStream, address: SocketAddr, server: Arc<Server>,
     };
     let (router, ending, activity) = (server.router.clone(), cancel.clone(), Activity::new());
     let asked = activity.clone();
-    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+    let upgrades = Upgrades::default();
+    let left = upgrades.clone();
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         let busy = asked.begin();
+        request.extensions_mut().insert(left.clone());
         let answer = answer(router.clone(), request, address, peer.clone(), ending.clone());
         async move {
             let response = answer.await?;
@@ -190,6 +194,14 @@ async fn connection(stream: TcpStream, address: SocketAddr, server: Arc<Server>,
     };
     if let Err(error) = result {
         tracing::debug!(%address, %error, "a connection ended early");
+    }
+    // It speaks another protocol now.
+    if let Some(session) = upgrades.take() {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = session => {}
+        }
     }
 }
 

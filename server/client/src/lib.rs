@@ -23,6 +23,7 @@ mod scope;
 mod shared;
 #[cfg(test)]
 mod testing;
+pub mod upgrade;
 mod watch;
 pub mod watched;
 

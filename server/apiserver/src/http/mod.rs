@@ -46,6 +46,9 @@ use request_info::{RequestInfo, Verb};
 use resources::STREAMS;
 use respond::{Response, Style};
 
+/// Subresources of pods that need the verb `create`, however they are asked for.
+const RUNS_IN_POD: [&str; 3] = ["exec", "attach", "portforward"];
+
 /// Limits on what clients may ask for.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -137,7 +140,11 @@ impl Server {
             None => user,
         };
         let place = self.place(info, &user)?;
-        self.authorize(info, &user)?;
+        self.authorize(info, &user, info.verb_text())?;
+        if info.resource == "pods" && RUNS_IN_POD.contains(&info.subresource.as_str()) && info.verb == Verb::Get {
+            // A WebSocket can only be asked for by GET; whoever may read must not be able to run commands by it.
+            self.authorize(info, &user, Verb::Create.as_str().to_owned())?;
+        }
         let request = Request::from_parts(parts, body);
         let response = if info.is_resource {
             self.resource(info, user, request).await?
@@ -166,8 +173,7 @@ impl Server {
         info.is_resource && resource.is_some_and(|resource| info.subresource.is_empty() || has(resource))
     }
 
-    fn authorize(&self, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
-        let verb = info.verb_text();
+    fn authorize(&self, info: &RequestInfo, user: &UserInfo, verb: String) -> Result<(), Status> {
         let asked = Attributes {
             verb: &verb,
             namespace: &info.namespace,

@@ -21,6 +21,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::targets::NodeAddress;
 use crate::auth::authn::Peer;
@@ -61,12 +62,17 @@ impl Dialer {
         Dialer { roots: Arc::new(roots), identity: pki.kubelet_client(), time: Time::new(clock) }
     }
 
-    /// Sends `request` to a node's API. The node has to show its own certificate.
+    /// Sends `request` to a node's API.
     pub(super) async fn to_node(
         &self,
         address: &NodeAddress,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, DialError> {
+        exchange(self.node_stream(address).await?, request).await
+    }
+
+    /// A connection to a node's API. The node has to show its own certificate.
+    pub(super) async fn node_stream(&self, address: &NodeAddress) -> Result<TlsStream<TcpStream>, DialError> {
         let name = ServerName::try_from(address.host.clone()).map_err(|_| DialError::Name(address.host.clone()))?;
         let connector = TlsConnector::from(Arc::new(self.tls(&address.node)?));
         let connecting = async {
@@ -74,8 +80,7 @@ impl Dialer {
             stream.set_nodelay(true)?;
             Ok::<_, DialError>(connector.connect(name, stream).await?)
         };
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| DialError::Timeout)??;
-        exchange(stream, request).await
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| DialError::Timeout)?
     }
 
     /// Sends `request` in plain HTTP.

@@ -1,9 +1,10 @@
-//! Owns requests that are answered by a node, a pod or a service and not from the store: container logs, and plain HTTP
-//! through `…/proxy`. Must not know how requests are authorised.
+//! Owns requests that are answered by a node, a pod or a service and not from the store: container logs, plain HTTP
+//! through `…/proxy`, and connections to commands, containers and ports. Must not know how requests are authorised.
 
 mod connect;
 mod logs;
 mod proxy;
+mod streams;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use coracle_api::meta::GroupResource;
-use coracle_api::status::{Reason, Status};
+use coracle_api::status::Status;
 use coracle_client::Clock;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -51,11 +52,7 @@ impl Inner {
         let info = &request.info;
         match (info.resource.as_str(), info.subresource.as_str()) {
             ("pods", "log") => self.log(info).await,
-            ("pods", "exec" | "attach" | "portforward") => Err(Status::new(
-                501,
-                Reason::Unknown,
-                format!("{} is not supported by this server yet", info.subresource),
-            )),
+            ("pods", "exec" | "attach" | "portforward") => self.stream(request).await,
             ("nodes" | "pods" | "services", "proxy") => self.proxy(request).await,
             (resource, subresource) => {
                 let resource = GroupResource::new(&*info.group, format!("{resource}/{subresource}"));

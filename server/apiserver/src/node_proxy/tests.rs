@@ -358,7 +358,7 @@ mod over_tls {
         check_call(
             "/api/v1/namespaces/default/pods/web/exec",
             "edge-1",
-            expect!["501 exec is not supported by this server yet"],
+            expect!["400 Upgrade request required"],
         )
         .await;
     }
