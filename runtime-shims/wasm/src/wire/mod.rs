@@ -17,6 +17,8 @@
 
 mod door;
 mod exec;
+#[cfg(test)]
+mod fuzz;
 mod limits;
 mod socket;
 #[cfg(test)]

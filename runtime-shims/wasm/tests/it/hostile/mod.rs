@@ -4,5 +4,6 @@ mod files;
 mod loops;
 mod modules;
 mod neighbour;
+mod rubbish;
 mod slow;
 mod takers;
