@@ -337,7 +337,7 @@ impl Inner {
             child.wait().await
         };
         // The processor time is limited by the kernel; this is for a machine that gives it none.
-        let patience = Duration::from_secs((self.limits.cpu_seconds * 4).max(300));
+        let patience = Duration::from_secs(self.limits.cpu_seconds * 4);
         let status = match tokio::time::timeout(patience, listening).await {
             Ok(status) => status.map_err(|error| CompileError::io("waiting for the compiler", &error))?,
             Err(_) => return Err(CompileError::Failed(format!("it did not end within {} s", patience.as_secs()))),

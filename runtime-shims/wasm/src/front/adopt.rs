@@ -4,7 +4,7 @@
 //! Nothing runs twice: a container is served by the worker its record names, and what any other worker runs under its
 //! name is ended. A worker that does not answer is killed before its containers are called lost.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -24,12 +24,28 @@ enum Verdict {
     Lost,
 }
 
-/// What became of a container that should run in this worker.
-fn verdict(id: &str, welcome: &Welcome) -> Verdict {
-    if let Some(ended) = welcome.ended.iter().find(|ended| ended.id == id) {
-        return Verdict::Ended(ended.clone());
+/// A worker's word, to be asked.
+struct Word<'a> {
+    running: HashSet<&'a str>,
+    ended: HashMap<&'a str, &'a Ended>,
+}
+
+impl Word<'_> {
+    fn of(welcome: &Welcome) -> Word<'_> {
+        Word {
+            running: welcome.running.iter().map(String::as_str).collect(),
+            ended: welcome.ended.iter().map(|ended| (ended.id.as_str(), ended)).collect(),
+        }
     }
-    if welcome.running.iter().any(|running| running == id) { Verdict::RunsOn } else { Verdict::Lost }
+
+    /// What became of a container that should run in this worker.
+    fn on(&self, id: &str) -> Verdict {
+        match self.ended.get(id) {
+            Some(ended) => Verdict::Ended((*ended).clone()),
+            None if self.running.contains(id) => Verdict::RunsOn,
+            None => Verdict::Lost,
+        }
+    }
 }
 
 impl Pods {
@@ -72,8 +88,9 @@ impl Pods {
 
     async fn adopt(self: &Arc<Pods>, link: Link, welcome: Welcome) {
         let (mut strays, mut lost) = (Vec::new(), Vec::new());
-        let mut known = BTreeSet::new();
+        let mut known = HashSet::new();
         {
+            let word = Word::of(&welcome);
             let mut state = self.state.lock();
             for container in state.containers.values_mut() {
                 let id = container.record.id.clone();
@@ -82,7 +99,7 @@ impl Pods {
                 }
                 known.insert(id.clone());
                 container.generation = Some(link.generation);
-                match verdict(&id, &welcome) {
+                match word.on(&id) {
                     Verdict::RunsOn | Verdict::Ended(_) => {}
                     Verdict::Lost => lost.push(id),
                 }
@@ -163,8 +180,9 @@ mod tests {
             running: vec!["runs".to_owned(), "both".to_owned()],
             ended: vec![ended.clone()],
         };
-        assert_eq!(verdict("runs", &welcome), Verdict::RunsOn);
-        assert_eq!(verdict("both", &welcome), Verdict::Ended(ended));
-        assert_eq!(verdict("neither", &welcome), Verdict::Lost);
+        let word = Word::of(&welcome);
+        assert_eq!(word.on("runs"), Verdict::RunsOn);
+        assert_eq!(word.on("both"), Verdict::Ended(ended));
+        assert_eq!(word.on("neither"), Verdict::Lost);
     }
 }

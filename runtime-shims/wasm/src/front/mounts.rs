@@ -101,7 +101,8 @@ fn guest_path(path: &str) -> Result<String, String> {
 }
 
 impl MountPlan {
-    /// Makes what has to be made below `scratch` and opens everything. The descriptors are numbered from `first`.
+    /// Makes what has to be made below `scratch`, if it is not there yet, and opens everything. The descriptors are
+    /// numbered from `first`.
     pub(super) fn open(&self, scratch: &Path, first: usize) -> Result<(Vec<VolumeSpec>, Vec<OwnedFd>), String> {
         let mut volumes = Vec::new();
         let mut fds = Vec::new();
@@ -118,20 +119,26 @@ impl MountPlan {
         }
         for (number, made) in self.made.iter().enumerate() {
             let host_path = scratch.join(number.to_string());
-            make(&host_path, made).map_err(|error| format!("mount {}: {error}", made.guest_path))?;
+            // It is there when the container moves from one worker to another: both use it, and what was written stays.
+            if !host_path.exists() {
+                make(&host_path, made).map_err(|error| format!("mount {}: {error}", made.guest_path))?;
+            }
             add(&made.guest_path, &host_path, made.readonly())?;
         }
         Ok((volumes, fds))
     }
 }
 
+/// A directory that could not be made whole is not left behind.
 fn make(dir: &Path, made: &MadeDir) -> io::Result<()> {
-    // A container that starts again gets its files anew.
-    match fs::remove_dir_all(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    let whole = fill(dir, made);
+    if whole.is_err() {
+        let _ = fs::remove_dir_all(dir);
     }
+    whole
+}
+
+fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let writable = !made.readonly();
     // Workers are another user.

@@ -31,9 +31,6 @@ use crate::wire;
 /// Exit code of a container whose worker died: it was killed, though not by its own doing.
 pub(super) const LOST: i32 = 137;
 
-/// As much of a termination message as Kubernetes shows. A worker that says more is not to fill the records here.
-const MESSAGE_BYTES: usize = 4096;
-
 /// All there is. One value, shared by all calls.
 pub(super) struct Pods {
     pub(super) config: FrontConfig,
@@ -231,8 +228,7 @@ impl Pods {
     /// A worker says that a container ended. Returns whether the worker may forget it: the end is on record, or it is
     /// none that anybody asks for.
     pub(super) fn reported(&self, generation: u64, ended: wire::Ended) -> bool {
-        let wire::Ended { id, at, mut exit } = ended;
-        exit.message.truncate(exit.message.floor_char_boundary(MESSAGE_BYTES));
+        let wire::Ended { id, at, exit } = ended;
         let mut state = self.state.lock();
         let Some(container) = state.containers.get_mut(&id) else { return true };
         if container.moving == Some(generation) {

@@ -41,7 +41,7 @@ impl Process {
         if identity.boot != boot()? {
             return Ok(None);
         }
-        let fd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => fd,
             Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),

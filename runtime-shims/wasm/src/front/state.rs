@@ -1,6 +1,6 @@
 //! What exists, in memory, and what may happen to it. No I/O: whoever changes something here writes it to the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -101,6 +101,11 @@ impl State {
     pub(super) fn runs_in(&self, generation: u64) -> bool {
         let generation = Some(generation);
         self.containers.values().any(|container| container.generation == generation || container.moving == generation)
+    }
+
+    /// Workers that have containers, or are about to.
+    pub(super) fn generations_in_use(&self) -> HashSet<u64> {
+        self.containers.values().flat_map(|container| [container.generation, container.moving]).flatten().collect()
     }
 
     pub(super) fn begin_move(&mut self, id: &str, to: u64) {

@@ -71,7 +71,14 @@ impl Pods {
 
     async fn relocate(self: &Arc<Pods>, id: &str, old: &Arc<Link>) -> Result<(), Stays> {
         let failed = |error: &dyn std::fmt::Display| Stays::Failed(error.to_string());
-        let turn = self.state.lock().containers.get(id).map(|container| container.turn.clone()).ok_or(Stays::Ended)?;
+        let found = {
+            let state = self.state.lock();
+            state.containers.get(id).map(|container| (container.turn.clone(), container.record.clone()))
+        };
+        let (turn, record) = found.ok_or(Stays::Ended)?;
+        // Compiling takes long, and whoever wants to stop the container should not wait for it.
+        let image = self.image_of(&record.config).map_err(|status| failed(&status.message()))?;
+        let compiled = self.compiled(&image).await.map_err(|status| failed(&status.message()))?;
         let _turn = turn.lock().await;
         let record = {
             let state = self.state.lock();
@@ -80,8 +87,6 @@ impl Pods {
         };
         let record = record.ok_or(Stays::Ended)?;
         let (_, sandbox) = self.sandbox(&record.sandbox).map_err(|_stopping| Stays::Ended)?;
-        let image = self.image_of(&record.config).map_err(|status| failed(&status.message()))?;
-        let compiled = self.compiled(&image).await.map_err(|status| failed(&status.message()))?;
         let listener = old.borrow_listener(id).await.map_err(|error| failed(&error))?;
         let prepared = self.prepare(&sandbox, &record, &image, &compiled, Some(listener)).map_err(Stays::Failed)?;
         let lease = self.worker_for(&sandbox).await.map_err(|error| failed(&error))?;

@@ -1,6 +1,6 @@
 //! What containers use, as CRI's statistics; and their resources changed while they run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -215,17 +215,17 @@ impl Pods {
             }
             self.records.save_sandbox(sandbox).map_err(record_failed)?;
             let limits = limits::pod_limits(&id, &sandbox.config);
-            let mut containers = state.containers_of(&id).into_iter();
-            let running = containers.find_map(|container| container.generation.map(|at| (at, container)));
-            let running = running.map(|(generation, container)| (generation, container.record.id.clone()));
-            (limits, running)
+            let containers = state.containers_of(&id).into_iter();
+            let running = containers.filter_map(|container| Some((container.generation?, container.record.id.clone())));
+            (limits, running.collect::<BTreeMap<u64, String>>())
         };
-        // A pod's containers are all in one worker. Without one nothing runs that an order could be for.
-        let Some((generation, container)) = running else { return Ok(()) };
-        let Some(link) = self.workers.get(Some(generation)) else { return Ok(()) };
-        self.limit_worker_of(&link, &container);
-        if let Some(limits) = limits {
-            link.order(Command::SetPod(limits), &[]).await.map_err(order_failed)?;
+        // One worker, but while a worker of another build is left. Without any nothing runs that an order could be for.
+        for (generation, container) in running {
+            let Some(link) = self.workers.get(Some(generation)) else { continue };
+            self.limit_worker_of(&link, &container);
+            if let Some(limits) = limits.clone() {
+                link.order(Command::SetPod(limits), &[]).await.map_err(order_failed)?;
+            }
         }
         Ok(())
     }

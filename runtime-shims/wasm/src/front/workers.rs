@@ -6,7 +6,7 @@
 //!   └────(pause, if it is not the first)────(it dies: so do its containers)
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -293,21 +293,23 @@ impl Pods {
 
     /// Workers that are to end now, and when the next one may be. `idle` is since when each has been empty.
     fn idle_workers(&self, idle: &mut HashMap<u64, Instant>, now: Instant) -> (Vec<Arc<Link>>, Option<Instant>) {
-        let state = self.state.lock();
+        let (in_use, wanted) = {
+            let state = self.state.lock();
+            let ready = state.sandboxes.values().filter(|sandbox| sandbox.ready);
+            (state.generations_in_use(), ready.map(Domain::of).collect::<HashSet<Domain>>())
+        };
         let (mut due, mut next) = (Vec::new(), None);
         let all = self.workers.all();
         idle.retain(|generation, _| all.iter().any(|link| link.generation == *generation));
         for link in all {
-            if link.is_retired() || state.runs_in(link.generation) {
+            if link.is_retired() || in_use.contains(&link.generation) {
                 idle.remove(&link.generation);
                 continue;
             }
             let since = *idle.entry(link.generation).or_insert(now);
             let wanted = match &link.record.domain {
                 Domain::Node => true,
-                domain @ (Domain::Namespace(_) | Domain::Pod(_)) => {
-                    state.sandboxes.values().any(|sandbox| sandbox.ready && Domain::of(sandbox) == *domain)
-                }
+                domain @ (Domain::Namespace(_) | Domain::Pod(_)) => wanted.contains(domain),
             };
             let end = since + self.config.idle_worker;
             if !wanted || end <= now {

@@ -17,8 +17,6 @@
 
 mod door;
 mod exec;
-#[cfg(test)]
-mod fuzz;
 mod limits;
 mod socket;
 #[cfg(test)]

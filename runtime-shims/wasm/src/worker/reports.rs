@@ -1,7 +1,7 @@
 //! What ended here and is not on record yet. It is told to the front that is there, and to each one after it until one
 //! acknowledges it. There are never more of them than guests were started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -32,6 +32,7 @@ impl Ends {
     }
 
     pub(super) fn acknowledge(&self, ids: &[String]) {
+        let ids: HashSet<&String> = ids.iter().collect();
         self.all.lock().ended.retain(|_, ended| !ids.contains(&ended.id));
         self.changed();
     }

@@ -155,6 +155,12 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     let mut shim = Shim::start_with(&["--build-id", "one"]).await;
     let hello = shim.run("hello", guest("hello:dev")).await;
     let spin = shim.run("spin", guest("spin")).await;
+    let file = shim.dir.path().join("settings");
+    std::fs::write(&file, "as they are").expect("it can be written");
+    let mounted = shim.run("mounted", guest("hello:dev").mount(&file, "/etc/settings", true)).await;
+    let made = shim.dir.path().join("wasm/run").join(&mounted.container).join("0");
+    let inode = |dir: &PathBuf| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(dir).expect("it is there"));
+    let made_before = inode(&made);
     let alone = shim.run_as("wasm-pod", "default", "alone", guest("hello:dev")).await;
     let started = shim.status(&hello.container).await.started_at;
     let old = shim.workers();
@@ -206,7 +212,8 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
         shim.workers().iter().all(|pid| !old.contains(pid)).then_some(())
     })
     .await;
-    for pod in [&hello, &alone] {
+    assert_eq!(inode(&made), made_before, "what both workers see is one directory");
+    for pod in [&hello, &alone, &mounted] {
         assert_eq!(get(&pod.ip, "/").await.0, 200);
         assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
     }

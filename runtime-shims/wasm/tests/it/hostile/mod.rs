@@ -4,6 +4,5 @@ mod files;
 mod loops;
 mod modules;
 mod neighbour;
-mod rubbish;
 mod slow;
 mod takers;

@@ -102,17 +102,17 @@ const SEEDS: [&str; 12] = [
 ];
 
 /// A small generator of chance that gives the same on every run (xorshift).
-pub struct Chance(pub u64);
+struct Chance(u64);
 
 impl Chance {
-    pub fn next(&mut self) -> u64 {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit.max(1) as u64).expect("it is small")
     }
 }
