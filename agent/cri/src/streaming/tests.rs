@@ -228,7 +228,7 @@ async fn check_websocket(protocol: &str, messages: Vec<Message>, expected: Expec
             shown += &match message {
                 Message::Binary(bytes) => format!("{} {}\n", bytes[0], String::from_utf8_lossy(&bytes[1..])),
                 Message::Text(text) => format!("text {text}\n"),
-                Message::Close(_) => "closed\n".to_owned(),
+                Message::Close(frame) => format!("closed {:?}\n", frame.map(|frame| u16::from(frame.code))),
                 other => format!("{other:?}\n"),
             };
         }
@@ -250,7 +250,7 @@ async fn a_command_over_a_websocket_in_each_protocol() {
             1 in
             1 put
             3 {"metadata":{},"status":"Success"}
-            closed
+            closed Some(1000)
         "#]],
     )
     .await;

@@ -11,7 +11,8 @@ use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::spdy::LINGER;
@@ -54,7 +55,7 @@ pub(super) async fn run<I: AsyncRead + AsyncWrite + Unpin>(
                 }
                 // A server has no way to say it.
                 Outgoing::End { .. } | Outgoing::Control(_) => {}
-                Outgoing::Finish => return sink.close().await.map_err(failed),
+                Outgoing::Finish => return sink.send(goodbye()).await.map_err(failed),
             }
         }
         Ok(())
@@ -99,7 +100,7 @@ pub(super) async fn tunnel<I: AsyncRead + AsyncWrite + Unpin>(io: I, inner: Dupl
         loop {
             let got = inner_read.read(&mut piece).await?;
             if got == 0 {
-                return sink.close().await.map_err(failed);
+                return sink.send(goodbye()).await.map_err(failed);
             }
             sink.send(Message::Binary(Bytes::copy_from_slice(&piece[..got]))).await.map_err(failed)?;
         }
@@ -119,6 +120,11 @@ pub(super) async fn tunnel<I: AsyncRead + AsyncWrite + Unpin>(io: I, inner: Dupl
         sent = outward => sent,
         got = inward => got,
     }
+}
+
+/// With its code: kubectl takes an end without one for a broken connection.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Default::default() }))
 }
 
 fn message(framing: Framing, channel: u32, bytes: &[u8]) -> io::Result<Message> {
