@@ -26,6 +26,7 @@ use crate::rotation::Rotation;
 use crate::runtime::{Runtime, Runtimes};
 use crate::server::{NodeApi, PodSource, ServeError};
 use crate::sources::Sources;
+use crate::stats::Stats;
 use crate::status::StatusWriter;
 use crate::tokens::Tokens;
 
@@ -400,10 +401,17 @@ impl Parts {
     /// A node whose API cannot listen runs pods all the same; only their logs cannot be read.
     async fn serve_api(&self, ips: &[IpAddr], scope: &TaskScope) {
         let (Some(api), Some(ip)) = (&self.config.node_api, ips.first()) else { return };
+        let stats = Stats {
+            node: self.config.node_name.to_string().into(),
+            pods: self.pods.clone(),
+            runtimes: self.shared.runtimes.clone(),
+            clock: self.shared.clock.clone(),
+        };
         let serving = NodeApi {
             certificates: api.certificates.clone(),
             pods: self.pods.clone(),
             clock: self.shared.clock.clone(),
+            stats: stats.router(),
         };
         let mut bound = serving.clone().serve(SocketAddr::new(*ip, api.port), scope).await;
         if let Err(error @ ServeError::Listen { .. }) = &bound {

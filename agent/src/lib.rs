@@ -20,6 +20,7 @@ mod rotation;
 pub mod runtime;
 pub mod server;
 pub mod sources;
+pub mod stats;
 pub mod status;
 mod streams;
 #[cfg(test)]

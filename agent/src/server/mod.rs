@@ -98,6 +98,8 @@ pub struct NodeApi {
     pub certificates: watch::Receiver<NodeCertificates>,
     pub pods: Arc<dyn PodSource>,
     pub clock: Arc<dyn Clock>,
+    /// What is used here.
+    pub stats: axum::Router,
 }
 
 impl NodeApi {
@@ -107,7 +109,7 @@ impl NodeApi {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let bound = listener.local_addr().map_err(listen)?;
         let listener = Arc::new(listener);
-        let routes = routes::router(self.pods, self.clock);
+        let routes = routes::router(self.pods, self.clock, self.stats);
         let certificates = self.certificates;
         NodeTls::new(certificates.clone())?;
         scope.spawn("node-api", OnExit::restart(), move |cancel| {

@@ -30,7 +30,7 @@ struct Node {
     clock: Arc<dyn Clock>,
 }
 
-pub(super) fn router(pods: Arc<dyn PodSource>, clock: Arc<dyn Clock>) -> axum::Router {
+pub(super) fn router(pods: Arc<dyn PodSource>, clock: Arc<dyn Clock>, more: axum::Router) -> axum::Router {
     axum::Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(list_pods))
@@ -38,8 +38,9 @@ pub(super) fn router(pods: Arc<dyn PodSource>, clock: Arc<dyn Clock>) -> axum::R
         .route("/exec/{namespace}/{pod}/{container}", get(streams::exec).post(streams::exec))
         .route("/attach/{namespace}/{pod}/{container}", get(streams::attach).post(streams::attach))
         .route("/portForward/{namespace}/{pod}", get(streams::port_forward).post(streams::port_forward))
-        .layer(from_fn(only_the_api_server))
         .with_state(Node { pods, clock })
+        .merge(more)
+        .layer(from_fn(only_the_api_server))
 }
 
 async fn only_the_api_server(request: Request, next: Next) -> Response {

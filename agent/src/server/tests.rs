@@ -61,10 +61,11 @@ async fn answer(log: &Path, caller: Option<Caller>, path: &str) -> String {
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
-    let response = router(Arc::new(OnePod { log: log.to_path_buf(), runtime: String::new() }), clock)
-        .oneshot(request)
-        .await
-        .unwrap();
+    let response =
+        router(Arc::new(OnePod { log: log.to_path_buf(), runtime: String::new() }), clock, axum::Router::new())
+            .oneshot(request)
+            .await
+            .unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     format!("{status} {}\n", String::from_utf8_lossy(&body).trim_end())
@@ -162,7 +163,7 @@ async fn echo(listener: TcpListener) -> String {
 /// Asks for a change of protocol: the answer's status, and what follows it.
 async fn upgraded(path: &str, runtime: String) -> String {
     let clock = TokioClock::shared("2026-01-01T00:01:00Z".parse().unwrap());
-    let routes = router(Arc::new(OnePod { log: PathBuf::new(), runtime }), clock);
+    let routes = router(Arc::new(OnePod { log: PathBuf::new(), runtime }), clock, axum::Router::new());
     let upgrades = Upgrades::default();
     let left = upgrades.clone();
     let service = tower::ServiceBuilder::new()

@@ -17,7 +17,7 @@ use crate::auth::service_account::ServiceAccountTokens;
 use crate::discovery::Discovery;
 use crate::documents::Documents;
 use crate::hooks::{Hooks, UserInfo};
-use crate::node_proxy::NodeProxy;
+use crate::node_proxy::{NodeProxy, metrics};
 use crate::openapi::{OpenApi, Served};
 use crate::registry::catalog::Catalog;
 use crate::server::{ApiServer, ApiServerConfig, BuildError};
@@ -86,7 +86,7 @@ impl Assembly {
                 authorizer: Arc::new(Authz::new(objects.clone())),
                 signer: tokens.clone(),
                 tables: Arc::new(Printers),
-                discovery: Arc::new(Discovery::new(served.clone(), address)),
+                discovery: Arc::new(Discovery::new(discovered(served.clone()), address)),
                 documents: Arc::new(Documents::new(openapi, tokens, enrolment_of_hooks, served)),
                 node_proxy: Arc::new(NodeProxy::new(objects, &pki_of_hooks, clock_of_hooks)),
             }
@@ -102,6 +102,11 @@ impl Assembly {
         self.enrolment.release();
         self.api.stop();
     }
+}
+
+/// What is served, with what is answered by the nodes.
+fn discovered(served: Served) -> Served {
+    Arc::new(move || served().into_iter().chain(metrics::resources()).collect())
 }
 
 fn served(catalog: &Arc<Catalog>) -> Served {

@@ -17,6 +17,7 @@ use super::tables::{Include, TableWriter};
 use super::watch::{self, WatchStyle};
 use super::{Server, body};
 use crate::hooks::{RawRequest, UserInfo};
+use crate::node_proxy::metrics;
 use crate::registry::Written;
 use crate::registry::catalog::Resource;
 use crate::registry::context::Context;
@@ -48,6 +49,10 @@ impl Server {
         user: Arc<UserInfo>,
         request: Request<Body>,
     ) -> Result<Response, Status> {
+        if info.group == metrics::GROUP {
+            // Not stored: the nodes know.
+            return Ok(self.hooks.node_proxy.call(RawRequest { info: info.clone(), user, request }).await);
+        }
         let catalog = &self.registry.catalog;
         let resource = catalog.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_path)?;
         // Before anything is answered: permission was given for the namespace that the path names.

@@ -37,7 +37,7 @@ impl Inner {
         Err(complaint(response, &info.name).await)
     }
 
-    async fn get(&self, address: &NodeAddress, path: &str) -> Result<http::Response<Body>, Status> {
+    pub(super) async fn get(&self, address: &NodeAddress, path: &str) -> Result<http::Response<Body>, Status> {
         let request = http::Request::get(path)
             .header(http::header::HOST, format!("{}:{}", address.host, address.port))
             .body(Body::empty())

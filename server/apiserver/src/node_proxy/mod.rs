@@ -3,6 +3,7 @@
 
 mod connect;
 mod logs;
+pub mod metrics;
 mod proxy;
 mod streams;
 mod targets;
@@ -32,11 +33,14 @@ pub struct NodeProxy {
 struct Inner {
     objects: Arc<dyn Objects>,
     dialer: Dialer,
+    clock: Arc<dyn Clock>,
+    metrics: metrics::Metrics,
 }
 
 impl NodeProxy {
     pub fn new(objects: Arc<dyn Objects>, pki: &Pki, clock: Arc<dyn Clock>) -> NodeProxy {
-        NodeProxy { inner: Arc::new(Inner { objects, dialer: Dialer::new(pki, clock) }) }
+        let (dialer, metrics) = (Dialer::new(pki, clock.clone()), metrics::Metrics::default());
+        NodeProxy { inner: Arc::new(Inner { objects, dialer, clock, metrics }) }
     }
 }
 
@@ -50,6 +54,9 @@ impl Endpoint for NodeProxy {
 impl Inner {
     async fn answer(&self, request: RawRequest) -> Result<http::Response<Body>, Status> {
         let info = &request.info;
+        if info.group == metrics::GROUP {
+            return self.metrics(info).await;
+        }
         match (info.resource.as_str(), info.subresource.as_str()) {
             ("pods", "log") => self.log(info).await,
             ("pods", "exec" | "attach" | "portforward") => self.stream(request).await,
