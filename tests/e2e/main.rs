@@ -5,4 +5,5 @@ mod crash;
 mod failures;
 mod images;
 mod kubectl;
+mod top;
 mod up;
