@@ -57,12 +57,13 @@ fn compile(task: &Task, limits: TaskLimits) -> io::Result<Answer> {
     give_up_rights(limits)?;
     let mut wasm = Vec::new();
     io::stdin().read_to_end(&mut wasm)?;
-    let kind = match kind::detect(&wasm) {
-        Ok(kind) => kind,
+    let facts = match kind::detect(&wasm) {
+        Ok(facts) => facts,
         Err(why) => return Ok(Answer::Refused(why)),
     };
     let engine = engine(task)?;
-    let code = if kind.is_component() { engine.precompile_component(&wasm) } else { engine.precompile_module(&wasm) };
+    let code =
+        if facts.kind.is_component() { engine.precompile_component(&wasm) } else { engine.precompile_module(&wasm) };
     let code = match code {
         Ok(code) => code,
         Err(error) => return Ok(Answer::Refused(format!("it is not valid WebAssembly: {}", innermost(&error)))),
@@ -70,7 +71,7 @@ fn compile(task: &Task, limits: TaskLimits) -> io::Result<Answer> {
     let mut out = io::stdout();
     out.write_all(&code)?;
     out.flush()?;
-    Ok(Answer::Compiled(kind))
+    Ok(Answer::Compiled(facts))
 }
 
 /// Limits first: what follows counts towards them.

@@ -24,9 +24,39 @@ impl GuestKind {
     }
 }
 
+/// What a file is and what has to be opened for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) kind: GuestKind,
+    /// It imports `wasi:keyvalue`.
+    pub(crate) uses_keyvalue: bool,
+}
+
+/// Behind the kind's name, where one word has to say everything.
+const WITH_KEYVALUE: &str = "+keyvalue";
+
+impl Facts {
+    pub(super) fn name(self) -> String {
+        let kind = match serde_json::to_value(self.kind) {
+            Ok(serde_json::Value::String(kind)) => kind,
+            Ok(_) | Err(_) => unreachable!("a kind is a word"),
+        };
+        format!("{kind}{}", if self.uses_keyvalue { WITH_KEYVALUE } else { "" })
+    }
+
+    /// None for what another version wrote.
+    pub(super) fn named(name: &str) -> Option<Facts> {
+        let kind = name.strip_suffix(WITH_KEYVALUE);
+        let uses_keyvalue = kind.is_some();
+        let kind = serde_json::Value::String(kind.unwrap_or(name).to_owned());
+        Some(Facts { kind: serde_json::from_value(kind).ok()?, uses_keyvalue })
+    }
+}
+
 /// Reads the outer structure only; whether the rest is valid is for the compiler to say.
-pub(super) fn detect(wasm: &[u8]) -> Result<GuestKind, String> {
+pub(super) fn detect(wasm: &[u8]) -> Result<Facts, String> {
     let mut exports: Vec<String> = Vec::new();
+    let mut uses_keyvalue = false;
     let mut encoding = None;
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(wasm) {
@@ -50,10 +80,16 @@ pub(super) fn detect(wasm: &[u8]) -> Result<GuestKind, String> {
                     exports.push(export.name.name.to_owned());
                 }
             }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    let import = import.map_err(|error| format!("it is not valid WebAssembly: {error}"))?;
+                    uses_keyvalue |= import.name.name.starts_with("wasi:keyvalue/");
+                }
+            }
             _ => {}
         }
     }
-    match encoding {
+    let kind = match encoding {
         Some(Encoding::Module) if exports.iter().any(|name| name == "_start") => Ok(GuestKind::Module),
         Some(Encoding::Module) => Err(format!(
             "the module has no `_start` to run (it exports {}); build it as a program, not as a library",
@@ -61,7 +97,8 @@ pub(super) fn detect(wasm: &[u8]) -> Result<GuestKind, String> {
         )),
         Some(Encoding::Component) => component(&exports),
         None => Err("it is empty".to_owned()),
-    }
+    }?;
+    Ok(Facts { kind, uses_keyvalue })
 }
 
 fn component(exports: &[String]) -> Result<GuestKind, String> {

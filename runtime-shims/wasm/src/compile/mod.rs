@@ -37,6 +37,7 @@ use tokio_util::task::TaskTracker;
 pub use cache::is_compiled;
 pub use child::run;
 pub use interfaces::{Interfaces, interfaces};
+use kind::Facts;
 pub(crate) use kind::GuestKind;
 pub use travelled::{portable_engine, precompile};
 
@@ -54,8 +55,15 @@ pub struct Reexec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Compiled {
     pub(crate) kind: GuestKind,
+    pub(crate) uses_keyvalue: bool,
     /// Relative to the code directory.
     pub(crate) path: PathBuf,
+}
+
+impl Compiled {
+    fn new(facts: Facts, path: PathBuf) -> Compiled {
+        Compiled { kind: facts.kind, uses_keyvalue: facts.uses_keyvalue, path }
+    }
 }
 
 /// Why there is no machine code.
@@ -114,13 +122,13 @@ impl Default for TaskLimits {
 #[serde(rename_all = "lowercase")]
 enum Answer {
     Settings(String),
-    Compiled(GuestKind),
+    Compiled(Facts),
     Refused(String),
 }
 
 #[derive(Serialize, Deserialize)]
 struct Record {
-    kind: GuestKind,
+    facts: Facts,
     bytes: u64,
 }
 
@@ -258,7 +266,7 @@ impl Inner {
             return None;
         }
         cache::touch(&self.code.join(settings), wasm);
-        Some(Compiled { kind: record.kind, path })
+        Some(Compiled::new(record.facts, path))
     }
 
     async fn work(self: Arc<Inner>, settings: String, store: ImageStore, image: Image) -> Outcome {
@@ -290,29 +298,29 @@ impl Inner {
         let handle = output.as_file().try_clone().map_err(failed("making a file for machine code"))?;
         let task = Task { profile: self.profile, portable: false, limits: Some(self.limits) };
         let ended = self.child(&task, Stdio::from(wasm), Stdio::from(handle)).await?;
-        let kind = match ended.answer {
-            Some(Answer::Compiled(kind)) => kind,
+        let facts = match ended.answer {
+            Some(Answer::Compiled(facts)) => facts,
             Some(Answer::Refused(why)) => return Err(CompileError::Refused { image: image.name.clone(), why }),
             Some(Answer::Settings(_)) => return Err(ended.unexplained()),
             None => return Err(ended.limit(&image.name, self.limits)),
         };
-        self.keep(settings, image, kind, output)
+        self.keep(settings, image, facts, output)
     }
 
     /// Gives machine code its name, and then its record.
-    fn keep(&self, settings: &str, image: &Image, kind: GuestKind, code: tempfile::NamedTempFile) -> Outcome {
+    fn keep(&self, settings: &str, image: &Image, facts: Facts, code: tempfile::NamedTempFile) -> Outcome {
         let dir = self.code.join(settings);
         let failed = |error: io::Error| CompileError::io("keeping machine code", &error);
         let path = Path::new(settings).join(format!("{}.cwasm", image.wasm.hex()));
         publish(code, &self.code.join(&path)).map_err(failed)?;
         let bytes = fs::metadata(self.code.join(&path)).map_err(failed)?.len();
         let record =
-            serde_json::to_vec(&Record { kind, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
+            serde_json::to_vec(&Record { facts, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
         let record_file = tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed)?;
         fs::write(record_file.path(), record).map_err(failed)?;
         publish(record_file, &dir.join(format!("{}.json", image.wasm.hex()))).map_err(failed)?;
-        tracing::info!(image = image.name, ?kind, bytes, "compiled");
-        Ok(Compiled { kind, path })
+        tracing::info!(image = image.name, kind = ?facts.kind, bytes, "compiled");
+        Ok(Compiled::new(facts, path))
     }
 
     async fn child(&self, task: &Task, stdin: Stdio, stdout: Stdio) -> Result<Ended, CompileError> {

@@ -5,7 +5,7 @@ use super::kind::detect;
 fn check(text: &str) -> String {
     let wasm = wat::parse_str(text).expect("it is WebAssembly");
     match detect(&wasm) {
-        Ok(kind) => format!("{kind:?}"),
+        Ok(facts) => format!("{:?}{}", facts.kind, if facts.uses_keyvalue { " with key-value" } else { "" }),
         Err(why) => why,
     }
 }
@@ -19,23 +19,26 @@ fn a_guest_is_known_by_what_it_exports() {
                (export "{interface}" (instance $e)))"#
         )
     };
+    const IMPORT: &str = r#"(component (import "wasi:keyvalue/store@0.2.0-draft" (instance))"#;
     let nested = r#"(component (core module (func (export "_start"))))"#;
     let shown = [
         check(r#"(module (func (export "_start")))"#),
         check(&exporting("wasi:cli/run@0.2.6")),
         check(&exporting("wasi:http/incoming-handler@0.2.0")),
+        check(&exporting("wasi:cli/run@0.2.6").replacen("(component", IMPORT, 1)),
         check(&exporting("wasi:http/handler@0.3.0")),
         check(&exporting("wasi:http/incoming-handler@0.1.0")),
         check(nested),
         check("(module)"),
-        detect(b"").map(|kind| format!("{kind:?}")).unwrap_or_else(|why| why),
-        detect(b"\0asm\x01\0\0").map(|kind| format!("{kind:?}")).unwrap_or_else(|why| why),
+        detect(b"").map(|_| String::new()).unwrap_or_else(|why| why),
+        detect(b"\0asm\x01\0\0").map(|_| String::new()).unwrap_or_else(|why| why),
     ]
     .join("\n");
     expect![[r#"
         Module
         Command
         Http
+        Command with key-value
         the component is for WASI 0.3 (it exports wasi:http/handler@0.3.0), which is not supported yet; build it for 0.2
         the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports wasi:http/incoming-handler@0.1.0)
         the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports nothing)

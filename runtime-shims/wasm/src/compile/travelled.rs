@@ -4,7 +4,7 @@
 use std::io::{self, Read, Seek};
 use std::process::Stdio;
 
-use super::{Answer, CompileError, Compiled, Compiler, GuestKind, Inner, NEW, Reexec, Task, TaskLimits};
+use super::{Answer, CompileError, Compiled, Compiler, Facts, Inner, NEW, Reexec, Task, TaskLimits};
 use crate::engine::Profile;
 use crate::images::{ConfigFile, Image, ImageStore, MachineCode};
 
@@ -42,14 +42,15 @@ impl Inner {
         let Some((mut code, kind)) = found.map_err(|error| CompileError::Failed(error.to_string()))? else {
             return Ok(None);
         };
-        let kind: GuestKind = serde_json::from_value(serde_json::Value::String(kind))
-            .map_err(|error| CompileError::Failed(format!("the kind of its machine code: {error}")))?;
+        let facts = Facts::named(&kind).ok_or_else(|| {
+            CompileError::Failed(format!("the kind of its machine code, {kind:?}, is not known here"))
+        })?;
         let dir = self.code.join(settings);
         let failed = |error: io::Error| CompileError::io("copying machine code", &error);
         let mut copy = tempfile::Builder::new().prefix(NEW).tempfile_in(dir).map_err(failed)?;
         io::copy(&mut code, copy.as_file_mut()).map_err(failed)?;
         tracing::info!(image = image.name, "the machine code in the image is signed by a trusted key, and used");
-        self.keep(settings, image, kind, copy).map(Some)
+        self.keep(settings, image, facts, copy).map(Some)
     }
 }
 
@@ -85,17 +86,14 @@ async fn one(compiler: &Compiler, store: &ImageStore, image: &Image) -> Result<M
     let task = Task { profile: inner.profile, portable: true, limits: Some(inner.limits) };
     let stdout = Stdio::from(output.try_clone().map_err(failed)?);
     let ended = inner.child(&task, Stdio::from(wasm), stdout).await?;
-    let kind = match ended.answer {
-        Some(Answer::Compiled(kind)) => kind,
+    let facts = match ended.answer {
+        Some(Answer::Compiled(facts)) => facts,
         Some(Answer::Refused(why)) => return Err(CompileError::Refused { image: image.name.clone(), why }),
         Some(Answer::Settings(_)) => return Err(ended.unexplained()),
         None => return Err(ended.limit(&image.name, inner.limits)),
     };
     let mut content = Vec::new();
     output.rewind().and_then(|()| output.read_to_end(&mut content)).map_err(failed)?;
-    let kind = match serde_json::to_value(kind) {
-        Ok(serde_json::Value::String(kind)) => kind,
-        Ok(_) | Err(_) => return Err(CompileError::Failed("a kind of guest has no name".to_owned())),
-    };
+    let kind = facts.name();
     Ok(MachineCode { architecture: std::env::consts::ARCH.to_owned(), engine, kind, content })
 }

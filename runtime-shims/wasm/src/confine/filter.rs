@@ -96,6 +96,7 @@ const SERVING: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fadvise64,
     libc::SYS_fdatasync,
+    libc::SYS_flock,
     libc::SYS_getdents64,
     libc::SYS_fchdir,
     libc::SYS_getcwd,

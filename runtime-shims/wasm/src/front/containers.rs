@@ -17,10 +17,10 @@ use super::plan::{GuestPlan, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
 use super::state::Container;
-use super::{convert, logs};
+use super::{convert, keyvalue, logs};
 use crate::compile::{CompileError, Compiled};
 use crate::images::Image;
-use crate::wire::{Command, GuestSpec, HttpSpec};
+use crate::wire::{Command, GuestSpec, HttpSpec, KeyvalueSpec};
 
 /// Beyond its grace, a guest gets this long to be seen as ended. After that its worker is stuck.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
@@ -171,6 +171,19 @@ impl Pods {
         let mounts: MountPlan = plan_mounts(&record.config.mounts, what_is)?;
         let (volumes, dirs) = mounts.open(&self.scratch(&record.id), fds.len())?;
         fds.extend(dirs);
+        let mut add = |fd: OwnedFd| {
+            fds.push(fd);
+            fds.len() - 1
+        };
+        let config = mounts.open_config()?.map(&mut add);
+        let keyvalue = if compiled.uses_keyvalue {
+            let namespace = sandbox.config.metadata.clone().unwrap_or_default().namespace;
+            let dir = keyvalue::open(&self.config.root, &namespace)
+                .map_err(|error| format!("cannot open the key-value store of {namespace:?}: {error}"))?;
+            Some(KeyvalueSpec { namespace, dir: add(dir), limit_bytes: self.config.keyvalue_bytes })
+        } else {
+            None
+        };
         let spec = GuestSpec {
             id: record.id.clone(),
             title: convert::title(sandbox, record),
@@ -187,6 +200,8 @@ impl Pods {
             log,
             http,
             net,
+            config,
+            keyvalue,
         };
         Ok(Prepared { spec, fds })
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::process::Process;
 use super::records::WorkerRecord;
+use super::roots;
 use crate::compile::Reexec;
 use crate::confine::{self, Purpose};
 use crate::engine::Profile;
@@ -123,7 +124,9 @@ impl Newborn {
         let empty = confine::detached(start.empty, Purpose::Read)?;
         let door = wire::bind(start.doors, &record.socket())?;
         let setup = Setup { profile: start.profile, threads: start.threads, build: record.build.clone() };
-        let fds = [code.as_fd(), empty.as_fd(), door.listener.as_fd(), door.file.as_fd()];
+        let bundle = roots::bundle();
+        let mut fds = vec![code.as_fd(), empty.as_fd(), door.listener.as_fd(), door.file.as_fd()];
+        fds.extend(bundle.as_ref().map(|bundle| bundle.as_fd()));
         channel.send(&setup, &fds).await?;
         greet(&channel, &record.build).await?;
         tracing::info!(pid = record.process.pid, worker = record.id, domain = ?record.domain, "worker started");

@@ -20,7 +20,12 @@ pub(super) struct MountPlan {
     dirs: Vec<DirMount>,
     /// Directories that have to be made, with the files in them.
     made: Vec<MadeDir>,
+    /// What `wasi:config` reads.
+    config: Option<PathBuf>,
 }
+
+/// A volume mounted here is a guest's `wasi:config`, and no directory it sees.
+const CONFIG_PATH: &str = "/run/coracle/config";
 
 #[derive(Debug, PartialEq, Eq)]
 struct DirMount {
@@ -59,6 +64,7 @@ pub(super) fn plan_mounts(mounts: &[Mount], is_dir: impl Fn(&Path) -> Option<boo
         let host_path = PathBuf::from(&mount.host_path);
         match is_dir(&host_path) {
             None => return Err(format!("mount {guest_path}: there is no {} on the host", host_path.display())),
+            Some(true) if guest_path == CONFIG_PATH => plan.config = Some(host_path),
             Some(true) => {
                 if plan.dirs.iter().any(|dir| dir.guest_path == guest_path) {
                     return Err(format!("mount {guest_path}: is there twice"));
@@ -101,6 +107,14 @@ fn guest_path(path: &str) -> Result<String, String> {
 }
 
 impl MountPlan {
+    pub(super) fn open_config(&self) -> Result<Option<OwnedFd>, String> {
+        let open = |path: &PathBuf| {
+            confine::detached(path, Purpose::Read)
+                .map_err(|error| format!("mount {CONFIG_PATH}: cannot open {}: {error}", path.display()))
+        };
+        self.config.as_ref().map(open).transpose()
+    }
+
     /// Makes what has to be made below `scratch`, if it is not there yet, and opens everything. The descriptors are
     /// numbered from `first`.
     pub(super) fn open(&self, scratch: &Path, first: usize) -> Result<(Vec<VolumeSpec>, Vec<OwnedFd>), String> {

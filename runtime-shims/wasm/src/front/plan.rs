@@ -61,9 +61,16 @@ pub(super) fn plan_guest(
     {
         return Err(format!("workingDir {dir:?}: must be an absolute path"));
     }
+    let mut env = environment(config, image)?;
+    // WASI 0.1 has no working directory; Go's programs and some others take it from here.
+    if let Some(dir) = &working_dir
+        && !env.iter().any(|(key, _)| key == "PWD")
+    {
+        env.push(("PWD".to_owned(), dir.clone()));
+    }
     Ok(GuestPlan {
         args: arguments(config, image),
-        env: environment(config, image)?,
+        env,
         working_dir,
         stdin: if config.stdin { StdinMode::Open { once: config.stdin_once } } else { StdinMode::Closed },
         memory_bytes: memory(config)?,

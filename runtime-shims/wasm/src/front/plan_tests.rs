@@ -128,6 +128,7 @@ fn environment_directory_and_memory() {
             "kind=command image-dir=/srv memory=1024",
             "kind=command image-dir=/srv dir=/other memory=-1",
             "kind=command dir=relative",
+            "kind=command dir=/data env:PWD=/other",
         ],
         |plan| format!("{:?} {:?} {:?}", plan.env, plan.working_dir, plan.memory_bytes),
         expect![[r#"
@@ -136,11 +137,13 @@ fn environment_directory_and_memory() {
             kind=command bytes:RAW=
               refused: env RAW: its value is not UTF-8, which WASI cannot carry
             kind=command image-dir=/srv memory=1024
-              [] Some("/srv") Some(1024)
+              [("PWD", "/srv")] Some("/srv") Some(1024)
             kind=command image-dir=/srv dir=/other memory=-1
-              [] Some("/other") None
+              [("PWD", "/other")] Some("/other") None
             kind=command dir=relative
               refused: workingDir "relative": must be an absolute path
+            kind=command dir=/data env:PWD=/other
+              [("PWD", "/other")] Some("/data") None
         "#]],
     );
 }

@@ -44,7 +44,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const OLDEST: u32 = 1;
 
 /// The first message to a worker. Descriptor 0 is the directory of machine code, 1 the empty root directory, 2 the
-/// socket that later fronts come to, 3 that socket's file.
+/// socket that later fronts come to, 3 that socket's file; 4, where the node has one, a file of the
+/// certificate authorities it trusts.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) profile: Profile,
@@ -163,6 +164,17 @@ pub(crate) struct GuestSpec {
     pub(crate) log: Option<FdIndex>,
     pub(crate) http: Option<HttpSpec>,
     pub(crate) net: NetSpec,
+    /// The directory whose files are the guest's configuration.
+    pub(crate) config: Option<FdIndex>,
+    pub(crate) keyvalue: Option<KeyvalueSpec>,
+}
+
+/// The key-value store of the guest's namespace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeyvalueSpec {
+    pub(crate) namespace: String,
+    pub(crate) dir: FdIndex,
+    pub(crate) limit_bytes: u64,
 }
 
 /// Whether a guest's standard input may ever have something in it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Engine, InstancePre, Linker, Module};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
@@ -15,7 +16,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::guest::Instance;
-use super::{files, sockets};
+use super::{config, files, keyvalue, sockets};
 use crate::compile::GuestKind;
 use crate::engine::Profile;
 use crate::wire::VolumeSpec;
@@ -105,9 +106,17 @@ impl Loader {
         }
     }
 
-    /// Opens volumes as a guest sees them. wasmtime opens directories by path only, and this process has no paths: so
+    /// Opens volumes as a guest sees them. `relative` is where relative paths lead, if that lies in a volume: the C
+    /// library of WASI 0.1, which knows no working directory, looks for them in a directory called `.`. wasmtime opens directories by path only, and this process has no paths: so
     /// each is "here" for a moment.
-    pub(super) fn volumes(&self, volumes: &[VolumeSpec], dirs: &[OwnedFd]) -> wasmtime::Result<WasiFilesystemCtx> {
+    pub(super) fn volumes(
+        &self,
+        volumes: &[VolumeSpec],
+        dirs: &[OwnedFd],
+        relative: Option<&str>,
+    ) -> wasmtime::Result<WasiFilesystemCtx> {
+        // Where there is a root directory, relative paths lead there.
+        let relative = relative.filter(|_| volumes.iter().all(|volume| volume.guest_path != "/"));
         let mut builder = WasiCtxBuilder::new();
         let _here = self.working_dir.lock();
         let opened = volumes.iter().try_for_each(|volume| {
@@ -116,6 +125,14 @@ impl Loader {
             rustix::process::fchdir(dir)?;
             let perms = if volume.readonly { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
             builder.preopened_dir(".", &volume.guest_path, perms)?;
+            let below = relative.and_then(|path| path.strip_prefix(&volume.guest_path));
+            if let Some(below) = below.filter(|below| below.is_empty() || below.starts_with('/')) {
+                let below = format!(".{below}");
+                // The directory need not be there, and must not be outside; then there is none.
+                if is_directory_within(dir, &below) {
+                    builder.preopened_dir(&below, ".", perms)?;
+                }
+            }
             wasmtime::error::Ok(())
         });
         rustix::process::fchdir(self.code.as_fd())?;
@@ -134,6 +151,13 @@ impl Loader {
     }
 }
 
+/// Links on the way do not count as being within.
+fn is_directory_within(dir: &OwnedFd, path: &str) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve).is_ok()
+}
+
 fn component_linker<'a>(
     slot: &'a OnceLock<ComponentLinker<Instance>>,
     engine: &Engine,
@@ -146,5 +170,7 @@ fn component_linker<'a>(
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     sockets::add_to_linker(&mut linker)?;
     files::add_to_component_linker(&mut linker)?;
+    config::add_to_linker(&mut linker)?;
+    keyvalue::add_to_linker(&mut linker)?;
     Ok(slot.get_or_init(|| linker))
 }

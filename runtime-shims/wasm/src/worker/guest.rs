@@ -12,11 +12,14 @@ use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::allowance::{Allowance, Held};
+use super::config::Config;
 use super::cpu::{self, Cpu, Used};
+use super::keyvalue;
 use super::log::{Log, LogStream, Stream};
 use super::memory::{Budget, Limiter};
 use super::outgoing::Outgoing;
 use super::pod::PodNet;
+use super::roots::Trust;
 use super::share::PodShare;
 use super::stdin::Stdin;
 use super::traffic::Traffic;
@@ -37,12 +40,15 @@ pub(super) struct Container {
     pub(super) stdin: Stdin,
     pub(super) allowance: Arc<Allowance>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) config: Option<Arc<Config>>,
+    pub(super) keyvalue: Option<Arc<keyvalue::Store>>,
     /// The volumes, opened once; an instance gets a copy of the handles.
     pub(super) files: WasiFilesystemCtx,
     /// Keeps what it shares with the pod's other containers.
     pub(super) _share: Option<Arc<PodShare>>,
     /// Keeps the directories' mounts.
-    pub(super) _volumes: Vec<OwnedFd>,
+    pub(super) _volumes: Arc<Vec<Option<OwnedFd>>>,
+    pub(super) trust: Arc<Trust>,
 }
 
 /// The state of one instance: what is in its wasmtime store.
@@ -56,6 +62,8 @@ pub(super) struct Instance {
     pub(super) traffic: Arc<Traffic>,
     /// Sockets and files that are counted, by their number in the table, or as WASI 0.1 numbers files.
     pub(super) open: HashMap<u32, Held>,
+    pub(super) config: Option<Arc<Config>>,
+    pub(super) keyvalue: Option<Arc<keyvalue::Store>>,
 }
 
 impl Container {
@@ -100,12 +108,14 @@ impl Container {
         let instance = Instance {
             wasi,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(self.net.clone(), self.allowance.clone(), self.traffic.clone()),
+            outgoing: Outgoing::new(self.net.clone(), self.allowance.clone(), self.traffic.clone(), self.trust.clone()),
             limiter: Limiter::new(self.budget.clone(), self.spec.limits.at_memory_limit),
             net: self.net.clone(),
             allowance: self.allowance.clone(),
             traffic: self.traffic.clone(),
             open: HashMap::new(),
+            config: self.config.clone(),
+            keyvalue: self.keyvalue.clone(),
         };
         let mut store = Store::new(engine, instance);
         store.limiter(|instance| &mut instance.limiter);

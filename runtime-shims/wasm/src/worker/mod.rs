@@ -16,6 +16,7 @@ mod allowance;
 mod bucket;
 mod code;
 mod command;
+mod config;
 mod cpu;
 mod exec;
 mod exit;
@@ -25,6 +26,8 @@ mod fronts;
 mod greeting;
 mod guest;
 mod http;
+mod interfaces;
+mod keyvalue;
 mod log;
 mod memory;
 mod outgoing;
@@ -32,6 +35,7 @@ mod pipes;
 mod pod;
 mod reports;
 mod response;
+mod roots;
 mod share;
 mod sockets;
 mod stdin;
@@ -63,12 +67,15 @@ use crate::engine::POOL_INSTANCES;
 use crate::wire::{self, Answer, Command, Door, Ended, Exit, GuestSpec, GuestStats, Setup};
 use allowance::{Allowance, Descriptors};
 use code::{Code, Loader};
+use config::Config;
 use cpu::{Cpu, Used};
 use guest::Container;
+use keyvalue::Stores;
 use log::{Log, LogWriter};
 use memory::Budget;
 use pod::PodNet;
 use reports::Ends;
+use roots::{Roots, Trust};
 use share::PodShares;
 use stdin::Stdin;
 use traffic::Traffic;
@@ -122,6 +129,7 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
     };
     // Before the user changes: fronts are who started this.
     let owner = rustix::process::geteuid().as_raw();
+    let bundle = fds.next();
     give_up_rights(&code, &empty).map_err(WorkerError::Confine)?;
     drop(empty);
 
@@ -136,7 +144,13 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
         .enable_all()
         .build()?;
     let worker = Worker {
-        shared: Arc::new(Shared { loader, http: response::server(), pool: Semaphore::new(POOL_INSTANCES as usize) }),
+        shared: Arc::new(Shared {
+            loader,
+            http: response::server(),
+            stores: Stores::default(),
+            roots: Arc::new(Roots::new(bundle)),
+            pool: Semaphore::new(POOL_INSTANCES as usize),
+        }),
         cpu,
         logs: LogWriter::start()?,
         pods: PodShares::default(),
@@ -172,6 +186,8 @@ fn give_up_rights(code: &OwnedFd, empty: &OwnedFd) -> io::Result<()> {
 struct Shared {
     loader: Loader,
     http: auto::Builder<TokioExecutor>,
+    stores: Stores,
+    roots: Arc<Roots>,
     /// Slots of the instance pool. Being out of them would be an error; so requests wait here.
     pool: Semaphore,
 }
@@ -324,17 +340,28 @@ impl Worker {
         }
         let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
-        let files = self.shared.loader.volumes(&spec.volumes, &fds).map_err(failed)?;
+        let files = self.shared.loader.volumes(&spec.volumes, &fds, spec.working_dir.as_deref()).map_err(failed)?;
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let descriptors = fds.len();
         // The only copy but the one in the handle: when both are dropped, the kernel refuses connections.
         let mut take = |index: usize| fds.get_mut(index).and_then(Option::take).ok_or("a descriptor is missing");
         let listener = spec.http.as_ref().map(|http| take(http.listener).map(|fd| (fd, http.clone()))).transpose()?;
-        let log = spec.log.map(take).transpose()?;
+        let log = spec.log.map(&mut take).transpose()?;
         let log = self.logs.log(log.map(File::from), self.clock.clone(), spec.limits.log);
-        let allowance = Allowance::new(&spec.limits, fds.len(), self.descriptors.clone(), log.clone())?;
+        let allowance = Allowance::new(&spec.limits, descriptors, self.descriptors.clone(), log.clone())?;
         let share = spec.pod.as_ref().map(|limits| (limits, self.pods.of(limits)));
         let pod_memory = share.as_ref().filter(|(limits, _)| limits.memory_bytes.is_some());
         let pod_cpu = share.as_ref().filter(|(limits, _)| limits.cpu_quota_us.is_some());
+        let config = spec.config.map(&mut take).transpose()?.map(|dir| Arc::new(Config::new(dir)));
+        let keyvalue = spec.keyvalue.as_ref().map(|spec| take(spec.dir).map(|dir| (dir, spec))).transpose()?;
+        let keyvalue = keyvalue.map(|(dir, spec)| {
+            let opened = self.shared.stores.open(&spec.namespace, dir, spec.limit_bytes);
+            opened.map_err(|error| format!("cannot open the key-value store of {:?}: {error}", spec.namespace))
+        });
+        let keyvalue = keyvalue.transpose()?;
+        let dirs = Arc::new(fds);
+        let service_account = spec.volumes.iter().find(|volume| volume.guest_path == roots::SERVICE_ACCOUNT);
+        let service_account = service_account.map(|volume| volume.dir);
         let container = Arc::new(Container {
             budget: Budget::new(spec.memory_bytes, pod_memory.map(|(_, share)| share.memory.clone())),
             used: Used::new(&self.cpu, spec.limits.cpu, pod_cpu.map(|(_, share)| share.cpu.clone())),
@@ -344,9 +371,12 @@ impl Worker {
             stdin: Stdin::new(spec.stdin),
             allowance,
             traffic: Arc::default(),
-            files,
             _share: share.map(|(_, share)| share),
-            _volumes: fds.into_iter().flatten().collect(),
+            config,
+            keyvalue,
+            files,
+            trust: Arc::new(Trust::new(self.shared.roots.clone(), dirs.clone(), service_account)),
+            _volumes: dirs,
             spec,
         });
         self.run(container, code, listener)

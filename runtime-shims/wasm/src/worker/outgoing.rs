@@ -1,9 +1,9 @@
-//! Requests that guests send: names through the cluster's DNS, from the pod's address, TLS with the public roots.
+//! Requests that guests send: names through the cluster's DNS, from the pod's address, TLS with the roots of `roots`.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::allowance::{Allowance, Held, Kind, Refused};
 use super::pod::{NameError, PodNet};
+use super::roots::Trust;
 use super::traffic::{Counted, Traffic};
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -36,11 +36,17 @@ pub(super) struct Outgoing {
     net: Arc<PodNet>,
     allowance: Arc<Allowance>,
     traffic: Arc<Traffic>,
+    trust: Arc<Trust>,
 }
 
 impl Outgoing {
-    pub(super) fn new(net: Arc<PodNet>, allowance: Arc<Allowance>, traffic: Arc<Traffic>) -> Outgoing {
-        Outgoing { net, allowance, traffic }
+    pub(super) fn new(
+        net: Arc<PodNet>,
+        allowance: Arc<Allowance>,
+        traffic: Arc<Traffic>,
+        trust: Arc<Trust>,
+    ) -> Outgoing {
+        Outgoing { net, allowance, traffic, trust }
     }
 }
 
@@ -75,7 +81,7 @@ async fn send(own: Outgoing, mut request: http::Request<WasiBody>, options: Opti
         }
         let bare = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = rustls::pki_types::ServerName::try_from(bare).map_err(|_| Error::HttpRequestUriInvalid)?;
-        let stream = tls_connector().connect(name, stream).await.map_err(Error::Tls)?;
+        let stream = own.trust.connector().connect(name, stream).await.map_err(Error::Tls)?;
         handshake(stream).await
     };
     let (mut sender, connection) =
@@ -151,19 +157,6 @@ where
     let (sender, connection) =
         hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(Error::from)?;
     Ok((sender, Box::pin(async move { connection.await.map_err(Error::from) })))
-}
-
-fn tls_connector() -> TlsConnector {
-    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring offers the default versions");
-        Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
-    });
-    TlsConnector::from(config.clone())
 }
 
 /// A body that fails when the server falls silent.

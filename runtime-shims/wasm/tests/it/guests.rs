@@ -205,6 +205,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
         ("plain".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/plain/plain.wasm")),
         ("preview1".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/preview1/preview1.wasm")),
         ("tool".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/tool/tool.wasm")),
+        ("state".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/state/state.wasm")),
         ("abuse".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/abuse/abuse.wasm")),
     ];
     for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {

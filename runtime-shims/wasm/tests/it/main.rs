@@ -16,6 +16,8 @@ mod registry;
 mod restarts;
 mod shim;
 mod streaming;
+mod state;
+mod tls;
 mod trust;
 mod volumes;
 mod wasi;

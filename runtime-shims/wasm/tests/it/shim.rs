@@ -193,6 +193,12 @@ impl Shim {
         self.run_sandbox(config).await.expect("the sandbox starts")
     }
 
+    pub async fn sandbox_in(&self, namespace: &str, name: &str) -> String {
+        let mut config = self.sandbox_config(name, &[], &[]);
+        config.metadata.as_mut().expect("it has").namespace = namespace.to_owned();
+        self.run_sandbox(config).await.expect("the sandbox starts")
+    }
+
     fn sandbox_config(&self, name: &str, ports: &[i32], annotations: &[(&str, &str)]) -> PodSandboxConfig {
         PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {

@@ -1,7 +1,8 @@
 //! Uses the network as a guest can, and says what came of it. Each argument is something to do:
 //!
 //! `lookup NAME` · `serve PORT` (accepts one connection, echoes one line) · `ask ADDRESS PORT` (sends a line, prints the
-//! answer) · `bind ADDRESS PORT` · `self PORT` (serves and asks itself over 127.0.0.1) · `get URL`
+//! answer) · `bind ADDRESS PORT` · `self PORT` (serves and asks itself over 127.0.0.1) · `get AUTHORITY PATH` · `get-tls AUTHORITY
+//! PATH`
 
 use wasi::http::outgoing_handler;
 use wasi::http::types::{Fields, IncomingBody, OutgoingRequest, Scheme};
@@ -26,7 +27,8 @@ fn main() {
             Ok(format!("from {mine}: {}", hear(&input)))
         }),
         ["self", port] => talk_to_self(port.parse().expect("a port")),
-        ["get", authority, path] => Ok(get(authority, path)),
+        ["get", authority, path] => Ok(get(Scheme::Http, authority, path)),
+        ["get-tls", authority, path] => Ok(get(Scheme::Https, authority, path)),
         other => panic!("{other:?}"),
     };
     match outcome {
@@ -132,9 +134,9 @@ fn hear(input: &InputStream) -> String {
     String::from_utf8_lossy(&heard).trim_end().to_owned()
 }
 
-fn get(authority: &str, path: &str) -> String {
+fn get(scheme: Scheme, authority: &str, path: &str) -> String {
     let request = OutgoingRequest::new(Fields::new());
-    request.set_scheme(Some(&Scheme::Http)).expect("a scheme");
+    request.set_scheme(Some(&scheme)).expect("a scheme");
     request.set_authority(Some(authority)).expect("an authority");
     request.set_path_with_query(Some(path)).expect("a path");
     let future = match outgoing_handler::handle(request, None) {

@@ -1,0 +1,70 @@
+//! Uses what a guest can keep and be told, and says what came of it. Each argument is something to do, with its words
+//! separated by colons:
+//!
+//! `config:KEY` · `configs` · `set:BUCKET:KEY:VALUE` · `get:BUCKET:KEY` · `delete:BUCKET:KEY` · `keys:BUCKET` ·
+//! `add:BUCKET:KEY:TIMES` (adds one, so many times) · `many:BUCKET` (sets, gets and deletes several) · `fill:BUCKET` (sets
+//! values of a megabyte until it is refused) · `cwd` · `read:PATH` · `wait` (until the input ends)
+
+use std::io::Read;
+
+wit_bindgen::generate!({ path: "../../../wit", world: "state", generate_all });
+
+use wasi::config::store as config;
+use wasi::keyvalue::{atomics, batch, store};
+
+fn main() {
+    for argument in std::env::args().skip(1) {
+        let words: Vec<&str> = argument.split(':').collect();
+        let said = match words.as_slice() {
+            ["config", key] => format!("{:?}", config::get(key)),
+            ["configs"] => format!("{:?}", config::get_all()),
+            ["set", bucket, key, value] => format!("{:?}", open(bucket).set(key, value.as_bytes())),
+            ["get", bucket, key] => shown(open(bucket).get(key)),
+            ["delete", bucket, key] => format!("{:?} {:?}", open(bucket).delete(key), open(bucket).exists(key)),
+            ["keys", bucket] => format!("{:?}", open(bucket).list_keys(None)),
+            ["add", bucket, key, times] => {
+                let bucket = open(bucket);
+                let times: u32 = times.parse().expect("a number");
+                format!("{:?}", (0..times).map(|_| atomics::increment(&bucket, key, 1)).last())
+            }
+            ["many", bucket] => many(&open(bucket)),
+            ["fill", bucket] => fill(&open(bucket)),
+            ["cwd"] => format!("{:?} PWD={:?}", std::env::current_dir(), std::env::var("PWD")),
+            ["read", path] => format!("{:?}", std::fs::read_to_string(path)),
+            ["wait"] => {
+                println!("waits");
+                let mut input = String::new();
+                std::io::stdin().read_to_string(&mut input).expect("text");
+                format!("{input:?}")
+            }
+            other => panic!("{other:?}"),
+        };
+        println!("{argument}: {said}");
+    }
+}
+
+fn open(bucket: &str) -> store::Bucket {
+    store::open(bucket).expect("there is a store")
+}
+
+fn shown(value: Result<Option<Vec<u8>>, store::Error>) -> String {
+    format!("{:?}", value.map(|value| value.map(|value| String::from_utf8_lossy(&value).into_owned())))
+}
+
+fn many(bucket: &store::Bucket) -> String {
+    let pair = |key: &str, value: &str| (key.to_owned(), value.as_bytes().to_vec());
+    let set = batch::set_many(bucket, &[pair("a", "1"), pair("b", "2"), pair("c", "3")]);
+    let deleted = batch::delete_many(bucket, &["b".to_owned(), "never".to_owned()]);
+    let got = batch::get_many(bucket, &["a".to_owned(), "b".to_owned(), "c".to_owned()]);
+    format!("{set:?} {deleted:?} {got:?}")
+}
+
+fn fill(bucket: &store::Bucket) -> String {
+    let value = vec![7; 1 << 20];
+    for number in 0.. {
+        if let Err(error) = bucket.set(&format!("filler-{number}"), &value) {
+            return format!("{number} {error:?}");
+        }
+    }
+    unreachable!("a store has a limit")
+}
