@@ -40,7 +40,7 @@ impl Profile {
         let mut config = Config::new();
         config
             .epoch_interruption(true)
-            // Only 0.3 components need it, and it costs every store and every call.
+            // Only 0.3 components need it, and it costs every store and every call: they have an engine of their own.
             .concurrency_support(false)
             .wasm_threads(false);
         match self {
@@ -58,15 +58,26 @@ impl Profile {
         config
     }
 
-    /// For the compiler process.
-    pub(crate) fn compiling(self) -> wasmtime::Result<Engine> {
-        Engine::new(&self.config())
+    fn concurrent_config(self) -> Config {
+        let mut config = self.config();
+        config.concurrency_support(true).wasm_component_model_async(true);
+        config
     }
 
-    /// For code that goes to other machines: it uses nothing of this processor that not all of its kind have.
-    pub(crate) fn compiling_portable(self) -> wasmtime::Result<Engine> {
-        let mut config = self.config();
-        config.target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?;
+    /// For the compiler process. `concurrent` is for components of WASI 0.3; `portable` for code that goes to other
+    /// machines: it uses nothing of this processor that not all of its kind have.
+    pub(crate) fn compiling(self, portable: bool, concurrent: bool) -> wasmtime::Result<Engine> {
+        let mut config = if concurrent { self.concurrent_config() } else { self.config() };
+        if portable {
+            config.target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?;
+        }
+        Engine::new(&config)
+    }
+
+    /// For components of WASI 0.3. Their instances are kept, so each maps what it needs.
+    pub(crate) fn concurrent(self) -> wasmtime::Result<Engine> {
+        let mut config = self.concurrent_config();
+        config.enable_compiler(false).allocation_strategy(InstanceAllocationStrategy::OnDemand);
         Engine::new(&config)
     }
 

@@ -13,7 +13,7 @@ use coracle_shim_wasm::worker;
 const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
        [--compile-memory-mib N] [--build-id NAME] [--idle-worker-seconds N] [--guest-threads N]
        [--private-registry registries.yaml] [--image-policy policy.yaml] [--code-limit-bytes N]
-       [--keyvalue-limit-mib N]
+       [--keyvalue-limit-mib N] [--wasi-0.3 on|off]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -54,6 +54,7 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             ("--guest-threads", Some(text)) if number(text).is_some() => {
                 config.guest_threads = number(text).and_then(|number| usize::try_from(number).ok());
             }
+            ("--wasi-0.3", Some(switch)) if ["on", "off"].contains(switch) => config.wasi3 = *switch == "on",
             ("--keyvalue-limit-mib", Some(text)) if number(text).is_some() => {
                 config.keyvalue_bytes = number(text).map_or(config.keyvalue_bytes, |mib| mib << 20);
             }

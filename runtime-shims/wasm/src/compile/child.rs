@@ -41,13 +41,13 @@ fn work(task: &str) -> io::Result<Answer> {
     }
 }
 
-fn engine(task: &Task) -> io::Result<Engine> {
-    let engine = if task.portable { task.profile.compiling_portable() } else { task.profile.compiling() };
+fn engine(task: &Task, concurrent: bool) -> io::Result<Engine> {
+    let engine = task.profile.compiling(task.portable, concurrent);
     engine.map_err(io::Error::other)
 }
 
 fn settings(task: &Task) -> io::Result<String> {
-    let engine = engine(task)?;
+    let engine = engine(task, false)?;
     let mut hasher = Stable(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     Ok(hex(&hasher.0.finalize()[..16]))
@@ -61,7 +61,7 @@ fn compile(task: &Task, limits: TaskLimits) -> io::Result<Answer> {
         Ok(facts) => facts,
         Err(why) => return Ok(Answer::Refused(why)),
     };
-    let engine = engine(task)?;
+    let engine = engine(task, facts.kind.is_concurrent())?;
     let code =
         if facts.kind.is_component() { engine.precompile_component(&wasm) } else { engine.precompile_module(&wasm) };
     let code = match code {

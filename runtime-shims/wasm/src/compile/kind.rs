@@ -13,13 +13,25 @@ pub(crate) enum GuestKind {
     Command,
     /// A component that exports `wasi:http/incoming-handler`: an instance for each request.
     Http,
+    /// A component that exports `wasi:cli/run` of WASI 0.3.
+    Command3,
+    /// A component that exports `wasi:http/handler` of WASI 0.3: instances are kept between requests.
+    Http3,
 }
 
 impl GuestKind {
     pub(crate) fn is_component(self) -> bool {
         match self {
             GuestKind::Module => false,
-            GuestKind::Command | GuestKind::Http => true,
+            GuestKind::Command | GuestKind::Http | GuestKind::Command3 | GuestKind::Http3 => true,
+        }
+    }
+
+    /// Needs an engine that runs several calls of an instance at once.
+    pub(crate) fn is_concurrent(self) -> bool {
+        match self {
+            GuestKind::Module | GuestKind::Command | GuestKind::Http => false,
+            GuestKind::Command3 | GuestKind::Http3 => true,
         }
     }
 }
@@ -101,28 +113,27 @@ pub(super) fn detect(wasm: &[u8]) -> Result<Facts, String> {
     Ok(Facts { kind, uses_keyvalue })
 }
 
+/// HTTP first, newer releases first.
 fn component(exports: &[String]) -> Result<GuestKind, String> {
-    let has = |interface: &str| {
-        exports.iter().any(|name| name.strip_prefix(interface).is_some_and(|version| version.starts_with("@0.2.")))
+    let has = |interface: &str, release: &str| {
+        let versions = exports.iter().filter_map(|name| name.strip_prefix(interface)?.strip_prefix(release));
+        // Drafts have a word behind the number, and are not what was released.
+        versions.into_iter().any(|patch| !patch.contains('-'))
     };
-    if has("wasi:http/incoming-handler") {
-        return Ok(GuestKind::Http);
+    let kinds = [
+        ("wasi:http/handler", "@0.3.", GuestKind::Http3),
+        ("wasi:http/incoming-handler", "@0.2.", GuestKind::Http),
+        ("wasi:cli/run", "@0.3.", GuestKind::Command3),
+        ("wasi:cli/run", "@0.2.", GuestKind::Command),
+    ];
+    if let Some((_, _, kind)) = kinds.into_iter().find(|(interface, release, _)| has(interface, release)) {
+        return Ok(kind);
     }
-    if has("wasi:cli/run") {
-        return Ok(GuestKind::Command);
-    }
-    let newer = exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3"));
-    Err(if newer {
-        format!(
-            "the component is for WASI 0.3 (it exports {}), which is not supported yet; build it for 0.2",
-            listed(exports)
-        )
-    } else {
-        format!(
-            "the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports {})",
-            listed(exports)
-        )
-    })
+    Err(format!(
+        "the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2, nor wasi:http/handler@0.3 nor \
+         wasi:cli/run@0.3 (it exports {})",
+        listed(exports)
+    ))
 }
 
 fn listed(exports: &[String]) -> String {

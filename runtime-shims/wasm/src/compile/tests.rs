@@ -27,6 +27,8 @@ fn a_guest_is_known_by_what_it_exports() {
         check(&exporting("wasi:http/incoming-handler@0.2.0")),
         check(&exporting("wasi:cli/run@0.2.6").replacen("(component", IMPORT, 1)),
         check(&exporting("wasi:http/handler@0.3.0")),
+        check(&exporting("wasi:cli/run@0.3.1")),
+        check(&exporting("wasi:cli/run@0.3.0-rc-2025-09-16")),
         check(&exporting("wasi:http/incoming-handler@0.1.0")),
         check(nested),
         check("(module)"),
@@ -39,9 +41,11 @@ fn a_guest_is_known_by_what_it_exports() {
         Command
         Http
         Command with key-value
-        the component is for WASI 0.3 (it exports wasi:http/handler@0.3.0), which is not supported yet; build it for 0.2
-        the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports wasi:http/incoming-handler@0.1.0)
-        the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports nothing)
+        Http3
+        Command3
+        the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2, nor wasi:http/handler@0.3 nor wasi:cli/run@0.3 (it exports wasi:cli/run@0.3.0-rc-2025-09-16)
+        the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2, nor wasi:http/handler@0.3 nor wasi:cli/run@0.3 (it exports wasi:http/incoming-handler@0.1.0)
+        the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2, nor wasi:http/handler@0.3 nor wasi:cli/run@0.3 (it exports nothing)
         the module has no `_start` to run (it exports nothing); build it as a program, not as a library
         it is not valid WebAssembly: unexpected end-of-file (at offset 0x0)
         it is not valid WebAssembly: unexpected end-of-file (at offset 0x4)"#]]

@@ -36,6 +36,8 @@ pub struct FrontConfig {
     /// For containers without a memory limit. Half of the machine's memory if it is not given: one guest must not be
     /// able to take it all.
     pub default_memory_bytes: Option<u64>,
+    /// Guests of WASI 0.3 run in every pod; otherwise in pods that say so.
+    pub wasi3: bool,
     /// What the key-value store of one namespace may hold.
     pub keyvalue_bytes: u64,
     /// Threads that run guests in a worker. As many as there are processors, two at least, if it is not given.
@@ -65,6 +67,7 @@ impl FrontConfig {
             code_bytes: DEFAULT_CODE_BYTES,
             pod_cidr: None,
             default_memory_bytes: None,
+            wasi3: false,
             keyvalue_bytes: 64 << 20,
             guest_threads: None,
             compile_memory_bytes: None,

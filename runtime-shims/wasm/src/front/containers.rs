@@ -13,7 +13,7 @@ use coracle_cri::v1::{ContainerConfig, ContainerEventType};
 use super::limits::plan_pod;
 use super::link::OrderError;
 use super::mounts::{MountPlan, plan_mounts};
-use super::plan::{GuestPlan, plan_guest, plan_net};
+use super::plan::{GuestPlan, check_release, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
 use super::state::Container;
@@ -42,6 +42,7 @@ impl Pods {
         let (sandbox_id, sandbox) = self.sandbox(sandbox_id)?;
         let image = self.image_of(&config)?;
         let compiled = self.compiled(&image).await?;
+        check_release(&sandbox.config, &config, compiled.kind, self.config.wasi3).map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
         let taken = state.ports_of(&sandbox_id);
         let plan =

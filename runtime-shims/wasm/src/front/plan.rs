@@ -16,6 +16,8 @@ const HTTP_PORT: &str = "coracle.dev/http-port";
 const HTTP_CONCURRENCY: &str = "coracle.dev/http-concurrency";
 const HTTP_TIMEOUT: &str = "coracle.dev/http-timeout-seconds";
 
+const WASI3: &str = "coracle.dev/wasi-0.3";
+
 const DEFAULT_PORT: u16 = 8080;
 const DEFAULT_CONCURRENCY: usize = 128;
 const CONCURRENCY_MAX: usize = 10_000;
@@ -40,6 +42,28 @@ pub(super) struct HttpPlan {
     pub(super) timeout_ms: u64,
 }
 
+/// Guests of WASI 0.3 run where somebody has asked for it: `allowed` on the node, or by the pod.
+pub(super) fn check_release(
+    sandbox: &PodSandboxConfig,
+    config: &ContainerConfig,
+    kind: GuestKind,
+    allowed: bool,
+) -> Result<(), String> {
+    if !kind.is_concurrent() {
+        return Ok(());
+    }
+    match annotation(sandbox, config, WASI3) {
+        Some((_, "true")) => Ok(()),
+        Some((_, "false")) | None if !allowed => Err(format!(
+            "the component is for WASI 0.3, which is off: set the annotation {WASI3}: \"true\" on the pod, or start the \
+             Wasm runtime with --wasi-0.3 on, or build it for 0.2"
+        )),
+        Some((_, "false")) => Err(format!("the component is for WASI 0.3, which annotation {WASI3} turns off")),
+        None => Ok(()),
+        Some((key, text)) => Err(format!("annotation {key}: {text:?} is neither true nor false")),
+    }
+}
+
 /// `taken` are the ports of the sandbox's other containers.
 pub(super) fn plan_guest(
     sandbox: &PodSandboxConfig,
@@ -52,8 +76,8 @@ pub(super) fn plan_guest(
         return Err("devices: Wasm containers have no devices; remove them from the container".to_owned());
     }
     let http = match kind {
-        GuestKind::Http => Some(plan_http(sandbox, config, taken)?),
-        GuestKind::Module | GuestKind::Command => None,
+        GuestKind::Http | GuestKind::Http3 => Some(plan_http(sandbox, config, taken)?),
+        GuestKind::Module | GuestKind::Command | GuestKind::Command3 => None,
     };
     let working_dir = [&config.working_dir, &image.working_dir].into_iter().find(|dir| !dir.is_empty()).cloned();
     if let Some(dir) = &working_dir

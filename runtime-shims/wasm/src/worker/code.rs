@@ -12,11 +12,12 @@ use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Engine, InstancePre, Linker, Module};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, p3};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::guest::Instance;
-use super::{config, files, keyvalue, sockets};
+use super::{config, files, keyvalue, sockets, sockets3};
 use crate::compile::GuestKind;
 use crate::engine::Profile;
 use crate::wire::VolumeSpec;
@@ -26,14 +27,18 @@ pub(super) enum Code {
     Module(InstancePre<Instance>),
     Command(CommandPre<Instance>),
     Http(ProxyPre<Instance>),
+    Command3(p3::bindings::CommandPre<Instance>),
+    Http3(ServicePre<Instance>),
 }
 
 pub(super) struct Loader {
     pub(super) commands: Engine,
     pub(super) requests: Engine,
+    pub(super) concurrent: Engine,
     modules: OnceLock<Linker<Instance>>,
     components: OnceLock<ComponentLinker<Instance>>,
     http: OnceLock<ComponentLinker<Instance>>,
+    concurrents: OnceLock<ComponentLinker<Instance>>,
     loaded: Mutex<HashMap<PathBuf, Weak<Code>>>,
     /// The directory of machine code, which is this process's working directory.
     code: OwnedFd,
@@ -47,13 +52,23 @@ impl Loader {
         Ok(Loader {
             commands: profile.commands()?,
             requests: profile.requests()?,
+            concurrent: profile.concurrent()?,
             modules: OnceLock::new(),
             components: OnceLock::new(),
             http: OnceLock::new(),
+            concurrents: OnceLock::new(),
             loaded: Mutex::default(),
             code,
             working_dir: Mutex::default(),
         })
+    }
+
+    /// The engine that commands are run by, and that `code` was loaded by if it is one.
+    pub(super) fn engine_of(&self, code: &Code) -> &Engine {
+        match code {
+            Code::Module(_) | Code::Command(_) | Code::Http(_) => &self.commands,
+            Code::Command3(_) | Code::Http3(_) => &self.concurrent,
+        }
     }
 
     /// Loads the code at `path`, below the directory of machine code, or shares what is loaded.
@@ -70,15 +85,17 @@ impl Loader {
 
     /// The code at `path` as a program to be run to its end, though it be one that serves.
     pub(super) fn program(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Arc<Code>> {
-        match kind {
-            GuestKind::Module | GuestKind::Command => self.load(kind, path),
-            GuestKind::Http => self.read(GuestKind::Command, path).map(Arc::new).map_err(|error| {
-                wasmtime::format_err!(
-                    "it serves HTTP and is no command: it does not export wasi:cli/run ({})",
-                    error.root_cause()
-                )
-            }),
-        }
+        let command = match kind {
+            GuestKind::Module | GuestKind::Command | GuestKind::Command3 => return self.load(kind, path),
+            GuestKind::Http => GuestKind::Command,
+            GuestKind::Http3 => GuestKind::Command3,
+        };
+        self.read(command, path).map(Arc::new).map_err(|error| {
+            wasmtime::format_err!(
+                "it serves HTTP and is no command: it does not export wasi:cli/run ({})",
+                error.root_cause()
+            )
+        })
     }
 
     #[allow(unsafe_code)]
@@ -103,12 +120,23 @@ impl Loader {
                 let linker = component_linker(&self.http, &self.requests)?;
                 Ok(Code::Http(ProxyPre::new(linker.instantiate_pre(&component)?)?))
             }
+            GuestKind::Command3 | GuestKind::Http3 => {
+                // SAFETY: as above.
+                let component = unsafe { Component::deserialize_file(&self.concurrent, path)? };
+                let pre = self.concurrent_linker()?.instantiate_pre(&component)?;
+                Ok(match kind {
+                    GuestKind::Http3 => Code::Http3(ServicePre::new(pre)?),
+                    GuestKind::Module | GuestKind::Command | GuestKind::Http | GuestKind::Command3 => {
+                        Code::Command3(p3::bindings::CommandPre::new(pre)?)
+                    }
+                })
+            }
         }
     }
 
     /// Opens volumes as a guest sees them. `relative` is where relative paths lead, if that lies in a volume: the C
-    /// library of WASI 0.1, which knows no working directory, looks for them in a directory called `.`. wasmtime opens directories by path only, and this process has no paths: so
-    /// each is "here" for a moment.
+    /// library of WASI 0.1, which knows no working directory, looks for them in a directory called `.`. wasmtime opens
+    /// directories by path only, and this process has no paths: so each is "here" for a moment.
     pub(super) fn volumes(
         &self,
         volumes: &[VolumeSpec],
@@ -140,6 +168,18 @@ impl Loader {
         Ok(builder.build().filesystem().clone())
     }
 
+    /// Components of 0.3 import interfaces of 0.2 too: their language's library may not have moved.
+    fn concurrent_linker(&self) -> wasmtime::Result<&ComponentLinker<Instance>> {
+        if let Some(linker) = self.concurrents.get() {
+            return Ok(linker);
+        }
+        let mut linker = new_component_linker(&self.concurrent)?;
+        p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        sockets3::add_to_linker(&mut linker)?;
+        Ok(self.concurrents.get_or_init(|| linker))
+    }
+
     fn module_linker(&self) -> wasmtime::Result<&Linker<Instance>> {
         if let Some(linker) = self.modules.get() {
             return Ok(linker);
@@ -165,6 +205,11 @@ fn component_linker<'a>(
     if let Some(linker) = slot.get() {
         return Ok(linker);
     }
+    let linker = new_component_linker(engine)?;
+    Ok(slot.get_or_init(|| linker))
+}
+
+fn new_component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Instance>> {
     let mut linker = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
@@ -172,5 +217,5 @@ fn component_linker<'a>(
     files::add_to_component_linker(&mut linker)?;
     config::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker)?;
-    Ok(slot.get_or_init(|| linker))
+    Ok(linker)
 }

@@ -10,7 +10,7 @@ use crate::wire::Exit;
 
 /// Runs the guest; the future may be dropped to end it.
 pub(super) async fn run(shared: &Shared, container: &Container, code: &Code) -> Exit {
-    match call(container.store(&shared.loader.commands), code).await {
+    match call(container.store(shared.loader.engine_of(code)), code).await {
         Ok(exit) => exit,
         Err(error) => {
             let exit = exit::of_error(&error);
@@ -36,6 +36,12 @@ pub(super) async fn call(mut store: Store<Instance>, code: &Code) -> wasmtime::R
             let outcome = command.wasi_cli_run().call_run(&mut store).await?;
             Ok(Exit::with_code(if outcome.is_ok() { 0 } else { 1 }))
         }
-        Code::Http(_) => Err(wasmtime::format_err!("an HTTP component is not run as a command")),
+        Code::Command3(pre) => {
+            let command = pre.instantiate_async(&mut store).await?;
+            let running = store.run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await);
+            let outcome = running.await??;
+            Ok(Exit::with_code(if outcome.is_ok() { 0 } else { 1 }))
+        }
+        Code::Http(_) | Code::Http3(_) => Err(wasmtime::format_err!("an HTTP component is not run as a command")),
     }
 }

@@ -111,7 +111,7 @@ async fn run(
 ) -> Exit {
     let Console { stdin, stdout, stderr } = console;
     let outputs = [stdout.clone(), stderr.clone()];
-    let store = container.store_with(&shared.loader.commands, &args, |builder: &mut WasiCtxBuilder| {
+    let store = container.store_with(shared.loader.engine_of(&code), &args, |builder: &mut WasiCtxBuilder| {
         if let Some(stdin) = stdin {
             builder.stdin(stdin);
         }

@@ -34,6 +34,7 @@ use super::allowance::{Held, Kind};
 use super::cpu::Guest;
 use super::greeting::Greeting;
 use super::guest::{Container, Instance};
+use super::kept::Kept;
 use super::memory::OutOfMemory;
 use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
 use super::traffic::Counted;
@@ -45,11 +46,19 @@ const CONNECTIONS: usize = 1024;
 /// How long a request waits for its turn before it is told to go elsewhere.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where instances come from.
+pub(super) enum Serve {
+    /// A new one for each request, of the pool.
+    Each(ProxyPre<Instance>),
+    /// Kept between requests.
+    Kept(Kept),
+}
+
 /// One pod's HTTP service.
 struct Service {
     shared: Arc<Shared>,
     container: Arc<Container>,
-    pre: ProxyPre<Instance>,
+    serve: Serve,
     timeout: Duration,
     /// Requests that may run at once.
     places: Semaphore,
@@ -63,21 +72,21 @@ struct Service {
 
 /// What a request gets instead of the guest's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+pub(super) enum Refusal {
     BadRequest,
     Busy,
     Failed,
     TooLate,
 }
 
-type Answer = Result<Response<HyperOutgoingBody>, Refusal>;
-type Respond = Arc<Mutex<Option<oneshot::Sender<Answer>>>>;
+pub(super) type Answer = Result<Response<HyperOutgoingBody>, Refusal>;
+pub(super) type Respond = Arc<Mutex<Option<oneshot::Sender<Answer>>>>;
 
 /// Serves until stopped.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     container: Arc<Container>,
-    pre: ProxyPre<Instance>,
+    serve: Serve,
     listener: std::net::TcpListener,
     spec: HttpSpec,
     mut stop: watch::Receiver<Stop>,
@@ -89,7 +98,7 @@ pub(super) async fn serve(
     let service = Arc::new(Service {
         shared,
         container,
-        pre,
+        serve,
         timeout: Duration::from_millis(spec.timeout_ms),
         places: Semaphore::new(spec.concurrency),
         concurrency: spec.concurrency,
@@ -256,7 +265,10 @@ impl Service {
         let instance = Box::pin(async move {
             // Taken within the task: a client that leaves does not free a place that its instance still holds.
             let Ok(_place) = service.places.acquire().await else { return };
-            let Ok(_slot) = service.shared.pool.acquire().await else { return };
+            let _slot = match &service.serve {
+                Serve::Each(_) => service.shared.pool.acquire().await.ok(),
+                Serve::Kept(_) => None,
+            };
             service.instance(request, respond).await;
         });
         let task = self.instances.spawn(Guest::new(instance, cpu, used));
@@ -328,6 +340,10 @@ impl Service {
     }
 
     async fn call(&self, request: Request<Incoming>, respond: &Respond) -> Result<(), CallError> {
+        let pre = match &self.serve {
+            Serve::Each(pre) => pre,
+            Serve::Kept(kept) => return kept.call(&self.shared, &self.container, request, respond).await,
+        };
         let mut store = self.container.store(&self.shared.loader.requests);
         let http = &mut store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, request).map_err(|_| CallError::NoHost)?;
@@ -343,7 +359,7 @@ impl Service {
                 let _ = respond.send(answer);
             })
             .map_err(CallError::Guest)?;
-        let proxy = self.pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
+        let proxy = pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
         let handler = proxy.wasi_http_incoming_handler();
         handler.call_handle(&mut store, request, outparam).await.map_err(CallError::Guest)
     }
@@ -358,7 +374,7 @@ impl Service {
     }
 }
 
-enum CallError {
+pub(super) enum CallError {
     NoHost,
     Instantiate(wasmtime::Error),
     Guest(wasmtime::Error),

@@ -8,9 +8,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
@@ -21,6 +19,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::bucket::Rate;
+use super::slow_log::SlowLog;
 use super::tap::Taps;
 use crate::clock::{Clock, UnixNanos};
 use crate::wire::LogLimits;
@@ -361,7 +360,7 @@ impl IsTerminal for LogStream {
 
 impl StdoutStream for LogStream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(SlowLog::new(self.clone()))
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
@@ -397,22 +396,6 @@ impl Pollable for LogStream {
             }
             progress.await;
         }
-    }
-}
-
-/// Only 0.3 guests write this way; they are told no by the compiler, so waiting for room is left out.
-impl AsyncWrite for LogStream {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.put(buf);
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 

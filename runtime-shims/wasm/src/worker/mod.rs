@@ -27,6 +27,7 @@ mod greeting;
 mod guest;
 mod http;
 mod interfaces;
+mod kept;
 mod keyvalue;
 mod log;
 mod memory;
@@ -37,7 +38,9 @@ mod reports;
 mod response;
 mod roots;
 mod share;
+mod slow_log;
 mod sockets;
+mod sockets3;
 mod stdin;
 mod tap;
 mod traffic;
@@ -70,6 +73,8 @@ use code::{Code, Loader};
 use config::Config;
 use cpu::{Cpu, Used};
 use guest::Container;
+use http::Serve;
+use kept::Kept;
 use keyvalue::Stores;
 use log::{Log, LogWriter};
 use memory::Budget;
@@ -135,7 +140,7 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
 
     let loader = Loader::new(setup.profile, code).map_err(WorkerError::Engine)?;
     let threads = setup.threads.max(2);
-    let cpu = Cpu::start(vec![loader.commands.clone(), loader.requests.clone()], threads)?;
+    let cpu = Cpu::start(vec![loader.commands.clone(), loader.requests.clone(), loader.concurrent.clone()], threads)?;
     let guests = runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(16)
@@ -449,9 +454,14 @@ async fn guest(
     listener: Option<(OwnedFd, wire::HttpSpec)>,
     mut stop: watch::Receiver<Stop>,
 ) -> Exit {
-    if let (Code::Http(pre), Some((listener, spec))) = (&*code, listener) {
+    let serve = match &*code {
+        Code::Http(pre) => Some(Serve::Each(pre.clone())),
+        Code::Http3(pre) => Some(Serve::Kept(Kept::new(pre.clone()))),
+        Code::Module(_) | Code::Command(_) | Code::Command3(_) => None,
+    };
+    if let (Some(serve), Some((listener, spec))) = (serve, listener) {
         let listener = TcpListener::from(listener);
-        return http::serve(shared, container, pre.clone(), listener, spec, stop).await;
+        return http::serve(shared, container, serve, listener, spec, stop).await;
     }
     let running = Box::pin(command::run(&shared, &container, &code));
     let mut running = cpu::Guest::new(running, container.cpu.clone(), container.used.clone());

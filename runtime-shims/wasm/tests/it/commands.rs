@@ -134,7 +134,7 @@ async fn what_cannot_be_run_is_refused_with_the_reason() {
     refusals.push_str(&format!("{}\n", refusal(shim.create(&sandbox, "relative", relative).await)));
     expect![[r#"
         InvalidArgument: cannot run image "docker.io/library/library:latest": the module has no `_start` to run (it exports add); build it as a program, not as a library
-        InvalidArgument: cannot run image "docker.io/library/neither:latest": the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2 (it exports nothing)
+        InvalidArgument: cannot run image "docker.io/library/neither:latest": the component exports neither wasi:http/incoming-handler@0.2 nor wasi:cli/run@0.2, nor wasi:http/handler@0.3 nor wasi:cli/run@0.3 (it exports nothing)
         NotFound: image "nowhere:1": not found
         InvalidArgument: workingDir "here": must be an absolute path
     "#]]

@@ -205,6 +205,8 @@ pub fn files() -> Vec<(String, PathBuf)> {
         ("plain".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/plain/plain.wasm")),
         ("preview1".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/preview1/preview1.wasm")),
         ("tool".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/tool/tool.wasm")),
+        ("service3".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/service3/service3.wasm")),
+        ("command3".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/command3/command3.wasm")),
         ("state".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/state/state.wasm")),
         ("abuse".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/abuse/abuse.wasm")),
     ];

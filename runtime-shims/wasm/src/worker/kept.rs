@@ -1,0 +1,168 @@
+//! HTTP guests of WASI 0.3: an instance serves one request after the other and is kept between them.
+//!
+//! ```text
+//! made ──▶ serves ──▶ idle ──▶ serves …        one request at a time; more at once get more instances
+//!             │         └──▶ gone              after a minute without a request, or a thousand requests
+//!             └──▶ gone                        a trap, a client that left, the request's time is over
+//! ```
+//!
+//! An idle instance does not run: what a guest leaves to do behind a response is done before it counts as idle.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::future;
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi_http::p3::Request as GuestRequest;
+use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
+use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+
+use super::Shared;
+use super::guest::{Container, Instance};
+use super::http::{CallError, Respond};
+
+const IDLE: Duration = Duration::from_secs(60);
+const REQUESTS: u32 = 1000;
+
+/// The idle instances of one container.
+pub(super) struct Kept {
+    pre: ServicePre<Instance>,
+    idle: Arc<Mutex<Vec<Idle>>>,
+    tasks: TaskTracker,
+}
+
+struct Idle {
+    store: Store<Instance>,
+    service: Service,
+    served: u32,
+    since: Instant,
+}
+
+impl Kept {
+    pub(super) fn new(pre: ServicePre<Instance>) -> Kept {
+        Kept { pre, idle: Arc::default(), tasks: TaskTracker::new() }
+    }
+
+    /// Serves one request; the answer goes out by `respond`, and its body while this runs.
+    pub(super) async fn call(
+        &self,
+        shared: &Shared,
+        container: &Container,
+        request: Request<Incoming>,
+        respond: &Respond,
+    ) -> Result<(), CallError> {
+        // The one that was used last: others get old and go.
+        let kept = self.idle.lock().pop();
+        let mut instance = match kept {
+            Some(kept) => kept,
+            None => {
+                let mut store = container.store(&shared.loader.concurrent);
+                let service = self.pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
+                Idle { store, service, served: 0, since: Instant::now() }
+            }
+        };
+        let request = with_host(request)?;
+        let (sent, all_sent) = oneshot::channel();
+        let (request, io) = GuestRequest::from_http(instance.store.data_mut().http().hooks, request);
+        let service = &instance.service;
+        let outcome = instance
+            .store
+            .run_concurrent(async |accessor| {
+                let response = match service.handle(accessor, request).await? {
+                    Ok(response) => accessor.with(|mut access| response.into_http(access.as_context_mut(), io))?,
+                    Err(error) => return Err(wasmtime::format_err!("the guest answered with an error: {error:?}")),
+                };
+                let response = response.map(|body| Watched { body, _sent: sent }.boxed_unsync());
+                if let Some(respond) = respond.lock().take() {
+                    // Nobody listens when the client has left; then this is dropped.
+                    let _ = respond.send(Ok(response));
+                }
+                // The body flows while this waits: its end is told by the drop.
+                let _ = all_sent.await;
+                future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                Ok(())
+            })
+            .await;
+        outcome.and_then(|inner| inner).map_err(CallError::Guest)?;
+        instance.served += 1;
+        instance.since = Instant::now();
+        if instance.served < REQUESTS {
+            self.keep(instance);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, instance: Idle) {
+        let mut idle = self.idle.lock();
+        idle.push(instance);
+        if idle.len() == 1 {
+            // It ends by itself, soon after the last instance or the container.
+            self.tasks.spawn(clear(Arc::downgrade(&self.idle)));
+        }
+    }
+}
+
+/// Lets instances go that have waited long enough, until there are none.
+async fn clear(idle: Weak<Mutex<Vec<Idle>>>) {
+    loop {
+        let next = {
+            let Some(idle) = idle.upgrade() else { return };
+            let mut idle = idle.lock();
+            let now = Instant::now();
+            idle.retain(|instance| now.duration_since(instance.since) < IDLE);
+            match idle.iter().map(|instance| instance.since).min() {
+                Some(oldest) => oldest + IDLE,
+                None => return,
+            }
+        };
+        tokio::time::sleep_until(next).await;
+    }
+}
+
+/// HTTP/1.1 names the host in a header; guests find it in the request's authority.
+fn with_host(request: Request<Incoming>) -> Result<Request<WasiBody>, CallError> {
+    let (mut parts, body) = request.into_parts();
+    let mut uri = parts.uri.into_parts();
+    if uri.authority.is_none() {
+        let host = parts.headers.get(http::header::HOST).ok_or(CallError::NoHost)?;
+        uri.authority = Some(http::uri::Authority::try_from(host.as_bytes()).map_err(|_| CallError::NoHost)?);
+    }
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.path_and_query = uri.path_and_query.or_else(|| Some(http::uri::PathAndQuery::from_static("/")));
+    parts.uri = http::Uri::from_parts(uri).map_err(|_| CallError::NoHost)?;
+    let body = body.map_err(wasmtime_wasi_http::Error::from).boxed_unsync();
+    Ok(Request::from_parts(parts, body))
+}
+
+/// A body whose end, whatever it is, is told by its being dropped.
+struct Watched {
+    body: WasiBody,
+    _sent: oneshot::Sender<()>,
+}
+
+impl http_body::Body for Watched {
+    type Data = bytes::Bytes;
+    type Error = wasmtime_wasi_http::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

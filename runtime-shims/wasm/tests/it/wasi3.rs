@@ -1,0 +1,132 @@
+//! Guests of WASI 0.3.
+
+use std::collections::BTreeMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use coracle_cri::v1::{ContainerState, ContainerStatsRequest};
+
+use crate::shim::{Guest, Shim, eventually, get, guest, refusal, request, within};
+
+fn allowed(image: &str) -> Guest {
+    Guest { annotations: BTreeMap::from([("coracle.dev/wasi-0.3".to_owned(), "true".to_owned())]), ..guest(image) }
+}
+
+#[tokio::test]
+async fn they_are_refused_until_somebody_asks_for_them() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("off", &[], &[]).await;
+    let refused = refusal(shim.create(&sandbox, "main", guest("command3")).await);
+    assert_eq!(
+        refused,
+        "InvalidArgument: the component is for WASI 0.3, which is off: set the annotation coracle.dev/wasi-0.3: \"true\" \
+         on the pod, or start the Wasm runtime with --wasi-0.3 on, or build it for 0.2"
+    );
+    let annotated = shim.sandbox("annotated", &[], &[("coracle.dev/wasi-0.3", "true")]).await;
+    shim.create(&annotated, "main", guest("command3")).await.expect("the pod asks for it");
+    let open = Shim::start_with(&["--wasi-0.3", "on"]).await;
+    let pod = open.run("on", guest("command3")).await;
+    assert_eq!(open.ending(&pod.container).await, r#"0 Completed """#);
+}
+
+#[tokio::test]
+async fn commands_end_as_others_do_and_live_at_their_pods_address() {
+    let shim = Shim::start().await;
+    let mut endings = String::new();
+    for args in [&["fail"][..], &["trap"], &[]] {
+        let name = format!("end-{}", args.join("-"));
+        let pod = shim.run(&name, allowed("command3").args(args)).await;
+        endings.push_str(&format!("{args:?}: {}\n", shim.ending(&pod.container).await));
+    }
+    expect_test::expect![[r#"
+        ["fail"]: 1 Error ""
+        ["trap"]: 134 Error "wasm trap: wasm `unreachable` instruction executed"
+        []: 0 Completed ""
+    "#]]
+    .assert_eq(&endings);
+    let sandbox = shim.sandbox("net", &[], &[]).await;
+    let ip = shim.ip(&sandbox).await;
+    let other = format!("{}.200", ip.rsplit_once('.').expect("an address").0);
+    let listener = TcpListener::bind((other.as_str(), 0)).await.expect("any loopback address can be bound");
+    let port = listener.local_addr().expect("it has an address").port().to_string();
+    let on_host = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let host_port = on_host.local_addr().expect("it has an address").port().to_string();
+    let answering = async {
+        let (mut stream, from) = listener.accept().await.expect("it is asked");
+        let mut question = [0; 9];
+        stream.read_exact(&mut question).await.expect("the question");
+        stream.write_all(b"an answer\n").await.expect("the answer");
+        from.ip().to_string()
+    };
+    let args = [
+        "bind:0.0.0.0:7001".to_owned(),
+        "bind:127.0.0.2:7001".to_owned(),
+        format!("ask:127.0.0.1:{host_port}"),
+        format!("ask:{other}:{port}"),
+    ];
+    let asking = allowed("command3").args(&args.each_ref().map(String::as_str));
+    let id = shim.create(&sandbox, "main", asking).await.expect("it is made");
+    shim.start_container(&id).await.expect("it starts");
+    assert_eq!(within("it asks", answering).await, ip);
+    assert_eq!(shim.ending(&id).await, r#"0 Completed """#);
+    let said = shim.log("net", "main").replace(&ip, "POD").replace(&other, "OTHER").replace(&port, "PORT");
+    let said = said.replace(&host_port, "HOSTPORT");
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "stdout F bind:0.0.0.0:7001: POD:7001");
+    assert!(lines[1].contains("AccessDenied"), "{said}");
+    // The host's loopback is not the pod's.
+    assert!(lines[2].contains("ConnectionRefused"), "{said}");
+    assert!(lines[3].starts_with("stdout F ask:OTHER:PORT: from POD:") && lines[3].ends_with(": an answer"), "{said}");
+}
+
+#[tokio::test]
+async fn a_command_is_told_to_stop_by_the_end_of_its_input() {
+    let shim = Shim::start().await;
+    let pod = shim.run("wait", Guest { stdin: true, ..allowed("command3").args(&["wait"]) }).await;
+    eventually("it waits", || async { shim.log("wait", "main").contains("waits").then_some(()) }).await;
+    shim.stop(&pod.container, 60).await;
+    let ending = shim.ending(&pod.container).await;
+    // Whether it had begun to look by then.
+    assert!([r#"0 Completed """#, r#"143 Error """#].contains(&ending.as_str()), "{ending}");
+}
+
+#[tokio::test]
+async fn instances_are_kept_between_requests_and_freed_with_their_client() {
+    let shim = Shim::start().await;
+    let pod = shim.run("service", allowed("service3")).await;
+    for count in 1..=3 {
+        assert_eq!(get(&pod.ip, "/count").await, (200, format!("{count}\n")));
+    }
+    let body = "all of it, ".repeat(20_000);
+    let echoed = within("it is echoed", request(&pod.ip, 8080, "POST /echo", &body)).await.expect("an answer");
+    assert_eq!(echoed.0, 200);
+    assert_eq!(echoed.1.len(), body.len());
+    assert_eq!(get(&pod.ip, "/nowhere").await.0, 404);
+    assert_eq!(get(&pod.ip, "/count").await, (200, "6\n".to_owned()));
+    assert_eq!(get(&pod.ip, "/trap").await.0, 500);
+    // What failed is not used again.
+    assert_eq!(get(&pod.ip, "/count").await, (200, "1\n".to_owned()));
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    assert_eq!(get(&pod.ip, &format!("/ask/{}:8080", hello.ip)).await, (200, "200\n".to_owned()));
+    let memory = || async {
+        let stats = ContainerStatsRequest { container_id: pod.container.clone() };
+        let stats = shim.runtime().container_stats(stats).await.ok()?.into_inner().stats?;
+        Some(stats.memory?.working_set_bytes?.value)
+    };
+    let one = memory().await.expect("memory is counted");
+    assert!(one > 0);
+    // Two wait at once, so one of them needs an instance more; with them it goes.
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+        stream.write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is read");
+        waiting.push(stream);
+    }
+    eventually("both have instances", || async { memory().await.filter(|memory| *memory >= 2 * one) }).await;
+    drop(waiting);
+    eventually("nothing is left of them", || async { memory().await.filter(|memory| *memory == 0) }).await;
+    shim.stop(&pod.container, 10).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+    assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerExited);
+}
