@@ -10,6 +10,7 @@ pub mod host_network;
 pub mod housekeeping;
 pub mod join;
 pub mod local;
+pub mod logging;
 pub mod logs;
 pub mod mailbox;
 pub mod node;

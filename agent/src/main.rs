@@ -61,8 +61,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    coracle_agent::logging::start("info");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle-agent").build()?;
     runtime.block_on(run(args))
 }

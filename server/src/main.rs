@@ -67,9 +67,7 @@ fn done((): ()) -> ExitCode {
 /// Logs to standard error; `RUST_LOG` chooses what, else `--debug` or the command's own level.
 fn log(common: &CommonArgs, level: &str) {
     let level = if common.debug { "debug" } else { level };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,coracle={level}")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    coracle_agent::logging::start(&format!("warn,coracle={level}"));
 }
 
 /// Every connection, service port and pod takes a descriptor: as many as the host allows.

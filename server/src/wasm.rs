@@ -25,7 +25,7 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
 
 /// To standard error, which is the front's log.
 fn log(filter: &str) {
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    coracle_agent::logging::start(filter);
 }
 
 pub(crate) fn worker() -> ExitCode {

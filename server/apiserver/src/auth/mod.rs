@@ -9,6 +9,7 @@ pub mod join_token;
 pub mod objects;
 pub mod pki;
 pub mod service_account;
+mod signing;
 #[cfg(test)]
 mod tests;
 

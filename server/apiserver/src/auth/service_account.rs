@@ -100,6 +100,7 @@ impl ServiceAccountTokens {
         ids: Ids,
         objects: Arc<dyn Objects>,
     ) -> Result<Self, jsonwebtoken::errors::Error> {
+        super::signing::install();
         Ok(ServiceAccountTokens {
             encoding: EncodingKey::from_ec_pem(key.pem.as_bytes())?,
             decoding: DecodingKey::from_ec_components(&key.x, &key.y)?,

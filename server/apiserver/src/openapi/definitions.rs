@@ -182,9 +182,9 @@ impl Types {
     pub(super) fn write<E>(
         &self,
         dialect: Dialect,
-        descriptions: &Descriptions,
         mut each: impl FnMut(&str, Value) -> Result<(), E>,
     ) -> Result<(), E> {
+        let descriptions = Descriptions::of(|name| self.simple.contains(name) || self.types.contains_key(name));
         for (name, mut definition) in dialect.simple() {
             if self.simple.contains(name) {
                 let description = descriptions.get(name).map(|description| description.text.as_str());
@@ -195,7 +195,7 @@ impl Types {
             }
         }
         for (name, (ty, def)) in &self.types {
-            each(name, self.definition(name, *ty, def.schema(), dialect, descriptions))?;
+            each(name, self.definition(name, *ty, def.schema(), dialect, &descriptions))?;
         }
         Ok(())
     }

@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use definitions::{Dialect, Types};
-use descriptions::Descriptions;
 
 /// What is served at the moment, ordered by group, version and plural.
 pub type Served = Arc<dyn Fn() -> Vec<Arc<ResourceDef>> + Send + Sync>;
@@ -107,7 +106,6 @@ impl OpenApi {
     }
 
     fn write_v3(&self, resources: &[Arc<ResourceDef>], all: &[(String, String)]) -> std::io::Result<Vec<u8>> {
-        let descriptions = descriptions_of(resources);
         let types = Types::of(resources, all);
         let mut out = Writer::new();
         out.raw(&format!(
@@ -119,7 +117,7 @@ impl OpenApi {
         }
         out.raw(r#"},"components":{"schemas":{"#)?;
         out.first = true;
-        types.write(Dialect::V3, &descriptions, |name, definition| out.member(name, &definition))?;
+        types.write(Dialect::V3, |name, definition| out.member(name, &definition))?;
         out.raw(r#"},"securitySchemes":"#)?;
         out.value(&security())?;
         out.raw("}}")?;
@@ -135,7 +133,6 @@ impl OpenApi {
     }
 
     fn write_v2(&self, resources: &[Arc<ResourceDef>], all: &[(String, String)]) -> std::io::Result<Vec<u8>> {
-        let descriptions = descriptions_of(resources);
         let types = Types::of(resources, all);
         let mut out = Writer::new();
         out.raw("{")?;
@@ -149,19 +146,18 @@ impl OpenApi {
         }
         out.raw(r#"},"definitions":{"#)?;
         out.first = true;
-        types.write(Dialect::V2, &descriptions, |name, definition| out.member(name, &definition))?;
+        types.write(Dialect::V2, |name, definition| out.member(name, &definition))?;
         out.raw("}}")?;
         out.finish()
     }
 
     fn write_v2_protobuf(&self, resources: &[Arc<ResourceDef>], all: &[(String, String)]) -> std::io::Result<Vec<u8>> {
-        let descriptions = descriptions_of(resources);
         let types = Types::of(resources, all);
         let mut document = gnostic::Document::new(&self.head());
         for (path, item) in paths::paths(Dialect::V2, resources) {
             document.path(&path, &item);
         }
-        types.write(Dialect::V2, &descriptions, |name, definition| {
+        types.write(Dialect::V2, |name, definition| {
             document.definition(name, &definition);
             Ok::<_, std::io::Error>(())
         })?;
@@ -207,15 +203,6 @@ impl Writer {
 
 fn security() -> Value {
     json!({ "BearerToken": { "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication" } })
-}
-
-fn descriptions_of(resources: &[Arc<ResourceDef>]) -> Descriptions {
-    let versions = group_versions(resources);
-    let mut descriptions = Descriptions::default();
-    for (group, version) in &versions {
-        descriptions.add(group, version);
-    }
-    descriptions
 }
 
 fn group_versions(resources: &[Arc<ResourceDef>]) -> Vec<(String, String)> {
