@@ -11,7 +11,7 @@ use crate::cli::WasmShimArgs;
 use crate::paths::Paths;
 
 pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
-    log(&format!("warn,coracle_shim_wasm={}", if args.debug { "debug" } else { "info" }));
+    coracle_agent::logging::start(&format!("warn,coracle_shim_wasm={}", if args.debug { "debug" } else { "info" }));
     let paths = Paths::open(Some(&args.data_dir))?;
     // The file this process runs, also after an upgrade has put another one in its place.
     let again = |command: &str| Reexec { program: "/proc/self/exe".into(), args: vec![OsString::from(command)] };
@@ -23,13 +23,8 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// To standard error, which is the front's log.
-fn log(filter: &str) {
-    coracle_agent::logging::start(filter);
-}
-
 pub(crate) fn worker() -> ExitCode {
-    log(worker::LOG_FILTER);
+    coracle_agent::logging::start(worker::LOG_FILTER);
     worker::run_on_stdin()
 }
 

@@ -17,7 +17,7 @@
 pub mod clock;
 pub mod compile;
 mod confine;
-mod engine;
+pub mod engine;
 pub mod front;
 pub mod images;
 mod wire;

@@ -6,14 +6,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use coracle_shim_wasm::compile::{self, Reexec};
+use coracle_shim_wasm::engine::Profile;
 use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::images::ConfigFile;
 use coracle_shim_wasm::worker;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, registry};
 
 const USAGE: &str = "usage: coracle-shim-wasm front DATA_DIR [--insecure-registry HOST[:PORT]]... [--compile-seconds N]
        [--compile-memory-mib N] [--build-id NAME] [--idle-worker-seconds N] [--guest-threads N]
        [--private-registry registries.yaml] [--image-policy policy.yaml] [--code-limit-bytes N]
-       [--keyvalue-limit-mib N] [--wasi-0.3 on|off]
+       [--keyvalue-limit-mib N] [--wasi-0.3 on|off] [--engine roomy|tight|interpreted]
 
 Serves the Kubernetes Container Runtime Interface for WebAssembly on DATA_DIR/wasm.sock.";
 
@@ -21,7 +26,8 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or_default()).collect();
     let filter = if words.first() == Some(&"worker") { worker::LOG_FILTER } else { "info" };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter: Targets = filter.parse().expect("both are lists of targets");
+    registry().with(fmt::layer().with_writer(std::io::stderr).with_filter(filter)).init();
     match words.as_slice() {
         ["worker", _which] => worker::run_on_stdin(),
         ["compile", task] => compile::run(task),
@@ -50,6 +56,7 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             ("--idle-worker-seconds", Some(text)) if number(text).is_some() => {
                 config.idle_worker = Duration::from_secs(number(text).unwrap_or_default());
             }
+            ("--engine", Some(name)) if name.parse::<Profile>().is_ok() => config.engine = name.parse().ok(),
             ("--build-id", Some(name)) => config.build = (*name).to_owned(),
             ("--guest-threads", Some(text)) if number(text).is_some() => {
                 config.guest_threads = number(text).and_then(|number| usize::try_from(number).ok());

@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::clock::{Clock, Ids};
 use crate::compile::Reexec;
+use crate::engine::Profile;
 use crate::images::Registries;
 
 /// Everything a front has to be told.
@@ -45,6 +46,8 @@ pub struct FrontConfig {
     /// What compiling one image may take: address space, a fraction of which is used, and processor time.
     pub compile_memory_bytes: Option<u64>,
     pub compile_seconds: Option<u64>,
+    /// How guests are run; found out by trying if it is not given.
+    pub engine: Option<Profile>,
     pub clock: Clock,
     pub ids: Ids,
 }
@@ -72,6 +75,7 @@ impl FrontConfig {
             guest_threads: None,
             compile_memory_bytes: None,
             compile_seconds: None,
+            engine: None,
             clock: Clock::system(),
             ids: Ids::random(),
         }

@@ -71,7 +71,7 @@ impl Pods {
             move |source| OpenError::Io { path, source }
         };
         let images = ImageStore::open_with_clock(config.root.join("images"), config.clock.clone())?;
-        let profile = Profile::probe();
+        let profile = config.engine.unwrap_or_else(Profile::probe);
         let code = config.root.join("code");
         // Address space, of which a compiler uses a part; on a small machine it must not drive all else out.
         let limits = TaskLimits {

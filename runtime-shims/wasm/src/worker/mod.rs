@@ -485,6 +485,9 @@ async fn guest(
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+
     use super::*;
 
     /// Collects what a subscriber writes.
@@ -506,8 +509,9 @@ mod tests {
     fn what_guests_call_is_not_in_the_nodes_log() {
         let written = Written::default();
         let writer = written.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_env_filter(LOG_FILTER).with_writer(move || writer.clone()).finish();
+        let filter: Targets = LOG_FILTER.parse().unwrap();
+        let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_filter(filter);
+        let subscriber = tracing_subscriber::registry().with(lines);
         tracing::subscriber::with_default(subscriber, || {
             // As wasmtime says it, of each call.
             tracing::warn!(target: "wasmtime_wasi::p1", "p1 sock_accept is not implemented");

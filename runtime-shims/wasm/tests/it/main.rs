@@ -1,6 +1,7 @@
 //! The shim as its users have it: the real program, its real worker and compiler processes, spoken to over CRI.
 #![allow(unreachable_pub, reason = "a test is no library")]
 
+mod anywhere;
 mod commands;
 mod cri;
 mod distribution;
