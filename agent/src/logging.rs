@@ -8,6 +8,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, registry};
 
 /// To be called once. `default` is what is logged without `RUST_LOG`, such as `warn,coracle=info`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "each program's main calls this first: what is logged is main's own choice"
+)]
 pub fn start(default: &str) {
     let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| default.to_owned());
     let (filter, wrong) = match wanted.parse::<Targets>() {

@@ -69,7 +69,7 @@ pub(super) async fn exec(
     let command: Vec<String> = all(&query, "command").map(str::to_owned).collect();
     match streams(&query) {
         Ok(streams) => reach(pods, &namespace, &pod, Wanted::Exec { container, command, streams }, request).await,
-        Err(refusal) => refusal,
+        Err(refusal) => (StatusCode::BAD_REQUEST, refusal).into_response(),
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn attach(
 ) -> Response {
     match streams(&query) {
         Ok(streams) => reach(pods, &namespace, &pod, Wanted::Attach { container, streams }, request).await,
-        Err(refusal) => refusal,
+        Err(refusal) => (StatusCode::BAD_REQUEST, refusal).into_response(),
     }
 }
 
@@ -108,12 +108,11 @@ fn all<'a>(query: &'a [(String, String)], name: &'a str) -> impl Iterator<Item =
 }
 
 /// Kubelet spells what the API calls stdin, stdout and stderr in its own way.
-fn streams(query: &[(String, String)]) -> Result<Streams, Response> {
+fn streams(query: &[(String, String)]) -> Result<Streams, &'static str> {
     let is = |name: &str| all(query, name).last().is_some_and(|value| matches!(value, "1" | "true"));
     let (stdin, stdout, stderr, tty) = (is("input"), is("output"), is("error"), is("tty"));
     if !(stdin || stdout || stderr) {
-        let text = "you must specify at least 1 of stdin, stdout, stderr";
-        return Err((StatusCode::BAD_REQUEST, text).into_response());
+        return Err("you must specify at least 1 of stdin, stdout, stderr");
     }
     // With a terminal both go over one stream.
     Ok(Streams { stdin, stdout, stderr: stderr && !tty, tty })

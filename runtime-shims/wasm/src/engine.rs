@@ -168,7 +168,10 @@ mod tests {
         let module = wat::parse_str("(module (func (export \"f\") (result i32) i32.const 7))").expect("it is text");
         for profile in ["roomy", "tight", "interpreted"] {
             let profile: Profile = profile.parse().expect("a name");
-            let code = profile.compiling().and_then(|engine| engine.precompile_module(&module)).expect("it compiles");
+            let code = profile
+                .compiling(false, false)
+                .and_then(|engine| engine.precompile_module(&module))
+                .expect("it compiles");
             for engine in [profile.commands(), profile.requests()] {
                 #[allow(unsafe_code)]
                 // SAFETY: it comes from the compiler, a line above.

@@ -12,6 +12,7 @@ mod service_account;
 #[cfg(test)]
 mod tests;
 mod tolerations;
+mod wasm_config;
 
 use coracle_api::object::Object;
 use coracle_api::status::Status;
@@ -47,7 +48,7 @@ trait Plugin: Send + Sync {
 
 /// The plugins in their order.
 pub(crate) struct Admission {
-    plugins: [&'static dyn Plugin; 9],
+    plugins: [&'static dyn Plugin; 10],
 }
 
 impl Default for Admission {
@@ -57,6 +58,7 @@ impl Default for Admission {
                 &namespace_lifecycle::NamespaceLifecycle,
                 &limits::LimitRanger,
                 &service_account::ServiceAccount,
+                &wasm_config::WasmConfig,
                 &node_restriction::NodeRestriction,
                 &tolerations::TaintNewNodes,
                 &priority::Priority,

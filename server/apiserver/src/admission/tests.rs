@@ -21,7 +21,7 @@ async fn pods_get_account_token_tolerations_and_priority() {
         ),
         expect![[r#"
             201 metadata.name="default"
-            201 spec.serviceAccountName="default" spec.serviceAccount="default" spec.volumes=[{"emptyDir":{},"name":"v"},{"name":"kube-api-access-khvmq","projected":{"defaultMode":420,"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"token"}},{"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"kube-root-ca.crt"}},{"downwardAPI":{"items":[{"fieldRef":{"apiVersion":"v1","fieldPath":"metadata.namespace"},"path":"namespace"}]}}]}}] spec.initContainers.0.volumeMounts=[{"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","name":"kube-api-access-khvmq","readOnly":true}] spec.containers.0.volumeMounts=[{"mountPath":"/v","name":"v"},{"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","name":"kube-api-access-khvmq","readOnly":true}] spec.imagePullSecrets=[{"name":"s"}] spec.tolerations=[{"effect":"NoExecute","key":"node.kubernetes.io/not-ready","operator":"Exists","tolerationSeconds":300},{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","operator":"Exists","tolerationSeconds":300}] spec.priority=0 spec.preemptionPolicy="PreemptLowerPriority"
+            201 spec.serviceAccountName="default" spec.serviceAccount="default" spec.volumes=[{"emptyDir":{},"name":"v"},{"name":"kube-api-access-qj8kc","projected":{"defaultMode":420,"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"token"}},{"configMap":{"items":[{"key":"ca.crt","path":"ca.crt"}],"name":"kube-root-ca.crt"}},{"downwardAPI":{"items":[{"fieldRef":{"apiVersion":"v1","fieldPath":"metadata.namespace"},"path":"namespace"}]}}]}}] spec.initContainers.0.volumeMounts=[{"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","name":"kube-api-access-qj8kc","readOnly":true}] spec.containers.0.volumeMounts=[{"mountPath":"/v","name":"v"},{"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount","name":"kube-api-access-qj8kc","readOnly":true}] spec.imagePullSecrets=[{"name":"s"}] spec.tolerations=[{"effect":"NoExecute","key":"node.kubernetes.io/not-ready","operator":"Exists","tolerationSeconds":300},{"effect":"NoExecute","key":"node.kubernetes.io/unreachable","operator":"Exists","tolerationSeconds":300}] spec.priority=0 spec.preemptionPolicy="PreemptLowerPriority"
             201 spec.volumes=- spec.priority=2000001000
             403 code=403 message="pods \"r\" is forbidden: no PriorityClass with name none was found"
             403 code=403 message="pods \"r\" is forbidden: error looking up service account default/none: serviceaccount \"none\" not found"
@@ -160,6 +160,24 @@ async fn nobody_grants_what_they_do_not_have() {
             403 code=403 message="clusterroles.rbac.authorization.k8s.io \"c\" is forbidden: user \"editor\" (groups=[\"devs\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"*\"], Resources:[\"*\"], Verbs:[\"*\"]}\n{NonResourceURLs:[\"*\"], Verbs:[\"*\"]}"
             201 metadata.name="b"
             403 code=403 message="rolebindings.rbac.authorization.k8s.io \"c\" is forbidden: user \"editor\" (groups=[\"devs\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"*\"], Resources:[\"*\"], Verbs:[\"*\"]}"
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn annotations_name_the_configuration_of_wasm_guests() {
+    check_script(
+        &after_account(
+            r#"
+            POST /api/v1/namespaces/default/pods {"metadata":{"name":"p","annotations":{"coracle.dev/config":"configmap/a, secret/b","coracle.dev/config.d":"configmap/d"}},"spec":{"automountServiceAccountToken":false,"initContainers":[{"name":"i","image":"x"}],"containers":[{"name":"c","image":"x","volumeMounts":[{"name":"own","mountPath":"/run/coracle/config"}]},{"name":"d","image":"x"}],"volumes":[{"name":"own","emptyDir":{}}]}} | spec.volumes spec.initContainers.0.volumeMounts spec.containers.0.volumeMounts spec.containers.1.volumeMounts
+            POST /api/v1/namespaces/default/pods {"metadata":{"name":"q","annotations":{"coracle.dev/config":"a"}},"spec":{"containers":[{"name":"c","image":"x"}]}} | code message
+            "#,
+        ),
+        expect![[r#"
+            201 metadata.name="default"
+            201 spec.volumes=[{"emptyDir":{},"name":"own"},{"name":"coracle-config","projected":{"defaultMode":420,"sources":[{"configMap":{"name":"a"}},{"secret":{"name":"b"}}]}},{"name":"coracle-config-1","projected":{"defaultMode":420,"sources":[{"configMap":{"name":"d"}}]}}] spec.initContainers.0.volumeMounts=[{"mountPath":"/run/coracle/config","name":"coracle-config","readOnly":true}] spec.containers.0.volumeMounts=[{"mountPath":"/run/coracle/config","name":"own"}] spec.containers.1.volumeMounts=[{"mountPath":"/run/coracle/config","name":"coracle-config-1","readOnly":true}]
+            403 code=403 message="pods \"q\" is forbidden: annotation coracle.dev/config: \"a\" must be a list such as configmap/NAME,secret/NAME"
         "#]],
     )
     .await;

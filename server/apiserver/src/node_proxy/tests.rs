@@ -355,12 +355,7 @@ mod over_tls {
         .await;
         check_call("/api/v1/namespaces/default/pods/none/log", "edge-1", expect![[r#"404 pods "none" not found"#]])
             .await;
-        check_call(
-            "/api/v1/namespaces/default/pods/web/exec",
-            "edge-1",
-            expect!["400 Upgrade request required"],
-        )
-        .await;
+        check_call("/api/v1/namespaces/default/pods/web/exec", "edge-1", expect!["400 Upgrade request required"]).await;
     }
 
     #[tokio::test]
