@@ -111,4 +111,30 @@ fn pods_are_adopted_when_the_agent_restarts() {
     k.ok(&["wait", "--for=condition=Ready", "pod", "-l", "app=hello", "--timeout=60s"]);
     let after = k.ok(&["get", "pods", "-l", "app=hello", "-o", ids]);
     assert_eq!(before, after, "the same containers run");
+
+    // A server with other settings wants another front; its workers stay, and with them the containers.
+    let (front, workers) = (cluster.processes("wasm-shim"), cluster.processes("wasm-worker"));
+    cluster.process.signal("KILL");
+    cluster.forget();
+    let cluster = Cluster::start("server", dir.path(), &["--node-name", "main", "--debug"]);
+    wait_for("another front", || {
+        let now = cluster.processes("wasm-shim");
+        (!now.is_empty() && now != front).then_some(())
+    });
+    let k = cluster.kubectl();
+    k.ok(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    assert_eq!(before, k.ok(&["get", "pods", "-l", "app=hello", "-o", ids]), "the same containers run");
+    assert_eq!(workers, cluster.processes("wasm-worker"));
+}
+
+#[test]
+fn nothing_is_left_when_up_ends_after_its_runtime_died() {
+    let mut cluster = Cluster::up(&["examples/hello"]);
+    cluster.kubectl().ok(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    for id in cluster.processes("wasm-shim") {
+        cluster.kill(id);
+    }
+    assert!(!cluster.processes("wasm-worker").is_empty(), "workers outlive it");
+    assert!(cluster.stop().success());
+    assert_eq!(cluster.all_processes(), Vec::<u32>::new());
 }

@@ -83,26 +83,6 @@ async fn a_life_is_told_in_events() {
 }
 
 #[tokio::test]
-async fn what_wasm_containers_have_not_is_said() {
-    let shim = Shim::start().await;
-    let pod = shim.run("hello", guest("hello:dev")).await;
-    let exec = ExecSyncRequest { container_id: pod.container.clone(), cmd: vec!["sh".to_owned()], timeout: 1 };
-    let attach = AttachRequest { container_id: pod.container.clone(), ..AttachRequest::default() };
-    let forward = PortForwardRequest { pod_sandbox_id: pod.sandbox.clone(), port: vec![8080] };
-    let refusals = [
-        refusal(shim.runtime().exec_sync(exec).await),
-        refusal(shim.runtime().attach(attach).await),
-        refusal(shim.runtime().port_forward(forward).await),
-    ]
-    .join("\n");
-    expect![[r#"
-        Unimplemented: exec is not supported in Wasm containers yet: there is no shell or other program in them to run; use an HTTP or TCP probe instead
-        Unimplemented: attach is not supported in Wasm containers yet: kubectl logs -f follows what the guest writes
-        Unimplemented: port-forward is not supported in Wasm containers yet: the pod's address can be reached from the node, or make it a service"#]]
-    .assert_eq(&refusals);
-}
-
-#[tokio::test]
 async fn lists_are_filtered() {
     let shim = Shim::start().await;
     let one = shim.run("one", guest("hello:dev")).await;

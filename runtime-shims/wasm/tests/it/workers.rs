@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use coracle_cri::v1::{ContainerState, StatusRequest};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::restarts::served_while;
 use crate::shim::{Shim, eventually, get, guest, refusal, signal, within};
@@ -150,6 +151,24 @@ async fn a_pods_own_worker_has_a_control_group_with_the_pods_limits() {
     eventually("the group is gone", || async { (!group.exists()).then_some(()) }).await;
 }
 
+/// A request to hello's `/echo` of which half is sent and echoed.
+async fn half_a_request(ip: &str) -> TcpStream {
+    let mut stream = TcpStream::connect((ip, 8080)).await.expect("it listens");
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+    echoed(&mut stream, "half").await;
+    stream
+}
+
+async fn echoed(stream: &mut TcpStream, what: &str) {
+    let mut answer = Vec::new();
+    within("the body is echoed", async {
+        while !String::from_utf8_lossy(&answer).contains(what) {
+            assert_ne!(stream.read_buf(&mut answer).await.expect("it is answered"), 0, "it was cut off");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     let mut shim = Shim::start_with(&["--build-id", "one"]).await;
@@ -166,16 +185,7 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     let old = shim.workers();
     assert_eq!(old.len(), 2);
 
-    // A request that is under way all the time.
-    let mut stream = tokio::net::TcpStream::connect((hello.ip.as_str(), 8080)).await.expect("it listens");
-    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
-    let mut answer = Vec::new();
-    within("half is echoed", async {
-        while !String::from_utf8_lossy(&answer).contains("half") {
-            stream.read_buf(&mut answer).await.expect("it is answered");
-        }
-    })
-    .await;
+    let mut under_way = half_a_request(&hello.ip).await;
 
     assert_eq!(shim.hand_over().await, Some(0));
     shim.options = vec!["--build-id".to_owned(), "two".to_owned()];
@@ -192,13 +202,8 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     assert!(served_while(&ip, moving).await > 0);
 
     // The request under way is answered by whom it was put to.
-    stream.write_all(b"more").await.expect("it is read");
-    within("the rest is echoed", async {
-        while !String::from_utf8_lossy(&answer).contains("more") {
-            assert_ne!(stream.read_buf(&mut answer).await.expect("it is answered"), 0, "it was cut off");
-        }
-    })
-    .await;
+    under_way.write_all(b"more").await.expect("it is read");
+    echoed(&mut under_way, "more").await;
 
     // What cannot move goes on where it is; new containers do not go there.
     assert_eq!(shim.status(&spin.container).await.state(), ContainerState::ContainerRunning);

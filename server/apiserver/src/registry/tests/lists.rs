@@ -148,11 +148,11 @@ async fn lists_are_encoded_as_upstream_does() {
                 creationTimestamp: 2026-01-01T00:00:00Z
                 name: a
                 namespace: default
-                resourceVersion: '11'
-                uid: f28d9bf9-3ecc-4e03-9673-b3c89ff5814e
+                resourceVersion: '13'
+                uid: 4335531e-5ff6-406a-b0ab-56b6843ecf22
             kind: ConfigMapList
             metadata:
-              resourceVersion: '11'
+              resourceVersion: '13'
         "#]],
     )
     .await;

@@ -19,7 +19,7 @@ async fn addresses_are_given_kept_refused_and_released() {
         "#,
         expect![[r#"
             200 spec.clusterIP="127.43.0.1" spec.clusterIPs=["127.43.0.1"] spec.ports=[{"name":"https","port":443,"protocol":"TCP","targetPort":6443}]
-            201 spec.clusterIP="127.43.162.83" spec.clusterIPs=["127.43.162.83"] spec.ipFamilies=["IPv4"] spec.ipFamilyPolicy="SingleStack"
+            201 spec.clusterIP="127.43.158.20" spec.clusterIPs=["127.43.158.20"] spec.ipFamilies=["IPv4"] spec.ipFamilyPolicy="SingleStack"
             201 spec.clusterIP="127.43.7.7" spec.clusterIPs=["127.43.7.7"]
             422 code=422 message="Service \"c\" is invalid: spec.clusterIPs: Invalid value: [\"127.43.7.7\"]: failed to allocate IP 127.43.7.7: provided IP is already allocated"
             422 code=422 message="Service \"c\" is invalid: spec.clusterIPs: Invalid value: [\"10.0.0.1\"]: failed to allocate IP 10.0.0.1: the provided IP (10.0.0.1) is not in the valid range. The range of valid IPs is 127.43.0.0/16"
@@ -49,7 +49,7 @@ async fn node_ports_follow_the_type() {
         PATCH /api/v1/namespaces/default/services/l {"spec":{"type":"ClusterIP","externalTrafficPolicy":null}} | spec.ports.0.nodePort spec.healthCheckNodePort
         "#,
         expect![[r#"
-            201 spec.ports.0.nodePort=30080 spec.ports.1.nodePort=31626 spec.ports.2.nodePort=31626
+            201 spec.ports.0.nodePort=30080 spec.ports.1.nodePort=30526 spec.ports.2.nodePort=30526
             422 code=422 message="Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated"
             422 code=422 message="Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
             200 spec.ports.0.nodePort=30080
@@ -57,7 +57,7 @@ async fn node_ports_follow_the_type() {
             201 spec.ports.0.nodePort=30080
             200 spec.clusterIP=- spec.clusterIPs=- spec.ports.0.nodePort=-
             200 spec.type="ClusterIP" spec.ports.0.port=80
-            201 spec.ports.0.nodePort=31906 spec.healthCheckNodePort=30004
+            201 spec.ports.0.nodePort=31776 spec.healthCheckNodePort=32636
             200 spec.ports.0.nodePort=- spec.healthCheckNodePort=-
         "#]],
     )

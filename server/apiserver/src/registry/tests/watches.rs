@@ -65,7 +65,7 @@ async fn starts_of_watches() {
             any: nothing
             at: ADDED {"apiVersion":"v1","kind":"ConfigMap","metadata":{"creationTimestamp":"2026-01-01T00:00:00Z","name":"b","namespace":"default","resourceVersion":"r2","uid":"<uid>"}}
             at: nothing
-            watch future: 504 {"apiVersion":"v1","code":504,"details":{"causes":[{"message":"Too large resource version","reason":"ResourceVersionTooLarge"}],"retryAfterSeconds":1},"kind":"Status","message":"Timeout: Too large resource version: 1000010, current: 12","metadata":{},"reason":"Timeout","status":"Failure"}
+            watch future: 504 {"apiVersion":"v1","code":504,"details":{"causes":[{"message":"Too large resource version","reason":"ResourceVersionTooLarge"}],"retryAfterSeconds":1},"kind":"Status","message":"Timeout: Too large resource version: 1000012, current: 14","metadata":{},"reason":"Timeout","status":"Failure"}
             watch wrong: 422 {"apiVersion":"v1","code":422,"details":{"causes":[{"field":"resourceVersionMatch","message":"Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided","reason":"FieldValueForbidden"}],"group":"meta.k8s.io","kind":"ListOptions"},"kind":"Status","message":"ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided","metadata":{},"reason":"Invalid","status":"Failure"}
             watch wrong: 422 {"apiVersion":"v1","code":422,"details":{"causes":[{"field":"resourceVersionMatch","message":"Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan","reason":"FieldValueForbidden"}],"group":"meta.k8s.io","kind":"ListOptions"},"kind":"Status","message":"ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan","metadata":{},"reason":"Invalid","status":"Failure"}
         "#]],
@@ -119,7 +119,7 @@ async fn a_watch_that_is_too_old_is_told_in_the_stream() {
         expect![[r#"
             201 metadata.resourceVersion="r1"
             201 metadata.resourceVersion="r2"
-            w: ERROR {"apiVersion":"v1","code":410,"kind":"Status","message":"too old resource version: 10 (11)","metadata":{},"reason":"Expired","status":"Failure"}
+            w: ERROR {"apiVersion":"v1","code":410,"kind":"Status","message":"too old resource version: 12 (13)","metadata":{},"reason":"Expired","status":"Failure"}
             w: the end
         "#]],
     )

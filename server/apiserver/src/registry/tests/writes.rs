@@ -42,8 +42,8 @@ async fn names_are_generated() {
         POST /api/v1/namespaces/default/configmaps {"metadata":{"generateName":"0123456789012345678901234567890123456789012345678901234567890123456789"}} | metadata.name
         "#,
         expect![[r#"
-            201 metadata.name="pre-8twfk" metadata.generateName="pre-"
-            201 metadata.name="0123456789012345678901234567890123456789012345678901234567j8kcw"
+            201 metadata.name="pre-khvmq" metadata.generateName="pre-"
+            201 metadata.name="0123456789012345678901234567890123456789012345678901234567whqg4"
         "#]],
     )
     .await;
