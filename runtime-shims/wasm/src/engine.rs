@@ -39,7 +39,7 @@ impl FromStr for Profile {
 }
 
 /// Instances the pool holds; each reserves a little over 4 GiB of address space, and nothing else until it is used.
-pub(crate) const POOL_INSTANCES: u32 = 512;
+const POOL_INSTANCES: u32 = 512;
 
 /// Pulley's bytecode for this machine's pointers.
 const PULLEY: &str = if cfg!(target_pointer_width = "64") { "pulley64" } else { "pulley32" };
@@ -51,6 +51,14 @@ impl Profile {
     /// Tries whether the pool's address space can be had.
     pub(crate) fn probe() -> Profile {
         if can_reserve((POOL_INSTANCES as usize) * (5 << 30)) { Profile::Roomy } else { Profile::Tight }
+    }
+
+    /// How many instances [`Self::requests`] has a pool for.
+    pub(crate) fn pooled(self) -> usize {
+        match self {
+            Profile::Roomy => POOL_INSTANCES as usize,
+            Profile::Tight | Profile::Interpreted => 0,
+        }
     }
 
     fn config(self) -> wasmtime::Result<Config> {

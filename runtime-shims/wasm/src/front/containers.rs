@@ -165,7 +165,12 @@ impl Pods {
                     Some(listener) => listener,
                     None => listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into(),
                 });
-                Some(HttpSpec { listener: fds.len() - 1, concurrency: plan.concurrency, timeout_ms: plan.timeout_ms })
+                Some(HttpSpec {
+                    listener: fds.len() - 1,
+                    concurrency: plan.concurrency,
+                    timeout_ms: plan.timeout_ms,
+                    keep_instances: plan.keep_instances,
+                })
             }
             (Some(_) | None, _) => None,
         };

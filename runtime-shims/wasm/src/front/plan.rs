@@ -15,6 +15,7 @@ use crate::wire::{GuestLimits, NetSpec, StdinMode};
 const HTTP_PORT: &str = "coracle.dev/http-port";
 const HTTP_CONCURRENCY: &str = "coracle.dev/http-concurrency";
 const HTTP_TIMEOUT: &str = "coracle.dev/http-timeout-seconds";
+const HTTP_KEEP: &str = "coracle.dev/http-keep-instances";
 
 const WASI3: &str = "coracle.dev/wasi-0.3";
 
@@ -40,6 +41,7 @@ pub(super) struct HttpPlan {
     pub(super) port: u16,
     pub(super) concurrency: usize,
     pub(super) timeout_ms: u64,
+    pub(super) keep_instances: bool,
 }
 
 /// Guests of WASI 0.3 run where somebody has asked for it: `allowed` on the node, or by the pod.
@@ -185,8 +187,14 @@ fn plan_http(sandbox: &PodSandboxConfig, config: &ContainerConfig, taken: &[u16]
     };
     let concurrency = number(HTTP_CONCURRENCY, DEFAULT_CONCURRENCY as u64, CONCURRENCY_MAX as u64)?;
     let timeout_seconds = number(HTTP_TIMEOUT, DEFAULT_TIMEOUT_MS / 1000, 86_400)?;
+    let keep_instances = match annotation(sandbox, config, HTTP_KEEP) {
+        None | Some((_, "false")) => false,
+        Some((_, "true")) => true,
+        Some((key, text)) => return Err(format!("annotation {key}: {text:?} is neither true nor false")),
+    };
     Ok(HttpPlan {
         port,
+        keep_instances,
         concurrency: usize::try_from(concurrency).unwrap_or(CONCURRENCY_MAX),
         timeout_ms: timeout_seconds * 1000,
     })

@@ -199,8 +199,11 @@ pub(crate) struct HttpSpec {
     pub(crate) listener: FdIndex,
     /// Requests at once; as many again wait, more get 503.
     pub(crate) concurrency: usize,
-    /// Until the head of the response.
+    /// Until the head of the response, and from its end on.
     pub(crate) timeout_ms: u64,
+    /// Serve one request after the other with the same instance.
+    #[serde(default)]
+    pub(crate) keep_instances: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::guest::Instance;
-use super::{config, files, keyvalue, sockets, sockets3};
+use super::{config, files, host_memory, keyvalue, sockets, sockets3};
 use crate::compile::GuestKind;
 use crate::engine::Profile;
 use crate::wire::VolumeSpec;
@@ -98,6 +98,16 @@ impl Loader {
         })
     }
 
+    /// The HTTP component at `path` for instances that are not of the pool.
+    #[allow(unsafe_code)]
+    pub(super) fn beside_pool(&self, path: &Path) -> wasmtime::Result<ProxyPre<Instance>> {
+        let _here = self.working_dir.lock();
+        // SAFETY: as below.
+        let component = unsafe { Component::deserialize_file(&self.commands, path)? };
+        let linker = component_linker(&self.components, &self.commands)?;
+        ProxyPre::new(linker.instantiate_pre(&component)?)
+    }
+
     #[allow(unsafe_code)]
     fn read(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Code> {
         let _here = self.working_dir.lock();
@@ -176,6 +186,7 @@ impl Loader {
         let mut linker = new_component_linker(&self.concurrent)?;
         p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        host_memory::add_to_linker3(&mut linker)?;
         sockets3::add_to_linker(&mut linker)?;
         Ok(self.concurrents.get_or_init(|| linker))
     }
@@ -216,6 +227,7 @@ fn new_component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Ins
     sockets::add_to_linker(&mut linker)?;
     files::add_to_component_linker(&mut linker)?;
     config::add_to_linker(&mut linker)?;
+    host_memory::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker)?;
     Ok(linker)
 }

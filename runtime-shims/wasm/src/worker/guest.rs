@@ -14,6 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::allowance::{Allowance, Held};
 use super::config::Config;
 use super::cpu::{self, Cpu, Used};
+use super::host_memory;
 use super::keyvalue;
 use super::log::{Log, LogStream, Stream};
 use super::memory::{Budget, Limiter};
@@ -41,7 +42,7 @@ pub(super) struct Container {
     pub(super) allowance: Arc<Allowance>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) config: Option<Arc<Config>>,
-    pub(super) keyvalue: Option<Arc<keyvalue::Store>>,
+    pub(super) keyvalue: Option<Arc<keyvalue::Shared>>,
     /// The volumes, opened once; an instance gets a copy of the handles.
     pub(super) files: WasiFilesystemCtx,
     /// Keeps what it shares with the pod's other containers.
@@ -49,6 +50,8 @@ pub(super) struct Container {
     /// Keeps the directories' mounts.
     pub(super) _volumes: Arc<Vec<Option<OwnedFd>>>,
     pub(super) trust: Arc<Trust>,
+    /// Each instance has a copy: so they are counted.
+    pub(super) alive: Arc<()>,
 }
 
 /// The state of one instance: what is in its wasmtime store.
@@ -63,7 +66,8 @@ pub(super) struct Instance {
     /// Sockets and files that are counted, by their number in the table, or as WASI 0.1 numbers files.
     pub(super) open: HashMap<u32, Held>,
     pub(super) config: Option<Arc<Config>>,
-    pub(super) keyvalue: Option<Arc<keyvalue::Store>>,
+    pub(super) keyvalue: Option<Arc<keyvalue::Shared>>,
+    alive: Arc<()>,
 }
 
 impl Container {
@@ -116,6 +120,7 @@ impl Container {
             open: HashMap::new(),
             config: self.config.clone(),
             keyvalue: self.keyvalue.clone(),
+            alive: self.alive.clone(),
         };
         let mut store = Store::new(engine, instance);
         store.limiter(|instance| &mut instance.limiter);
@@ -131,6 +136,15 @@ impl Container {
     }
 }
 
+impl Instance {
+    /// What one more object with text in it may hold.
+    pub(super) fn bytes_of_each(&mut self) -> usize {
+        let objects = self.wasi.ctx().table.iter_mut().count();
+        // The container has one too.
+        host_memory::each(objects, Arc::strong_count(&self.alive) - 1)
+    }
+}
+
 impl WasiView for Instance {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.ctx()
@@ -139,6 +153,9 @@ impl WasiView for Instance {
 
 impl WasiHttpView for Instance {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        // Objects that are made now hold so much; whoever has many gets smaller ones.
+        let most = self.bytes_of_each();
+        self.http.set_field_size_limit(most);
         WasiHttpCtxView { ctx: &mut self.http, table: self.wasi.ctx().table, hooks: &mut self.outgoing }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP guests: connections of the pod's listening socket, an instance for each request.
 //!
 //! ```text
-//! connection ──▶ request ──▶ place (bounded; waits, then 503) ──▶ instance ──▶ response, streamed
+//! connection ──▶ request ──▶ place (bounded; waits, then 503) ──▶ instance ──▶ response, streamed ──▶ a while more
 //!                   └────────────── the client leaves: the instance is dropped ──────┘
 //! ```
 //!
@@ -10,8 +10,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -24,10 +24,10 @@ use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio_util::task::TaskTracker;
-use wasmtime::PoolConcurrencyLimitError;
+use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::allowance::{Held, Kind};
@@ -35,8 +35,10 @@ use super::cpu::Guest;
 use super::greeting::Greeting;
 use super::guest::{Container, Instance};
 use super::kept::Kept;
+use super::log::Log;
 use super::memory::OutOfMemory;
 use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
+use super::slots::Slot;
 use super::traffic::Counted;
 use super::{Shared, Stop, exit};
 use crate::wire::{Exit, HttpSpec};
@@ -48,9 +50,9 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where instances come from.
 pub(super) enum Serve {
-    /// A new one for each request, of the pool.
-    Each(ProxyPre<Instance>),
-    /// Kept between requests.
+    /// A new one for each request: of the pool, or beside it when that is used up.
+    Each { pooled: ProxyPre<Instance>, beside: OnceLock<Option<ProxyPre<Instance>>> },
+    /// Kept between requests, and never of the pool.
     Kept(Kept),
 }
 
@@ -260,21 +262,38 @@ impl Service {
         self.wait_for_place().await?;
         let (respond, response) = oneshot::channel();
         let respond: Respond = Arc::new(Mutex::new(Some(respond)));
+        let (ended, responded) = oneshot::channel();
         let (cpu, used) = (self.container.cpu.clone(), self.container.used.clone());
         let service = self.clone();
         let instance = Box::pin(async move {
             // Taken within the task: a client that leaves does not free a place that its instance still holds.
             let Ok(_place) = service.places.acquire().await else { return };
-            let _slot = match &service.serve {
-                Serve::Each(_) => service.shared.pool.acquire().await.ok(),
-                Serve::Kept(_) => None,
+            let own = service.concurrency - service.places.available_permits();
+            let fast = match &service.serve {
+                Serve::Each { .. } => true,
+                Serve::Kept(_) => false,
             };
-            service.instance(request, respond).await;
+            let Some(slot) = service.shared.slots.take(own, fast).await else { return };
+            let line = format!("{} {}", request.method(), request.uri().path());
+            let behind = async {
+                // Dropped with the response, however that ends.
+                let _ = responded.await;
+                tokio::time::sleep(service.timeout).await;
+            };
+            tokio::select! {
+                biased;
+                () = service.instance(request, &line, respond, &slot) => {}
+                () = behind => service.container.log.say(&format!(
+                    "coracle: {line}: the guest was ended: it went on for {} s behind its response (annotation \
+                     coracle.dev/http-timeout-seconds)",
+                    service.timeout.as_secs()
+                )),
+            }
         });
         let task = self.instances.spawn(Guest::new(instance, cpu, used));
         let abort = AbortOnDrop::new(task.abort_handle());
         match tokio::time::timeout(self.timeout, response).await {
-            Ok(Ok(Ok(response))) => Ok(response.map(|body| guest_body(body, abort))),
+            Ok(Ok(Ok(response))) => Ok(response.map(|body| guest_body(body, abort, ended))),
             Ok(Ok(Err(refusal))) => Err(refusal),
             // The instance is gone without an answer; it has logged why.
             Ok(Err(_gone)) => Err(Refusal::Failed),
@@ -302,15 +321,14 @@ impl Service {
         outcome
     }
 
-    async fn instance(&self, request: Request<Incoming>, respond: Respond) {
-        let line = format!("{} {}", request.method(), request.uri().path());
+    async fn instance(&self, request: Request<Incoming>, line: &str, respond: Respond, slot: &Slot<'_>) {
         let refuse = |refusal| {
             if let Some(respond) = respond.lock().take() {
                 // Nobody listens when the client has left.
                 let _ = respond.send(Err(refusal));
             }
         };
-        let error = match self.call(request, &respond).await {
+        let error = match self.call(request, &respond, slot).await {
             Ok(()) => {
                 // It returned without ever setting a response.
                 if respond.lock().is_some() {
@@ -319,6 +337,7 @@ impl Service {
                 return refuse(Refusal::Failed);
             }
             Err(CallError::NoHost) => return refuse(Refusal::BadRequest),
+            Err(CallError::NoRoom) => return refuse(Refusal::Busy),
             Err(CallError::Instantiate(error)) if error.is::<PoolConcurrencyLimitError>() => {
                 return refuse(Refusal::Busy);
             }
@@ -339,29 +358,25 @@ impl Service {
         self.container.log.say(&format!("coracle: {line}: {}", exit::text(&error)));
     }
 
-    async fn call(&self, request: Request<Incoming>, respond: &Respond) -> Result<(), CallError> {
-        let pre = match &self.serve {
-            Serve::Each(pre) => pre,
-            Serve::Kept(kept) => return kept.call(&self.shared, &self.container, request, respond).await,
+    async fn call(&self, request: Request<Incoming>, respond: &Respond, slot: &Slot<'_>) -> Result<(), CallError> {
+        let (pooled, beside) = match &self.serve {
+            Serve::Each { pooled, beside } => (pooled, beside),
+            Serve::Kept(kept) => return kept.call(&self.container, request, respond).await,
         };
-        let mut store = self.container.store(&self.shared.loader.requests);
-        let http = &mut store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, request).map_err(|_| CallError::NoHost)?;
-        let callback = respond.clone();
-        let log = self.container.log.clone();
-        let outparam = http
-            .new_response_outparam_from_callback(move |response: Result<_, ErrorCode>| {
-                let Some(respond) = callback.lock().take() else { return };
-                let answer = response.map_err(|error| {
-                    log.say(&format!("coracle: the guest answered with an error: {error}"));
-                    Refusal::Failed
-                });
-                let _ = respond.send(answer);
-            })
-            .map_err(CallError::Guest)?;
+        let loader = &self.shared.loader;
+        let (pre, engine) = if slot.is_pooled() {
+            (pooled, &loader.requests)
+        } else {
+            let load = || {
+                let loaded = loader.beside_pool(&self.container.spec.code);
+                let title = &self.container.spec.title;
+                loaded.inspect_err(|error| tracing::warn!(container = title, %error, "no code beside the pool")).ok()
+            };
+            (beside.get_or_init(load).as_ref().ok_or(CallError::NoRoom)?, &loader.commands)
+        };
+        let mut store = self.container.store(engine);
         let proxy = pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
-        let handler = proxy.wasi_http_incoming_handler();
-        handler.call_handle(&mut store, request, outparam).await.map_err(CallError::Guest)
+        ask(&mut store, &proxy, &self.container.log, request, respond).await
     }
 
     /// Do other requests run beside this one?
@@ -374,8 +389,36 @@ impl Service {
     }
 }
 
+/// One request to an instance of WASI 0.2.
+pub(super) async fn ask(
+    store: &mut Store<Instance>,
+    proxy: &Proxy,
+    log: &Arc<Log>,
+    request: Request<Incoming>,
+    respond: &Respond,
+) -> Result<(), CallError> {
+    let http = &mut store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request).map_err(|_| CallError::NoHost)?;
+    let callback = respond.clone();
+    let log = log.clone();
+    let outparam = http
+        .new_response_outparam_from_callback(move |response: Result<_, ErrorCode>| {
+            let Some(respond) = callback.lock().take() else { return };
+            let answer = response.map_err(|error| {
+                log.say(&format!("coracle: the guest answered with an error: {error}"));
+                Refusal::Failed
+            });
+            let _ = respond.send(answer);
+        })
+        .map_err(CallError::Guest)?;
+    let handler = proxy.wasi_http_incoming_handler();
+    handler.call_handle(store, request, outparam).await.map_err(CallError::Guest)
+}
+
 pub(super) enum CallError {
     NoHost,
+    /// The pool is used up, and there is nothing beside it.
+    NoRoom,
     Instantiate(wasmtime::Error),
     Guest(wasmtime::Error),
 }

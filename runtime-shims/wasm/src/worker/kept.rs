@@ -1,4 +1,4 @@
-//! HTTP guests of WASI 0.3: an instance serves one request after the other and is kept between them.
+//! HTTP guests whose instances are kept: those of WASI 0.3, and those of 0.2 whose pods ask for it.
 //!
 //! ```text
 //! made ──▶ serves ──▶ idle ──▶ serves …        one request at a time; more at once get more instances
@@ -19,41 +19,51 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use wasmtime::{AsContextMut, Store};
+use wasmtime::{AsContextMut, Engine, Store};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p3::Request as GuestRequest;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use super::Shared;
 use super::guest::{Container, Instance};
-use super::http::{CallError, Respond};
+use super::http::{self as server, CallError, Respond};
 
 const IDLE: Duration = Duration::from_secs(60);
 const REQUESTS: u32 = 1000;
 
+/// What instances are made of, with the engine it was loaded by.
+pub(super) enum Program {
+    Two(ProxyPre<Instance>, Engine),
+    Three(ServicePre<Instance>, Engine),
+}
+
+enum Made {
+    Two(Proxy),
+    Three(Service),
+}
+
 /// The idle instances of one container.
 pub(super) struct Kept {
-    pre: ServicePre<Instance>,
+    program: Program,
     idle: Arc<Mutex<Vec<Idle>>>,
     tasks: TaskTracker,
 }
 
 struct Idle {
     store: Store<Instance>,
-    service: Service,
+    made: Made,
     served: u32,
     since: Instant,
 }
 
 impl Kept {
-    pub(super) fn new(pre: ServicePre<Instance>) -> Kept {
-        Kept { pre, idle: Arc::default(), tasks: TaskTracker::new() }
+    pub(super) fn new(program: Program) -> Kept {
+        Kept { program, idle: Arc::default(), tasks: TaskTracker::new() }
     }
 
     /// Serves one request; the answer goes out by `respond`, and its body while this runs.
     pub(super) async fn call(
         &self,
-        shared: &Shared,
         container: &Container,
         request: Request<Incoming>,
         respond: &Respond,
@@ -62,41 +72,37 @@ impl Kept {
         let kept = self.idle.lock().pop();
         let mut instance = match kept {
             Some(kept) => kept,
-            None => {
-                let mut store = container.store(&shared.loader.concurrent);
-                let service = self.pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
-                Idle { store, service, served: 0, since: Instant::now() }
-            }
+            None => self.make(container).await?,
         };
-        let request = with_host(request)?;
-        let (sent, all_sent) = oneshot::channel();
-        let (request, io) = GuestRequest::from_http(instance.store.data_mut().http().hooks, request);
-        let service = &instance.service;
-        let outcome = instance
-            .store
-            .run_concurrent(async |accessor| {
-                let response = match service.handle(accessor, request).await? {
-                    Ok(response) => accessor.with(|mut access| response.into_http(access.as_context_mut(), io))?,
-                    Err(error) => return Err(wasmtime::format_err!("the guest answered with an error: {error:?}")),
-                };
-                let response = response.map(|body| Watched { body, _sent: sent }.boxed_unsync());
-                if let Some(respond) = respond.lock().take() {
-                    // Nobody listens when the client has left; then this is dropped.
-                    let _ = respond.send(Ok(response));
-                }
-                // The body flows while this waits: its end is told by the drop.
-                let _ = all_sent.await;
-                future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                Ok(())
-            })
-            .await;
-        outcome.and_then(|inner| inner).map_err(CallError::Guest)?;
+        match &instance.made {
+            Made::Two(proxy) => {
+                server::ask(&mut instance.store, proxy, &container.log, request, respond).await?;
+            }
+            Made::Three(service) => ask(&mut instance.store, service, request, respond).await?,
+        }
         instance.served += 1;
         instance.since = Instant::now();
         if instance.served < REQUESTS {
             self.keep(instance);
         }
         Ok(())
+    }
+
+    async fn make(&self, container: &Container) -> Result<Idle, CallError> {
+        let (store, made) = match &self.program {
+            Program::Two(pre, engine) => {
+                let mut store = container.store(engine);
+                let made = pre.instantiate_async(&mut store).await.map(Made::Two);
+                (store, made)
+            }
+            Program::Three(pre, engine) => {
+                let mut store = container.store(engine);
+                let made = pre.instantiate_async(&mut store).await.map(Made::Three);
+                (store, made)
+            }
+        };
+        let made = made.map_err(CallError::Instantiate)?;
+        Ok(Idle { store, made, served: 0, since: Instant::now() })
     }
 
     fn keep(&self, instance: Idle) {
@@ -107,6 +113,36 @@ impl Kept {
             self.tasks.spawn(clear(Arc::downgrade(&self.idle)));
         }
     }
+}
+
+/// One request to an instance of WASI 0.3.
+async fn ask(
+    store: &mut Store<Instance>,
+    service: &Service,
+    request: Request<Incoming>,
+    respond: &Respond,
+) -> Result<(), CallError> {
+    let request = with_host(request)?;
+    let (sent, all_sent) = oneshot::channel();
+    let (request, io) = GuestRequest::from_http(store.data_mut().http().hooks, request);
+    let outcome = store
+        .run_concurrent(async |accessor| {
+            let response = match service.handle(accessor, request).await? {
+                Ok(response) => accessor.with(|mut access| response.into_http(access.as_context_mut(), io))?,
+                Err(error) => return Err(wasmtime::format_err!("the guest answered with an error: {error:?}")),
+            };
+            let response = response.map(|body| Watched { body, _sent: sent }.boxed_unsync());
+            if let Some(respond) = respond.lock().take() {
+                // Nobody listens when the client has left; then this is dropped.
+                let _ = respond.send(Ok(response));
+            }
+            // The body flows while this waits: its end is told by the drop.
+            let _ = all_sent.await;
+            future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            Ok(())
+        })
+        .await;
+    outcome.and_then(|inner| inner).map_err(CallError::Guest)
 }
 
 /// Lets instances go that have waited long enough, until there are none.

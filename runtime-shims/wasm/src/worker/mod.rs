@@ -25,6 +25,7 @@ mod files;
 mod fronts;
 mod greeting;
 mod guest;
+mod host_memory;
 mod http;
 mod interfaces;
 mod kept;
@@ -38,6 +39,7 @@ mod reports;
 mod response;
 mod roots;
 mod share;
+mod slots;
 mod slow_log;
 mod sockets;
 mod sockets3;
@@ -52,8 +54,8 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -66,7 +68,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::confine::{self, Calls, Limits};
-use crate::engine::POOL_INSTANCES;
 use crate::wire::{self, Answer, Command, Door, Ended, Exit, GuestSpec, GuestStats, Setup};
 use allowance::{Allowance, Descriptors};
 use code::{Code, Loader};
@@ -74,7 +75,7 @@ use config::Config;
 use cpu::{Cpu, Used};
 use guest::Container;
 use http::Serve;
-use kept::Kept;
+use kept::{Kept, Program};
 use keyvalue::Stores;
 use log::{Log, LogWriter};
 use memory::Budget;
@@ -82,6 +83,7 @@ use pod::PodNet;
 use reports::Ends;
 use roots::{Roots, Trust};
 use share::PodShares;
+use slots::Slots;
 use stdin::Stdin;
 use traffic::Traffic;
 
@@ -154,7 +156,7 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
             http: response::server(),
             stores: Stores::default(),
             roots: Arc::new(Roots::new(bundle)),
-            pool: Semaphore::new(POOL_INSTANCES as usize),
+            slots: Slots::new(setup.profile.pooled()),
         }),
         cpu,
         logs: LogWriter::start()?,
@@ -193,8 +195,7 @@ struct Shared {
     http: auto::Builder<TokioExecutor>,
     stores: Stores,
     roots: Arc<Roots>,
-    /// Slots of the instance pool. Being out of them would be an error; so requests wait here.
-    pool: Semaphore,
+    slots: Slots,
 }
 
 /// What a guest is told.
@@ -382,6 +383,7 @@ impl Worker {
             files,
             trust: Arc::new(Trust::new(self.shared.roots.clone(), dirs.clone(), service_account)),
             _volumes: dirs,
+            alive: Arc::default(),
             spec,
         });
         self.run(container, code, listener)
@@ -446,6 +448,22 @@ impl Handle {
     }
 }
 
+/// Where the instances of an HTTP guest come from.
+fn serve(shared: &Shared, container: &Container, code: &Code, spec: &wire::HttpSpec) -> wasmtime::Result<Serve> {
+    let loader = &shared.loader;
+    match code {
+        Code::Http(_) if spec.keep_instances => {
+            let pre = loader.beside_pool(&container.spec.code)?;
+            Ok(Serve::Kept(Kept::new(Program::Two(pre, loader.commands.clone()))))
+        }
+        Code::Http(pre) => Ok(Serve::Each { pooled: pre.clone(), beside: OnceLock::new() }),
+        Code::Http3(pre) => Ok(Serve::Kept(Kept::new(Program::Three(pre.clone(), loader.concurrent.clone())))),
+        Code::Module(_) | Code::Command(_) | Code::Command3(_) => {
+            Err(wasmtime::format_err!("a program that serves no HTTP was given a socket to serve"))
+        }
+    }
+}
+
 /// Runs one container from start to end.
 async fn guest(
     shared: Arc<Shared>,
@@ -454,13 +472,12 @@ async fn guest(
     listener: Option<(OwnedFd, wire::HttpSpec)>,
     mut stop: watch::Receiver<Stop>,
 ) -> Exit {
-    let serve = match &*code {
-        Code::Http(pre) => Some(Serve::Each(pre.clone())),
-        Code::Http3(pre) => Some(Serve::Kept(Kept::new(pre.clone()))),
-        Code::Module(_) | Code::Command(_) | Code::Command3(_) => None,
-    };
-    if let (Some(serve), Some((listener, spec))) = (serve, listener) {
+    if let Some((listener, spec)) = listener {
         let listener = TcpListener::from(listener);
+        let serve = match serve(&shared, &container, &code, &spec) {
+            Ok(serve) => serve,
+            Err(error) => return exit::of_error(&error),
+        };
         return http::serve(shared, container, serve, listener, spec, stop).await;
     }
     let running = Box::pin(command::run(&shared, &container, &code));

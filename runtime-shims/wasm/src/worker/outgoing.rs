@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::allowance::{Allowance, Held, Kind, Refused};
@@ -129,7 +130,11 @@ async fn connect(own: &Outgoing, host: &str, port: u16) -> Result<Counted<TcpStr
     let held = own.allowance.take(Kind::Socket).map_err(|Refused| Error::ConnectionLimitReached)?;
     let mut last = Error::DestinationNotFound;
     for ip in addresses {
-        match connect_to(net, net.remote_address(SocketAddr::new(ip, port))).await {
+        let remote = net.remote_address(SocketAddr::new(ip, port));
+        if !net.allows(remote, SocketAddrUse::TcpConnect) {
+            continue;
+        }
+        match connect_to(net, remote).await {
             Ok(stream) => return Ok(Counted::new(stream, own.traffic.clone(), held)),
             Err(error) => last = Error::Connect(error),
         }

@@ -3,7 +3,7 @@
 //! A pod has no network namespace of its own here. Its address is an address of the host, so binds to "any address" and
 //! to loopback are turned into binds to the pod's, and what a guest reaches on 127.0.0.1 is its own pod.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -21,6 +21,9 @@ pub(super) struct PodNet {
     /// Made at the first look-up: most pods never make one.
     resolver: OnceLock<TokioResolver>,
 }
+
+/// With dots, and one more at the end.
+pub(super) const NAME_BYTES: usize = 254;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,18 +44,42 @@ impl PodNet {
     /// Where a bind to `wanted` goes.
     pub(super) fn bind_address(&self, wanted: SocketAddr) -> SocketAddr {
         match self.spec.ip {
-            // A datagram socket on any port that sends: from a loopback address nothing outside can be reached.
-            Some(ip) if ip.is_loopback() && wanted.ip().is_unspecified() && wanted.port() == 0 => wanted,
-            Some(ip) if is_local(wanted.ip()) && ip.is_ipv4() == wanted.is_ipv4() => SocketAddr::new(ip, wanted.port()),
+            Some(ip) if is_local(wanted.ip(), ip) && ip.is_ipv4() == wanted.is_ipv4() => {
+                SocketAddr::new(ip, wanted.port())
+            }
             Some(_) | None => wanted,
         }
     }
 
-    /// Where a connection to `wanted` goes.
-    pub(super) fn remote_address(&self, wanted: SocketAddr) -> SocketAddr {
+    /// The same for datagrams: a socket on any port that sends stays where the system puts it if the pod has a loopback
+    /// address, from which nothing outside can be reached.
+    pub(super) fn datagram_bind_address(&self, wanted: SocketAddr) -> SocketAddr {
         match self.spec.ip {
-            Some(ip) if wanted.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) => SocketAddr::new(ip, wanted.port()),
+            Some(ip) if ip.is_loopback() && wanted.ip().is_unspecified() && wanted.port() == 0 => wanted,
+            Some(_) | None => self.bind_address(wanted),
+        }
+    }
+
+    /// Where a connection to `wanted` goes: what is loopback, or no address at all, is the pod itself. The host's own
+    /// loopback, on which its services trust whoever calls, is never reached.
+    pub(super) fn remote_address(&self, wanted: SocketAddr) -> SocketAddr {
+        let canonical = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
+        let wanted = if canonical.is_ipv4() == wanted.is_ipv4() { wanted } else { canonical };
+        match self.spec.ip {
+            Some(ip) if is_local(wanted.ip(), ip) && ip.is_ipv4() == wanted.is_ipv4() => {
+                SocketAddr::new(ip, wanted.port())
+            }
             Some(_) | None => wanted,
+        }
+    }
+
+    /// Whether something may be sent to `remote`, after the above: a pod speaks from its own address, so only with
+    /// addresses of the same family; and not with the host's loopback.
+    fn reaches(&self, remote: IpAddr) -> bool {
+        match self.spec.ip {
+            Some(ip) if ip.is_loopback() => ip.is_ipv4() == remote.is_ipv4() || !is_local(remote, ip),
+            Some(ip) => ip.is_ipv4() == remote.is_ipv4() && !remote.is_loopback(),
+            None => true,
         }
     }
 
@@ -67,12 +94,16 @@ impl PodNet {
     /// The last word on an address, after the above.
     pub(super) fn allows(&self, address: SocketAddr, what: SocketAddrUse) -> bool {
         match (self.spec.ip, what) {
-            (Some(ip), SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::UdpBind) => {
-                // "Any address, any port" is what the system checks before it chooses by itself.
-                address.ip() == ip || (address.ip().is_unspecified() && address.port() == 0)
+            (Some(ip), SocketAddrUse::TcpListen) => address.ip() == ip,
+            (Some(ip), SocketAddrUse::TcpBind | SocketAddrUse::UdpBind) => {
+                // "Any address, any port" is asked about before the system chooses by itself, which it must for a pod
+                // with a loopback address that sends to the outside.
+                address.ip() == ip || (ip.is_loopback() && address.ip().is_unspecified() && address.port() == 0)
             }
-            (
-                Some(_) | None,
+            (Some(_), SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend) => self.reaches(address.ip()),
+            (Some(_), SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive)
+            | (
+                None,
                 SocketAddrUse::TcpBind
                 | SocketAddrUse::TcpListen
                 | SocketAddrUse::UdpBind
@@ -89,6 +120,10 @@ impl PodNet {
         let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
         if let Ok(ip) = bare.parse::<IpAddr>() {
             return Ok(vec![ip]);
+        }
+        // What a file of hosts says elsewhere; here it comes to the pod itself.
+        if name.trim_end_matches('.').eq_ignore_ascii_case("localhost") {
+            return Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
         }
         let name = Name::from_str(name).map_err(|_| NameError::Invalid)?;
         if self.spec.dns_servers.is_empty() {
@@ -132,9 +167,10 @@ impl PodNet {
     }
 }
 
-/// "Any address", or the host's own loopback one.
-fn is_local(ip: IpAddr) -> bool {
-    ip.is_unspecified() || ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
+/// "Any address", or a loopback one that is not a pod's: where pods have such addresses, only the usual one is not.
+fn is_local(ip: IpAddr, pod: IpAddr) -> bool {
+    let usual = ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
+    ip.is_unspecified() || usual || (ip.is_loopback() && !pod.is_loopback())
 }
 
 #[cfg(test)]
@@ -153,12 +189,44 @@ mod tests {
     fn binds_go_to_the_pods_address() {
         for ip in ["127.42.0.7", "10.42.0.7"] {
             let net = pod(ip);
-            for wanted in ["0.0.0.0:80", "127.0.0.1:80"] {
+            for wanted in ["0.0.0.0:80", "127.0.0.1:80", "0.0.0.0:0"] {
                 let bound = net.bind_address(at(wanted));
-                assert_eq!(bound.to_string(), format!("{ip}:80"));
-                assert!(net.allows(bound, SocketAddrUse::TcpBind));
+                assert_eq!(bound.to_string(), wanted.replace("0.0.0.0", ip).replace("127.0.0.1", ip));
+                assert!(net.allows(bound, SocketAddrUse::TcpBind) && net.allows(bound, SocketAddrUse::TcpListen));
             }
         }
+        assert_eq!(pod("127.42.0.7").datagram_bind_address(at("0.0.0.0:0")).to_string(), "0.0.0.0:0");
+        assert_eq!(pod("10.42.0.7").datagram_bind_address(at("0.0.0.0:0")).to_string(), "10.42.0.7:0");
+    }
+
+    #[test]
+    fn nothing_listens_on_all_addresses_of_the_host() {
+        for ip in ["127.42.0.7", "10.42.0.7"] {
+            for any in ["0.0.0.0:0", "0.0.0.0:80", "[::]:0"] {
+                assert!(!pod(ip).allows(at(any), SocketAddrUse::TcpListen), "{ip} {any}");
+            }
+        }
+        assert!(!pod("10.42.0.7").allows(at("0.0.0.0:0"), SocketAddrUse::UdpBind));
+        assert!(!pod("10.42.0.7").allows(at("[::]:0"), SocketAddrUse::UdpBind));
+    }
+
+    #[test]
+    fn the_hosts_loopback_is_out_of_reach() {
+        for ip in ["127.42.0.7", "10.42.0.7"] {
+            let net = pod(ip);
+            for own in ["127.0.0.1:6443", "0.0.0.0:6443", "[::ffff:127.0.0.1]:6443", "[::ffff:0.0.0.0]:6443"] {
+                assert_eq!(net.remote_address(at(own)).to_string(), format!("{ip}:6443"), "{own}");
+            }
+            for hosts in ["[::1]:6443", "[::]:6443"] {
+                let remote = net.remote_address(at(hosts));
+                assert!(!net.allows(remote, SocketAddrUse::TcpConnect), "{ip} {hosts}");
+                assert!(!net.allows(remote, SocketAddrUse::UdpSend), "{ip} {hosts}");
+            }
+            assert!(net.allows(at("93.184.216.34:443"), SocketAddrUse::TcpConnect));
+        }
+        let net = pod("10.42.0.7");
+        assert_eq!(net.remote_address(at("127.0.0.53:53")).to_string(), "10.42.0.7:53");
+        assert!(!net.allows(at("[2001:db8::1]:443"), SocketAddrUse::TcpConnect), "it would not come from the pod");
     }
 
     #[test]

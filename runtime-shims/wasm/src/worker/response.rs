@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
@@ -42,8 +43,9 @@ pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<ServerBo
     response
 }
 
-pub(super) fn guest_body(body: HyperOutgoingBody, abort: AbortOnDrop) -> ServerBody {
-    Either::Right(GuestBody { body, abort })
+/// `ended` is dropped when the response is over, sent or not.
+pub(super) fn guest_body(body: HyperOutgoingBody, abort: AbortOnDrop, ended: oneshot::Sender<()>) -> ServerBody {
+    Either::Right(GuestBody { body, abort, _ended: ended })
 }
 
 /// Ends an instance that nobody waits for any more.
@@ -64,10 +66,11 @@ impl Drop for AbortOnDrop {
 }
 
 /// The guest's response. Dropped before its end (the client left), it takes the instance along; after its end, the
-/// guest may go on with what it does behind the response.
+/// guest may go on for a while with what it does behind the response.
 pub(super) struct GuestBody {
     body: HyperOutgoingBody,
     abort: AbortOnDrop,
+    _ended: oneshot::Sender<()>,
 }
 
 impl Body for GuestBody {

@@ -22,7 +22,7 @@ use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView};
 
 use super::allowance::{Allowance, Held, Kind, Refused};
 use super::guest::Instance;
-use super::pod::{NameError, PodNet};
+use super::pod::{NAME_BYTES, NameError, PodNet};
 use super::traffic::{CountedInput, CountedOutput, Nothing, Traffic};
 
 /// Puts the pod's sockets in place of those of the host.
@@ -287,7 +287,7 @@ impl HostUdpSocket for PodSocketsView<'_> {
         network: Resource<Network>,
         local: IpSocketAddress,
     ) -> SocketResult<()> {
-        let local = self.moved(local, PodNet::bind_address);
+        let local = self.moved(local, PodNet::datagram_bind_address);
         HostUdpSocket::start_bind(&mut self.host, this, network, local).await
     }
 
@@ -439,6 +439,10 @@ fn names(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
     names.func_wrap(
         "resolve-addresses",
         |mut store: wasmtime::StoreContextMut<'_, Instance>, (_network, name): (Resource<Network>, String)| {
+            // It is kept until the look-up is made, and no name is longer.
+            if name.len() > NAME_BYTES {
+                return Ok((Err(ErrorCode::InvalidArgument),));
+            }
             let net = store.data().net.clone();
             let Ok(held) = store.data().allowance.take(Kind::Lookup) else {
                 return Ok((Err(ErrorCode::TemporaryResolverFailure),));

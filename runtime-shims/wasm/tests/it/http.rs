@@ -152,3 +152,81 @@ async fn usage_is_reported() {
     let memory = of_idle.linux.as_ref().and_then(|linux| linux.memory.as_ref()).expect("memory");
     assert_eq!(memory.working_set_bytes, Some(UInt64Value { value: 0 }), "nothing is instantiated before a request");
 }
+
+/// Memory of all instances that there are.
+async fn memory(shim: &Shim, container: &str) -> u64 {
+    let request = ContainerStatsRequest { container_id: container.to_owned() };
+    let stats = shim.runtime().container_stats(request).await.expect("it runs").into_inner().stats;
+    stats.and_then(|stats| stats.memory).and_then(|memory| memory.working_set_bytes).map_or(0, |bytes| bytes.value)
+}
+
+fn annotated(image: &str, key: &str, value: &str) -> crate::shim::Guest {
+    let annotations = [(key.to_owned(), value.to_owned())].into();
+    crate::shim::Guest { annotations, ..guest(image) }
+}
+
+#[tokio::test]
+async fn a_crowd_in_one_pod_leaves_the_other_pods_room() {
+    // More than wasmtime's pool holds.
+    const CROWD: usize = 700;
+    let shim = Shim::start().await;
+    let crowded = shim.run("crowded", annotated("hello:dev", "coracle.dev/http-concurrency", "1000")).await;
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        let mut stream = TcpStream::connect((crowded.ip.as_str(), 8080)).await.expect("it listens");
+        stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+        crowd.push(stream);
+    }
+    // All of them have an instance: half of the body came back.
+    for stream in &mut crowd {
+        let mut answer = [0; 4];
+        within("it has an instance", stream.read_exact(&mut answer)).await.expect("it is answered");
+        assert_eq!(&answer, b"HTTP");
+    }
+    let other = shim.run("other", guest("hello:dev")).await;
+    assert_eq!(get(&other.ip, "/").await.0, 200);
+    assert_eq!(get(&crowded.ip, "/").await.0, 200);
+    drop(crowd);
+    eventually("their instances are gone", || async { (memory(&shim, &crowded.container).await == 0).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn instances_are_kept_where_the_pod_asks_for_it() {
+    const KEEP: &str = "coracle.dev/http-keep-instances";
+    let shim = Shim::start().await;
+    let each = shim.run("each", guest("hello:dev")).await;
+    assert_eq!(get(&each.ip, "/").await.0, 200);
+    eventually("it is gone", || async { (memory(&shim, &each.container).await == 0).then_some(()) }).await;
+    let kept = shim.run("kept", annotated("hello:dev", KEEP, "true")).await;
+    assert_eq!(memory(&shim, &kept.container).await, 0, "nothing is instantiated before a request");
+    for path in ["/", "/nowhere", "/"] {
+        assert_eq!(get(&kept.ip, path).await.0, if path == "/" { 200 } else { 404 });
+    }
+    let body = "all of it, ".repeat(10_000);
+    let echoed = within("it is echoed", request(&kept.ip, 8080, "POST /echo", &body)).await.expect("an answer");
+    assert_eq!(echoed, (200, body));
+    // A client that leaves takes its instance along, though it is one that would be kept.
+    let one = memory(&shim, &kept.container).await;
+    assert!(one > 0);
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect((kept.ip.as_str(), 8080)).await.expect("it listens");
+        stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+        waiting.push(stream);
+    }
+    eventually("both have one", || async { (memory(&shim, &kept.container).await > one).then_some(()) }).await;
+    drop(waiting);
+    eventually("both are gone", || async { (memory(&shim, &kept.container).await == 0).then_some(()) }).await;
+    let trap = shim.run("trap", annotated("http-trap", KEEP, "true")).await;
+    assert_eq!(get(&trap.ip, "/").await.0, 500);
+    assert_eq!(memory(&shim, &trap.container).await, 0, "what failed is not kept");
+    shim.stop(&kept.container, 10).await;
+    assert_eq!(shim.ending(&kept.container).await, r#"0 Completed """#);
+    let sandbox = shim.sandbox("wrong", &[], &[]).await;
+    let refused = shim.create(&sandbox, "main", annotated("hello:dev", KEEP, "yes")).await;
+    assert_eq!(
+        crate::shim::refusal(refused),
+        "InvalidArgument: annotation coracle.dev/http-keep-instances: \"yes\" is neither true nor false"
+    );
+}

@@ -73,6 +73,37 @@ async fn a_guest_lives_at_its_pods_address() {
 }
 
 #[tokio::test]
+async fn the_hosts_loopback_is_reached_by_none_of_its_names() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("net", &[], &[]).await;
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = host.local_addr().expect("it has an address").port();
+    // Where the machine has the newer protocol, on it too.
+    let newer = TcpListener::bind(("::1", port)).await;
+    let mut told = String::new();
+    for (number, name) in
+        ["127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]", "[::1]", "[::]", "localhost"].iter().enumerate()
+    {
+        let answer = said(&shim, &sandbox, number, &["get", &format!("{name}:{port}"), "/"]).await;
+        told.push_str(&format!("{}\n", answer.replace(&port.to_string(), "PORT")));
+    }
+    expect_test::expect![[r#"
+        get 127.0.0.1:PORT /: ErrorCode::ConnectionRefused
+        get 0.0.0.0:PORT /: ErrorCode::ConnectionRefused
+        get [::ffff:127.0.0.1]:PORT /: ErrorCode::ConnectionRefused
+        get [::1]:PORT /: ErrorCode::DestinationNotFound
+        get [::]:PORT /: ErrorCode::DestinationNotFound
+        get localhost:PORT /: ErrorCode::ConnectionRefused
+    "#]]
+    .assert_eq(&told);
+    let nobody = std::future::poll_fn(|cx| std::task::Poll::Ready(host.poll_accept(cx).is_pending())).await;
+    assert!(nobody, "somebody came through");
+    if let Ok(newer) = newer {
+        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(newer.poll_accept(cx).is_pending())).await);
+    }
+}
+
+#[tokio::test]
 async fn a_guest_is_seen_as_its_pod_by_others() {
     let shim = Shim::start().await;
     let sandbox = shim.sandbox("net", &[], &[]).await;

@@ -159,3 +159,38 @@ async fn init_and_sidecar_containers_share_the_pods_address_with_the_main_one() 
     let answer = within("it answers", request(&ip, 8080, "GET /", "")).await.expect("an answer");
     assert_eq!(answer, (200, "Hello from a Wasm pod\n".to_owned()));
 }
+
+#[tokio::test]
+async fn what_was_counted_before_a_kill_stays_counted() {
+    let shim = Shim::start().await;
+    let pod = shim.run("counting", guest("state").args(&["count:hits:total"])).await;
+    let last = || shim.log("counting", "main").lines().last().and_then(|line| line["stdout F ".len()..].parse().ok());
+    eventually("it counts", || async { last().filter(|count: &u64| *count > 50) }).await;
+    // In the middle of whatever it is writing.
+    signal(shim.worker_pid().expect("a worker runs"), rustix::process::Signal::KILL);
+    assert_eq!(shim.exit(&pod.container).await.exit_code, 137);
+    let told: u64 = last().expect("it has counted");
+    let sandbox = shim.sandbox("asking", &[], &[]).await;
+    let args = &["get:hits:total", "add:hits:total:1"];
+    let said = self::told(&shim, &sandbox, "asking", "main", guest("state").args(args)).await;
+    let now = said.split('"').nth(1).and_then(|count| count.parse::<u64>().ok()).expect("a number");
+    // One more may have been written and not said.
+    assert!(now >= told, "{told} were told, {now} are there");
+    assert!(said.contains(&format!("add:hits:total:1: Some(Ok({}))", now + 1)), "{said}");
+}
+
+#[tokio::test]
+async fn neither_names_nor_answers_of_the_store_fill_the_hosts_memory() {
+    let shim = Shim::start().await;
+    let worker = shim.run("first", guest("exit")).await;
+    shim.exit(&worker.container).await;
+    let sandbox = shim.sandbox("greedy", &[], &[]).await;
+    let args = &["again:b:3", "again:b:1000", "buckets:200"];
+    let said = told(&shim, &sandbox, "greedy", "main", guest("state").args(args)).await;
+    expect![[r#"
+        again:b:3: Ok(3)
+        again:b:1000: Err(Error::Other("a batch of values to be read may have 16777216 bytes, this one has 4194304000"))
+        buckets:200: 0 Some(Error::Other("a bucket name may have 1024 bytes, this one has 1048576"))
+    "#]]
+    .assert_eq(&said);
+}

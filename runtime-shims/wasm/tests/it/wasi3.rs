@@ -92,6 +92,25 @@ async fn a_command_is_told_to_stop_by_the_end_of_its_input() {
 }
 
 #[tokio::test]
+async fn what_goes_on_behind_a_response_is_ended_in_time() {
+    let shim = Shim::start().await;
+    let mut behind = allowed("service3");
+    behind.annotations.insert("coracle.dev/http-timeout-seconds".to_owned(), "1".to_owned());
+    let pod = shim.run("behind", behind).await;
+    assert_eq!(get(&pod.ip, "/behind").await, (200, "answered\n".to_owned()));
+    eventually("it is ended and told", || async {
+        shim.log("behind", "main")
+            .contains("stderr F coracle: GET /behind: the guest was ended: it went on for 1 s behind its response")
+            .then_some(())
+    })
+    .await;
+    let stats = ContainerStatsRequest { container_id: pod.container.clone() };
+    let stats = shim.runtime().container_stats(stats).await.expect("it runs").into_inner().stats;
+    let memory = stats.and_then(|stats| stats.memory).and_then(|memory| memory.working_set_bytes);
+    assert_eq!(memory.map(|bytes| bytes.value), Some(0), "its instance is gone");
+}
+
+#[tokio::test]
 async fn instances_are_kept_between_requests_and_freed_with_their_client() {
     let shim = Shim::start().await;
     let pod = shim.run("service", allowed("service3")).await;

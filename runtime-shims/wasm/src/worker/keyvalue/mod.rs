@@ -12,30 +12,41 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::WasiView;
 
-use self::store::StoreError;
+use self::store::{Store, StoreError, check_bucket};
 use super::guest::Instance;
 use super::interfaces::keyvalue::store::{Error, KeyResponse};
 use super::interfaces::keyvalue::{atomics, batch, store as interface};
 
-pub(super) use self::store::Store;
-
 /// The stores that containers of this process use, each opened once.
 #[derive(Debug, Default)]
-pub(super) struct Stores(Mutex<HashMap<String, Weak<Store>>>);
+pub(super) struct Stores(Mutex<HashMap<String, Weak<Shared>>>);
+
+/// Calls of one namespace that may be under way: each holds one of the threads that all pods of this process share, for
+/// as long as the disk takes, or whoever else has the store locked.
+const CALLS: usize = 4;
+
+/// The store of one namespace, as its pods share it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    store: Store,
+    turns: Arc<Semaphore>,
+}
 
 impl Stores {
-    pub(super) fn open(&self, namespace: &str, dir: OwnedFd, limit_bytes: u64) -> io::Result<Arc<Store>> {
+    pub(super) fn open(&self, namespace: &str, dir: OwnedFd, limit_bytes: u64) -> io::Result<Arc<Shared>> {
         let mut stores = self.0.lock();
-        if let Some(store) = stores.get(namespace).and_then(Weak::upgrade) {
-            return Ok(store);
+        if let Some(shared) = stores.get(namespace).and_then(Weak::upgrade) {
+            return Ok(shared);
         }
-        let store = Arc::new(Store::open(namespace.to_owned(), dir, limit_bytes)?);
-        stores.retain(|_, store| store.strong_count() > 0);
-        stores.insert(namespace.to_owned(), Arc::downgrade(&store));
-        Ok(store)
+        let store = Store::open(namespace.to_owned(), dir, limit_bytes)?;
+        let shared = Arc::new(Shared { store, turns: Arc::new(Semaphore::new(CALLS)) });
+        stores.retain(|_, shared| shared.strong_count() > 0);
+        stores.insert(namespace.to_owned(), Arc::downgrade(&shared));
+        Ok(shared)
     }
 }
 
@@ -44,12 +55,12 @@ impl Stores {
 #[allow(unreachable_pub, reason = "generated code exports it again")]
 pub struct Bucket {
     name: String,
-    store: Arc<Store>,
+    shared: Arc<Shared>,
 }
 
 /// The interface, as an instance of the container sees it.
 pub(super) struct View<'a> {
-    store: Option<Arc<Store>>,
+    shared: Option<Arc<Shared>>,
     table: &'a mut ResourceTable,
 }
 
@@ -61,7 +72,7 @@ impl HasData for Has {
 
 pub(super) fn add_to_linker(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
     fn view(instance: &mut Instance) -> View<'_> {
-        View { store: instance.keyvalue.clone(), table: WasiView::ctx(instance).table }
+        View { shared: instance.keyvalue.clone(), table: WasiView::ctx(instance).table }
     }
     interface::add_to_linker::<Instance, Has>(linker, view)?;
     atomics::add_to_linker::<Instance, Has>(linker, view)?;
@@ -77,9 +88,16 @@ impl View<'_> {
         bucket: &Resource<Bucket>,
         what: impl FnOnce(&Store, &str) -> Result<T, StoreError> + Send + 'static,
     ) -> Outcome<T> {
-        let Bucket { name, store } = self.table.get(bucket)?;
-        let (name, store) = (name.clone(), store.clone());
-        let done = tokio::task::spawn_blocking(move || what(&store, &name)).await;
+        let Bucket { name, shared } = self.table.get(bucket)?;
+        let (name, shared) = (name.clone(), shared.clone());
+        let turn = shared.turns.clone().acquire_owned().await?;
+        let call = move || {
+            let outcome = what(&shared.store, &name);
+            // Held to the end of the call, which a guest that is gone does not end.
+            drop(turn);
+            outcome
+        };
+        let done = tokio::task::spawn_blocking(call).await;
         let done = done.map_err(|error| wasmtime::format_err!("the key-value store failed: {error}"))?;
         Ok(done.map_err(|error| Error::Other(error.to_string())))
     }
@@ -87,8 +105,12 @@ impl View<'_> {
 
 impl interface::Host for View<'_> {
     async fn open(&mut self, identifier: String) -> Outcome<Resource<Bucket>> {
-        let Some(store) = self.store.clone() else { return Ok(Err(Error::NoSuchStore)) };
-        Ok(Ok(self.table.push(Bucket { name: identifier, store })?))
+        let Some(shared) = self.shared.clone() else { return Ok(Err(Error::NoSuchStore)) };
+        // Open buckets lie in this process's memory, with their names.
+        if let Err(error) = check_bucket(&identifier) {
+            return Ok(Err(Error::Other(error.to_string())));
+        }
+        Ok(Ok(self.table.push(Bucket { name: identifier, shared })?))
     }
 }
 

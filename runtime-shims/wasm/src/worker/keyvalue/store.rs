@@ -32,6 +32,8 @@ const ENTRY_BYTES: u64 = 256;
 const SLACK_BYTES: u64 = 1 << 20;
 const NAME_BYTES: usize = 1024;
 pub(super) const VALUE_BYTES: usize = 8 << 20;
+/// All values of one call together: they lie in this process's memory before they lie in the guest's.
+const READ_BYTES: usize = 16 << 20;
 /// Keys of one page of a listing.
 const PAGE: usize = 1000;
 
@@ -60,7 +62,7 @@ type Bucket = BTreeMap<Box<str>, Place>;
 
 /// The store of one namespace.
 #[derive(Debug)]
-pub(in crate::worker) struct Store {
+pub(super) struct Store {
     namespace: String,
     limit_bytes: u64,
     dir: OwnedFd,
@@ -93,7 +95,12 @@ impl Store {
     }
 
     pub(super) fn get(&self, bucket: &str, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.read(|view| keys.iter().map(|key| view.value(bucket, key)).collect())
+        self.read(|view| {
+            let places = keys.iter().filter_map(|key| view.place(bucket, key));
+            let bytes: u64 = places.map(|place| u64::from(place.bytes)).sum();
+            check("batch of values to be read", usize::try_from(bytes).unwrap_or(usize::MAX), READ_BYTES)?;
+            keys.iter().map(|key| view.value(bucket, key)).collect()
+        })
     }
 
     pub(super) fn exists(&self, bucket: &str, key: &str) -> Result<bool, StoreError> {
@@ -115,7 +122,7 @@ impl Store {
 
     /// All or nothing.
     pub(super) fn set(&self, bucket: &str, entries: &[(String, Vec<u8>)]) -> Result<(), StoreError> {
-        check("bucket name", bucket.len(), NAME_BYTES)?;
+        check_bucket(bucket)?;
         for (key, value) in entries {
             check("key", key.len(), NAME_BYTES)?;
             check("value", value.len(), VALUE_BYTES)?;
@@ -137,7 +144,7 @@ impl Store {
 
     /// Numbers are kept as decimal text, so that `get` shows them.
     pub(super) fn increment(&self, bucket: &str, key: &str, delta: u64) -> Result<u64, StoreError> {
-        check("bucket name", bucket.len(), NAME_BYTES)?;
+        check_bucket(bucket)?;
         check("key", key.len(), NAME_BYTES)?;
         self.write(|view| {
             let old = match view.value(bucket, key)? {
@@ -356,6 +363,11 @@ impl View {
 
 fn counted(bucket: &str, key: &str, value_bytes: u64) -> u64 {
     ENTRY_BYTES + (bucket.len() + key.len()) as u64 + value_bytes
+}
+
+/// Whether a bucket may be called so.
+pub(super) fn check_bucket(name: &str) -> Result<(), StoreError> {
+    check("bucket name", name.len(), NAME_BYTES)
 }
 
 fn check(what: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {

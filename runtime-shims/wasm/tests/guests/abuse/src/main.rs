@@ -3,13 +3,13 @@
 //!
 //! `files DIR N` · `handles DIR N` (one file, opened again and again) · `tcp N` · `udp N` · `listen PORT N` ·
 //! `connect ADDRESS PORT N` · `objects N` · `fields N` · `lookups N` · `random BYTES` · `bodies AUTHORITY N` ·
-//! `upstream AUTHORITY N` · `escape DIR SECRET` · `deep DIR N`
+//! `headers N` · `copies N` · `requests N` (objects with much in each) · `upstream AUTHORITY N` · `escape DIR SECRET` · `deep DIR N`
 
 use wasi::clocks::monotonic_clock;
 use wasi::filesystem::preopens::get_directories;
 use wasi::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 use wasi::http::outgoing_handler;
-use wasi::http::types::{Fields, FutureIncomingResponse, OutgoingRequest, Scheme};
+use wasi::http::types::{Fields, FutureIncomingResponse, Method, OutgoingRequest, Scheme};
 use wasi::sockets::instance_network::instance_network;
 use wasi::sockets::ip_name_lookup::resolve_addresses;
 use wasi::sockets::network::{ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
@@ -33,6 +33,9 @@ fn main() {
             Ok::<_, ErrorCode>(monotonic_clock::subscribe_duration(3_600_000_000_000 + at as u64))
         }),
         ["fields", count] => fields(number(count)),
+        ["headers", count] => headers(number(count)),
+        ["copies", count] => copies(number(count)),
+        ["requests", count] => requests(number(count)),
         ["lookups", count] => {
             let network = instance_network();
             grab(number(count), |at| resolve_addresses(&network, &format!("name-{at}.example")))
@@ -113,6 +116,40 @@ fn fields(count: usize) -> String {
     let value = vec![b'x'; 4096];
     let all: Vec<Fields> = (0..16).map(|_| Fields::new()).collect();
     grab(count, |at| all[at % all.len()].append("x-field", &value))
+}
+
+/// Header fields with much in each.
+fn headers(count: usize) -> String {
+    let value = vec![b'x'; 100_000];
+    grab(count, |_| {
+        let fields = Fields::new();
+        fields.append("x-field", &value).map(|()| fields)
+    })
+}
+
+/// The same header fields again and again, each copy changed a little, so that it must be one.
+fn copies(count: usize) -> String {
+    let first = Fields::new();
+    first.append("x-field", &vec![b'x'; 100_000]).expect("one is allowed");
+    grab(count, |_| {
+        let copy = first.clone();
+        copy.append("y", b"y").map(|()| copy)
+    })
+}
+
+/// Requests with a method and an authority of a megabyte, and a path as long as paths may be.
+fn requests(count: usize) -> String {
+    let long = "x".repeat(1 << 20);
+    let path = format!("/{}", &long[..60_000]);
+    grab(count, |_| {
+        let request = OutgoingRequest::new(Fields::new());
+        let set = [
+            request.set_method(&Method::Other(long.to_uppercase())),
+            request.set_authority(Some(&long)),
+            request.set_path_with_query(Some(&path)),
+        ];
+        if set[..2].iter().any(Result::is_ok) { Ok(request) } else { Err(set) }
+    })
 }
 
 fn request(authority: &str) -> OutgoingRequest {

@@ -1,7 +1,7 @@
 //! `wasi:http/handler` of WASI 0.3. Instances are kept between requests, which `/count` shows.
 //!
 //! `/count` (how many requests this instance has had) · `/echo` (the request's body, as it comes) · `/wait` (answers
-//! after a minute) · `/trap` · `/say` (writes to the log) · `/ask/AUTHORITY` (the status another server answers with)
+//! after a minute) · `/behind` (answers, and goes on for an hour) · `/trap` · `/say` (writes to the log) · `/ask/AUTHORITY` (the status another server answers with)
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,6 +31,10 @@ impl wasip3::exports::http::handler::Guest for Service {
                 Ok(text("waited\n".to_owned()))
             }
             "/trap" => panic!("as asked"),
+            "/behind" => {
+                spawn_local(wasip3::clocks::monotonic_clock::wait_for(3_600_000_000_000));
+                Ok(text("answered\n".to_owned()))
+            }
             "/say" => {
                 println!("request {count}");
                 Ok(text("said\n".to_owned()))

@@ -3,7 +3,8 @@
 //!
 //! `config:KEY` · `configs` · `set:BUCKET:KEY:VALUE` · `get:BUCKET:KEY` · `delete:BUCKET:KEY` · `keys:BUCKET` ·
 //! `add:BUCKET:KEY:TIMES` (adds one, so many times) · `many:BUCKET` (sets, gets and deletes several) · `fill:BUCKET` (sets
-//! values of a megabyte until it is refused) · `cwd` · `read:PATH` · `wait` (until the input ends)
+//! values of a megabyte until it is refused) · `buckets:N` (opens so many with long names) · `again:BUCKET:N` (reads one large
+//! value so many times in one call) · `count:BUCKET:KEY` (adds one for ever, and says each) · `cwd` · `read:PATH` · `wait` (until the input ends)
 
 use std::io::Read;
 
@@ -29,6 +30,9 @@ fn main() {
             }
             ["many", bucket] => many(&open(bucket)),
             ["fill", bucket] => fill(&open(bucket)),
+            ["buckets", count] => buckets(number(count)),
+            ["again", bucket, times] => again(&open(bucket), number(times)),
+            ["count", bucket, key] => count(&open(bucket), key),
             ["cwd"] => format!("{:?} PWD={:?}", std::env::current_dir(), std::env::var("PWD")),
             ["read", path] => format!("{:?}", std::fs::read_to_string(path)),
             ["wait"] => {
@@ -57,6 +61,32 @@ fn many(bucket: &store::Bucket) -> String {
     let deleted = batch::delete_many(bucket, &["b".to_owned(), "never".to_owned()]);
     let got = batch::get_many(bucket, &["a".to_owned(), "b".to_owned(), "c".to_owned()]);
     format!("{set:?} {deleted:?} {got:?}")
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("a number")
+}
+
+fn buckets(count: usize) -> String {
+    let name = "b".repeat(1 << 20);
+    let opened: Vec<_> = (0..count).map(|_| store::open(&name)).collect();
+    let held = opened.iter().filter(|one| one.is_ok()).count();
+    format!("{held} {:?}", opened.into_iter().find_map(Result::err))
+}
+
+fn again(bucket: &store::Bucket, times: usize) -> String {
+    bucket.set("large", &vec![7; 4 << 20]).expect("it fits");
+    let got = batch::get_many(bucket, &vec!["large".to_owned(); times]);
+    format!("{:?}", got.map(|values| values.len()))
+}
+
+fn count(bucket: &store::Bucket, key: &str) -> String {
+    loop {
+        match atomics::increment(bucket, key, 1) {
+            Ok(now) => println!("{now}"),
+            Err(error) => return format!("{error:?}"),
+        }
+    }
 }
 
 fn fill(bucket: &store::Bucket) -> String {
