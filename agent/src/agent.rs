@@ -1,6 +1,5 @@
 //! The agent as a whole: its parts, started in order, in one scope.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -100,9 +99,6 @@ struct Parts {
     pods: Arc<Pods>,
     state: watched::Sender<NodeState>,
     net: watched::Sender<NodeNet>,
-    /// The runtimes whose events are being heard.
-    hearing: watched::Sender<BTreeMap<usize, bool>>,
-    up: watched::Sender<bool>,
 }
 
 impl Agent {
@@ -124,6 +120,7 @@ impl Agent {
         let runtimes = Runtimes::new(deps.runtimes.clone());
         let state = watched::Sender::new(NodeState {
             handlers: runtimes.handlers().map(str::to_owned).collect(),
+            runtimes: vec![RuntimeView::unasked(); runtimes.all().len()],
             net: net.borrow().clone(),
             pod_cidr: recorded_cidr(&config.data_dir),
             ..NodeState::default()
@@ -151,8 +148,6 @@ impl Agent {
             shared,
             state,
             net,
-            hearing: watched::Sender::new((0..runtimes.all().len()).map(|index| (index, false)).collect()),
-            up: watched::Sender::new(false),
         });
         let ready = watched::Sender::new(false);
         let handle = AgentHandle {
@@ -179,9 +174,7 @@ impl Parts {
         let own = format!("spec.nodeName={}", self.config.node_name);
         let informer = deps.informers.get_with::<Pod>(&ListParams::default().fields(own));
         let parts = self.clone();
-        scope.spawn("pods", OnExit::restart(), move |cancel| {
-            parts.pods.clone().run(informer.clone(), parts.up.subscribe(), cancel)
-        });
+        scope.spawn("pods", OnExit::restart(), move |cancel| parts.pods.clone().run(informer.clone(), cancel));
         let node = Arc::new(NodeTask {
             config: self.config.clone(),
             client: deps.client.clone(),
@@ -255,10 +248,11 @@ impl Parts {
                 },
                 Err(error) => tracing::debug!(runtime = runtime.endpoint().name(), %error, "not there yet"),
             }
-            self.set_view(
-                index,
-                RuntimeView { fault: Some("container runtime is down".to_owned()), ..self.view(index) },
-            );
+            let fault = match self.shared.runtimes.all().len() {
+                1 => "container runtime is down".to_owned(),
+                _ => format!("container runtime {} is down", runtime.endpoint().name()),
+            };
+            self.set_view(index, RuntimeView { fault: Some(fault), ..self.view(index) });
             sleep(wait).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
@@ -271,16 +265,10 @@ impl Parts {
             self.tell_cidr(runtime, cidr).await;
         }
         self.refresh_view(index, runtime).await;
-        self.hearing.send_modify(|hearing| {
-            hearing.insert(index, true);
-        });
-        let all = self.hearing.borrow().values().all(|heard| *heard);
-        self.up.send_if_modified(|up| {
-            let news = all && !*up;
-            *up |= all;
-            news
-        });
-        self.pods.relist(runtime);
+        // Until it was heard for the first time nothing was begun in it that could have been missed.
+        if !runtime.meet() {
+            self.pods.relist(runtime);
+        }
     }
 
     async fn tell_cidr(&self, runtime: &Runtime, cidr: IpNet) {
@@ -290,13 +278,11 @@ impl Parts {
     }
 
     fn view(&self, index: usize) -> RuntimeView {
-        self.state.borrow().runtimes.get(index).cloned().unwrap_or_default()
+        self.state.borrow().runtimes[index].clone()
     }
 
     fn set_view(&self, index: usize, view: RuntimeView) {
-        let count = self.shared.runtimes.all().len();
         self.state.send_if_modified(|state| {
-            state.runtimes.resize_with(count, RuntimeView::default);
             let news = state.runtimes[index] != view;
             state.runtimes[index] = view;
             news

@@ -1,5 +1,6 @@
 //! The whole agent against an API in memory and the scripted runtime, on paused time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::testing::FakeApi;
 
 #[path = "agent_pressure_tests.rs"]
 mod pressure;
+#[path = "agent_runtimes_tests.rs"]
+mod runtimes;
 
 const BASE: &str = "2026-01-01T00:00:00Z";
 
@@ -608,7 +611,7 @@ async fn the_task_of_all_pods_may_begin_again() {
     let node = Node::new(&[]);
     node.api.put("pods", web("p", "hello:1"));
     node.until("p", "ready=true").await;
-    node.agent.pods.start_recorded(&std::collections::BTreeSet::new());
+    node.agent.pods.start_recorded();
     sleep(Duration::from_secs(30)).await;
     assert_eq!(node.runtime.starts().values().sum::<u64>(), 1);
     node.api.delete_pod("ns", "p", 1);

@@ -54,21 +54,12 @@ impl Pods {
         Arc::new(Self { shared, slots: Mutex::default(), pressures })
     }
 
-    /// Runs until cancelled. `runtimes_up` becomes true once every runtime's events are being heard.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        pods: Informer<Pod>,
-        mut runtimes_up: watched::Receiver<bool>,
-        cancel: CancellationToken,
-    ) {
+    /// Runs until cancelled. A runtime that does not answer holds up only what is in it.
+    pub(crate) async fn run(self: Arc<Self>, pods: Informer<Pod>, cancel: CancellationToken) {
+        let listed = watched::Sender::new(false);
         let work = async {
-            // Events are heard before anything is listed, so that nothing falls between the two.
-            if runtimes_up.wait_for(|up| *up).await.is_err() {
-                return;
-            }
-            let in_runtimes = self.list_runtimes().await;
-            self.start_recorded(&in_runtimes);
-            self.follow(pods, in_runtimes).await;
+            self.start_recorded();
+            tokio::join!(self.follow(pods, &listed), self.tidy(&listed));
         };
         tokio::select! {
             biased;
@@ -77,30 +68,18 @@ impl Pods {
         }
     }
 
-    /// The pods that runtimes hold anything of.
-    async fn list_runtimes(&self) -> BTreeSet<Uid> {
-        loop {
-            match self.try_list_runtimes().await {
-                Ok(found) => return found,
-                Err(error) => tracing::warn!(%error, "a runtime does not say what it runs"),
-            }
-            tokio::time::sleep(RETRY).await;
+    /// Once it is known which pods there are, removes what runtimes and folders hold of others.
+    async fn tidy(&self, listed: &watched::Sender<bool>) {
+        if listed.subscribe().wait_for(|listed| *listed).await.is_err() {
+            return;
         }
-    }
-
-    async fn try_list_runtimes(&self) -> Result<BTreeSet<Uid>, CriError> {
-        let mut found = BTreeSet::new();
-        for runtime in self.shared.runtimes.all() {
-            let sandboxes = runtime.sandboxes(None).await?;
-            found.extend(
-                sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(POD_UID)).map(|uid| Uid::from(&**uid)),
-            );
-        }
-        Ok(found)
+        let runtimes = self.shared.runtimes.all();
+        futures::future::join_all(runtimes.iter().map(|runtime| self.remove_orphans(runtime))).await;
+        self.remove_left_behind();
     }
 
     /// Starts what was recorded on this node, before the server is heard.
-    pub(crate) fn start_recorded(self: &Arc<Self>, in_runtimes: &BTreeSet<Uid>) {
+    pub(crate) fn start_recorded(self: &Arc<Self>) {
         let records = match self.shared.records.load() {
             Ok(records) => records,
             Err(error) => return tracing::error!(%error, "the recorded pods cannot be read and are not started"),
@@ -112,43 +91,35 @@ impl Pods {
                 continue;
             }
             let pod = Arc::new(record.pod.clone());
-            self.start(pod, record, in_runtimes);
+            self.start(pod, record);
         }
     }
 
-    async fn follow(self: &Arc<Self>, pods: Informer<Pod>, mut in_runtimes: BTreeSet<Uid>) {
+    /// Says in `listed` that all pods of the server's first list have their workers.
+    async fn follow(self: &Arc<Self>, pods: Informer<Pod>, listed: &watched::Sender<bool>) {
         let mut changes = pods.subscribe();
-        let mut first = true;
         while let Some(change) = changes.next().await {
             match change {
-                Change::Applied { new, .. } => self.upsert(new, &in_runtimes),
+                Change::Applied { new, .. } => self.upsert(new),
                 Change::Deleted(old) => self.remove(&uid_of(&old), Some(old)),
                 Change::Resync => {
-                    let listed = pods.list();
-                    let known: BTreeSet<Uid> = listed.iter().map(|pod| uid_of(pod)).collect();
-                    for pod in listed {
-                        self.upsert(pod, &in_runtimes);
+                    let all = pods.list();
+                    let known: BTreeSet<Uid> = all.iter().map(|pod| uid_of(pod)).collect();
+                    for pod in all {
+                        self.upsert(pod);
                     }
                     let gone: Vec<Uid> =
                         self.slots.lock().keys().filter(|uid| !known.contains(*uid)).cloned().collect();
                     for uid in gone {
                         self.remove(&uid, None);
                     }
-                    if std::mem::take(&mut first) {
-                        let held: BTreeSet<Uid> = self.slots.lock().keys().cloned().collect();
-                        let orphans: Vec<Uid> =
-                            in_runtimes.iter().filter(|uid| !held.contains(*uid)).cloned().collect();
-                        self.remove_orphans(orphans);
-                        self.remove_left_behind(&held, &in_runtimes);
-                        // From now on a pod that is new to this agent is new to the runtimes.
-                        in_runtimes.clear();
-                    }
+                    listed.send_if_modified(|listed| !std::mem::replace(listed, true));
                 }
             }
         }
     }
 
-    fn upsert(self: &Arc<Self>, pod: Arc<Pod>, in_runtimes: &BTreeSet<Uid>) {
+    fn upsert(self: &Arc<Self>, pod: Arc<Pod>) {
         let uid = uid_of(&pod);
         let known = self.slots.lock().get(&uid).map(|slot| {
             *slot.latest.lock() = pod.clone();
@@ -157,12 +128,12 @@ impl Pods {
         match known {
             Some(mailbox) => mailbox.put(|mail| mail.pod = Some(pod)),
             None => {
-                let refusal = match in_runtimes.contains(&uid) {
+                let refusal = match PodDirs::new(&self.shared.config.data_dir, "", "", &uid).root.exists() {
                     // It ran before this agent did: whether it may go on is the eviction's to say.
                     true => None,
                     false => refusal(&pod, &self.pressures.borrow().pressures),
                 };
-                self.start(pod, Record::default(), in_runtimes);
+                self.start(pod, Record::default());
                 if let (Some(message), Some(slot)) = (refusal, self.slots.lock().get(&uid)) {
                     slot.context.mailbox.put(|mail| mail.eviction = Some(Eviction { message, disrupted: false }));
                 }
@@ -184,7 +155,7 @@ impl Pods {
         }
     }
 
-    fn start(self: &Arc<Self>, pod: Arc<Pod>, record: Record, in_runtimes: &BTreeSet<Uid>) {
+    fn start(self: &Arc<Self>, pod: Arc<Pod>, record: Record) {
         let uid = uid_of(&pod);
         let scope = self.shared.scope.child(&format!("pod-{uid}"));
         let mailbox = Arc::new(Mailbox::default());
@@ -198,21 +169,18 @@ impl Pods {
             self.shared.sources.seed(&uid, &mailbox, recorded_sources(&record));
             self.shared.tokens.seed(&uid, record.tokens);
         }
-        let mut known_new = !in_runtimes.contains(&uid);
         let (context, latest, removed) = (slot.context.clone(), slot.latest.clone(), slot.removed.clone());
         self.slots.lock().insert(uid, slot);
         let pods = self.clone();
         let own = scope.clone();
         scope.spawn("worker", OnExit::restart(), move |cancel| {
-            // A worker that died may have left something behind in a runtime.
-            let known_new = std::mem::take(&mut known_new);
             let pod = latest.lock().clone();
             let (context, pods, own) = (context.clone(), pods.clone(), own.clone());
             if removed.load(Ordering::Acquire) {
                 context.mailbox.put(|mail| mail.removed = true);
             }
             async move {
-                match Worker::new(context.clone(), pod).run(known_new, cancel).await {
+                match Worker::new(context.clone(), pod).run(cancel).await {
                     Ended::Cancelled => {}
                     Ended::Forgotten => {
                         pods.forget(&context);
@@ -236,34 +204,37 @@ impl Pods {
         self.slots.lock().remove(&context.uid);
     }
 
-    /// Ends what runtimes hold of pods that the cluster does not know.
-    fn remove_orphans(self: &Arc<Self>, orphans: Vec<Uid>) {
-        if orphans.is_empty() {
-            return;
-        }
-        let pods = self.clone();
-        self.shared.scope.spawn("orphans", OnExit::Finish, move |cancel| {
-            let (pods, orphans) = (pods.clone(), orphans.clone());
-            async move {
-                let work = futures::future::join_all(orphans.iter().map(|uid| pods.remove_orphan(uid)));
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => {}
-                    _ = work => {}
+    /// Ends what a runtime holds of pods that the cluster does not know.
+    async fn remove_orphans(&self, runtime: &Arc<Runtime>) {
+        runtime.met().await;
+        let sandboxes = loop {
+            match runtime.sandboxes(None).await {
+                Ok(sandboxes) => break sandboxes,
+                Err(error) => {
+                    tracing::warn!(runtime = runtime.endpoint().name(), %error, "the runtime does not say what it runs");
                 }
             }
-        });
+            tokio::time::sleep(RETRY).await;
+        };
+        let uids = sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(POD_UID)).map(|uid| Uid::from(&**uid));
+        let held: BTreeSet<Uid> = uids.collect();
+        let orphans: Vec<Uid> = {
+            let slots = self.slots.lock();
+            held.into_iter().filter(|uid| !slots.contains_key(uid)).collect()
+        };
+        futures::future::join_all(orphans.iter().map(|uid| self.remove_orphan(runtime, uid))).await;
     }
 
     /// Removes folders of pods that neither the cluster nor a runtime knows.
-    fn remove_left_behind(&self, held: &BTreeSet<Uid>, in_runtimes: &BTreeSet<Uid>) {
+    fn remove_left_behind(&self) {
         let data_dir = &self.shared.config.data_dir;
         for (folder, separator) in [("pods", None), ("logs", Some('_'))] {
             let Ok(entries) = std::fs::read_dir(data_dir.join(folder)) else { continue };
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let uid = separator.and_then(|separator| name.rsplit_once(separator)).map_or(&*name, |(_, uid)| uid);
-                let known = held.contains(uid) || in_runtimes.contains(uid);
+                // A pod has its slot before it has a folder.
+                let known = self.slots.lock().contains_key(uid);
                 if !known && let Err(error) = remove_tree(&entry.path()) {
                     tracing::warn!(path = %entry.path().display(), %error, "a folder of a pod is left behind");
                 }
@@ -271,32 +242,11 @@ impl Pods {
         }
     }
 
-    async fn remove_orphan(&self, uid: &Uid) {
+    async fn remove_orphan(&self, runtime: &Arc<Runtime>, uid: &Uid) {
         tracing::info!(%uid, "the cluster does not know this pod any more: it is removed");
-        loop {
-            let mut fault = None;
-            for runtime in self.shared.runtimes.all() {
-                if let Err(error) = self.try_remove_orphan(runtime, uid).await {
-                    fault = Some(error);
-                }
-            }
-            let Some(error) = fault else { break };
+        while let Err(error) = self.try_remove_orphan(runtime, uid).await {
             tracing::warn!(%uid, %error, "a pod that nobody knows cannot be removed yet");
             tokio::time::sleep(RETRY * 10).await;
-        }
-        let data_dir = &self.shared.config.data_dir;
-        let mut left = vec![PodDirs::new(data_dir, "", "", uid).root];
-        // Logs are kept under the pod's name too, which nobody knows any more.
-        let logs = std::fs::read_dir(data_dir.join("logs")).into_iter().flatten().flatten();
-        left.extend(
-            logs.map(|entry| entry.path()).filter(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("_{uid}")))
-            }),
-        );
-        for path in left {
-            if let Err(error) = remove_tree(&path) {
-                tracing::warn!(path = %path.display(), %error, "a folder of a pod is left behind");
-            }
         }
     }
 
@@ -351,7 +301,8 @@ impl Pods {
     /// Events of a runtime may have been lost.
     pub(crate) fn relist(&self, runtime: &Arc<Runtime>) {
         for slot in self.slots.lock().values() {
-            let there = slot.context.chosen.lock().as_ref().is_none_or(|(chosen, _)| Arc::ptr_eq(chosen, runtime));
+            // One without a choice has nothing that could have been lost.
+            let there = slot.context.chosen().is_some_and(|(chosen, _)| Arc::ptr_eq(&chosen, runtime));
             if there {
                 slot.context.mailbox.put(|mail| mail.relist = true);
             }
@@ -363,7 +314,7 @@ impl Pods {
         let contexts: Vec<_> = self.slots.lock().values().map(|slot| slot.context.clone()).collect();
         let mut logs = Vec::new();
         for context in contexts {
-            let Some((runtime, _)) = context.chosen.lock().clone() else { continue };
+            let Some((runtime, _)) = context.chosen() else { continue };
             let view = context.view.lock();
             for (name, live) in &view.live {
                 let path = context.dirs.logs.join(PodDirs::log_path(name, live.attempt));

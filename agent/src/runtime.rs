@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::watched;
 use coracle_cri::v1::*;
 use coracle_cri::{Code, Endpoint, Response, RuntimeRouter, Status, UnknownHandler};
 use futures::{Stream, StreamExt};
@@ -14,6 +15,8 @@ use tokio::time::timeout;
 
 /// Kubelet's deadline for a call, and for those that take longer by nature.
 const CALL: Duration = Duration::from_secs(120);
+/// How long a pod waits for a runtime that is just coming up before its user is told.
+const MEETING: Duration = Duration::from_secs(5);
 const RUN_SANDBOX: Duration = Duration::from_secs(240);
 /// Calls under way at once in one runtime, so that one that hangs does not hold the others up: more do not make a runtime faster, and a thousand pods may come at once.
 const CALLS_MAX: usize = 32;
@@ -66,6 +69,8 @@ pub struct Runtime {
     calls: Semaphore,
     pulls: Semaphore,
     info: RwLock<Option<RuntimeInfo>>,
+    /// Its events have been heard since this agent started.
+    met: watched::Sender<bool>,
 }
 
 /// All runtimes of the node.
@@ -83,6 +88,7 @@ impl Runtimes {
                 calls: Semaphore::new(CALLS_MAX),
                 pulls: Semaphore::new(PULLS_MAX),
                 info: RwLock::default(),
+                met: watched::Sender::new(false),
             })
         };
         let all = router.endpoints().iter().map(runtime).collect();
@@ -126,6 +132,23 @@ impl Runtime {
 
     pub fn info(&self) -> Option<RuntimeInfo> {
         self.info.read().clone()
+    }
+
+    /// Its events are being heard. True if they were not before.
+    pub fn meet(&self) -> bool {
+        self.met.send_if_modified(|met| !std::mem::replace(met, true))
+    }
+
+    /// Waits until its events are heard for the first time: what is listed or started before could end unseen.
+    pub async fn met(&self) {
+        // The sender is this runtime's own.
+        let _ = self.met.subscribe().wait_for(|met| *met).await;
+    }
+
+    /// As [`Runtime::met`], for as long as a runtime may take to come up.
+    pub async fn there(&self) -> Result<(), String> {
+        let down = |_| format!("the container runtime at {} does not answer", self.endpoint.name());
+        timeout(MEETING, self.met()).await.map_err(down)
     }
 
     async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {

@@ -10,7 +10,7 @@ use crate::server::{NoStream, Streams, Wanted};
 
 /// Only what runs can be spoken to.
 pub(crate) async fn stream_url(context: &PodContext, wanted: Wanted) -> Result<String, NoStream> {
-    let runtime = context.chosen.lock().clone().map(|(runtime, _)| runtime);
+    let runtime = context.chosen().map(|(runtime, _)| runtime);
     let url = match wanted {
         Wanted::Exec { container, command, streams } => {
             let (runtime, container_id) = running(context, runtime, container)?;

@@ -27,8 +27,6 @@ use crate::paths::Paths;
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a shim that is just coming up can be told to end.
 const STOP_PAUSE: Duration = Duration::from_millis(200);
-/// The shim's log begins anew when it is longer than this.
-const LOG_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone)]
 pub(crate) struct ShimConfig {
@@ -135,13 +133,9 @@ fn start(config: &ShimConfig) -> anyhow::Result<Pid> {
     Ok(pid)
 }
 
-/// To be appended to: workers that an earlier shim started write to it as well.
+/// To be appended to: workers that an earlier shim started write to it as well. They keep it short, and read it for that.
 fn open_log(path: &Path) -> std::io::Result<File> {
-    let log = OpenOptions::new().create(true).append(true).open(path)?;
-    if log.metadata()?.len() > LOG_BYTES {
-        log.set_len(0)?;
-    }
-    Ok(log)
+    OpenOptions::new().create(true).read(true).append(true).open(path)
 }
 
 fn image_args(images: &ImageSourceArgs) -> Vec<OsString> {

@@ -11,7 +11,10 @@ use crate::cli::WasmShimArgs;
 use crate::paths::Paths;
 
 pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
-    coracle_agent::logging::start(&format!("warn,coracle_shim_wasm={}", if args.debug { "debug" } else { "info" }));
+    coracle_agent::logging::start_in_file(&format!(
+        "warn,coracle_shim_wasm={}",
+        if args.debug { "debug" } else { "info" }
+    ));
     let paths = Paths::open(Some(&args.data_dir))?;
     // The file this process runs, also after an upgrade has put another one in its place.
     let again = |command: &str| Reexec { program: "/proc/self/exe".into(), args: vec![OsString::from(command)] };
@@ -24,7 +27,8 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) fn worker() -> ExitCode {
-    coracle_agent::logging::start(worker::LOG_FILTER);
+    // That of the shim which started it.
+    coracle_agent::logging::start_in_file(worker::LOG_FILTER);
     worker::run_on_stdin()
 }
 

@@ -29,6 +29,13 @@ fn a_start_that_cannot_work_says_why() {
     let other = other.to_str().unwrap();
     fails(&["server", "--data-dir", other, "--https-listen-port", &taken], &[&taken, "in use", "--https-listen-port"]);
 
+    let node = cluster.kubectl().ok(&["get", "nodes", "-o", "jsonpath={.items[0].spec.podCIDR}"]);
+    let range = node.split('/').next().map(|address| format!("{address}/16")).unwrap();
+    let args = ["server", "--data-dir", other, "--https-listen-port", &port, "--cluster-cidr", &range];
+    let process = format!("(process {})", cluster.process.id());
+    let cure = "start this one with --cluster-cidr 127.";
+    fails(&args, &[&format!("the addresses of pods ({range}) are taken by the cluster in {data}"), &process, cure]);
+
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     fails(&["server", "--data-dir", file.to_str().unwrap(), "--https-listen-port", &port], &[file.to_str().unwrap()]);

@@ -44,6 +44,14 @@ fn looks_at_things() {
     assert!(wide.contains("NODE") && wide.contains(" 127."), "{wide}");
     assert!(k.ok(&["get", "deploy", "web", "-o", "yaml"]).contains("deployment.kubernetes.io/revision: \"1\""));
     assert!(k.ok(&["get", "deploy", "web", "-o", "json"]).contains("\"availableReplicas\": 2"));
+    let generations = "jsonpath={.metadata.generation} {.status.observedGeneration}";
+    assert_eq!(
+        k.ok(&["get", "deploy", "web", "-o", generations]),
+        "1 1",
+        "its revision is no change of what is asked for"
+    );
+    let role = k.ok(&["describe", "clusterrole", "admin"]);
+    assert!(role.contains("deployments.apps") && role.contains("[create delete deletecollection"), "{role}");
     let by_node = k.ok(&["get", "pods", "--field-selector", "status.phase=Running", "-o", "name"]);
     assert!(by_node.contains("pod/web-"), "{by_node}");
     assert!(k.ok(&["get", "nodes", "-o", "wide"]).contains("Ready"));
@@ -163,4 +171,35 @@ fn follows_logs_and_watches() {
     watch.wait_for_line("Running");
     k.ok(&["delete", "pod", "-l", "app=worker", "--grace-period=0", "--force"]);
     watch.wait_for_line("Terminating");
+}
+
+#[test]
+fn drains_a_node() {
+    let (_cluster, k) = start();
+    let node = k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let drain = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5s"];
+    let budget = r#"
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web}
+spec: {minAvailable: 2, selector: {matchLabels: {app: web}}}
+"#;
+    k.apply(budget);
+    wait_for("the budget to be counted", || {
+        (k.ok(&["get", "pdb", "web", "-o", "jsonpath={.status.currentHealthy}"]) == "2").then_some(())
+    });
+    let before = k.ok(&["get", "pods", "-l", "app=web", "-o", "name"]);
+    let said = k.fails(&drain);
+    assert!(said.contains("Cannot evict pod as it would violate the pod's disruption budget."), "{said}");
+    assert_eq!(k.ok(&["get", "pods", "-l", "app=web", "-o", "name"]), before, "the budget keeps them");
+    assert!(k.ok(&["get", "nodes"]).contains("SchedulingDisabled"));
+    k.ok(&["delete", "pdb", "web"]);
+    let drain = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"];
+    assert!(k.ok(&drain).contains("drained"));
+    let pods = k.ok(&["get", "pods", "-l", "app=web"]);
+    assert_eq!(pods.matches("Pending").count(), 2, "{pods}");
+    let events = k.ok(&["get", "events", "--field-selector", "reason=FailedScheduling"]);
+    assert!(events.contains("0/1 nodes are available: 1 node(s) were unschedulable."), "{events}");
+    k.ok(&["uncordon", &node]);
+    k.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
 }

@@ -2,6 +2,7 @@
 
 mod agents;
 mod crash;
+mod disk;
 mod failures;
 mod images;
 mod kubectl;

@@ -22,6 +22,7 @@ const KUBELET_VERSION: &str = concat!("v1.36.0+coracle.", env!("CARGO_PKG_VERSIO
 /// Kept for the host and the agent.
 const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
 const IMAGES_MAX: usize = 50;
+const UNASKED: &str = "container runtime status check may not have completed yet";
 
 /// What one runtime says of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,6 +33,13 @@ pub struct RuntimeView {
     pub fault: Option<String>,
     /// Why it cannot give pods addresses.
     pub network_fault: Option<String>,
+}
+
+impl RuntimeView {
+    /// Before its first answer.
+    pub(crate) fn unasked() -> Self {
+        Self { fault: Some(UNASKED.to_owned()), ..Self::default() }
+    }
 }
 
 /// A node that has not been registered.
@@ -154,7 +162,11 @@ fn conditions(state: &NodeState, node: &Node, now: Timestamp) -> Vec<NodeConditi
         pressure(Pressure::Disk),
         pressure(Pressure::Pid),
         match ready {
-            Ok(()) => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+            Ok(()) => {
+                let text = std::iter::once("kubelet is posting ready status".to_owned());
+                let text: Vec<String> = text.chain(state.runtimes.iter().filter_map(fault)).collect();
+                ("Ready", true, "KubeletReady", text.join("; "))
+            }
             Err(message) => ("Ready", false, "KubeletNotReady", message),
         },
     ];
@@ -175,25 +187,24 @@ fn conditions(state: &NodeState, node: &Node, now: Timestamp) -> Vec<NodeConditi
     all.into_iter().map(condition).collect()
 }
 
-/// Why the node cannot run pods, as kubelet words it.
+/// Why the node cannot run pods, as kubelet words it. A runtime that is down beside one that works holds up its own pods,
+/// not the node.
 pub(crate) fn readiness(state: &NodeState) -> Result<(), String> {
-    let mut faults = Vec::new();
-    for runtime in &state.runtimes {
-        match (&runtime.fault, &runtime.network_fault) {
-            (Some(fault), _) => faults.push(fault.clone()),
-            (None, Some(fault)) => faults.push(format!(
-                "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{fault}"
-            )),
-            (None, None) => {}
-        }
-    }
-    if state.runtimes.is_empty() {
-        faults.push("container runtime status check may not have completed yet".to_owned());
+    let mut faults: Vec<String> = state.runtimes.iter().filter_map(fault).collect();
+    if faults.len() < state.runtimes.len() {
+        faults.clear();
     }
     if let Some(pending) = &state.net.pending {
         faults.push(format!("node network is not ready: {pending}"));
     }
     if faults.is_empty() { Ok(()) } else { Err(format!("[{}]", faults.join(", "))) }
+}
+
+fn fault(runtime: &RuntimeView) -> Option<String> {
+    let network = |fault: &String| {
+        format!("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:{fault}")
+    };
+    runtime.fault.clone().or_else(|| runtime.network_fault.as_ref().map(network))
 }
 
 pub(super) fn is_ready(status: &NodeStatus) -> bool {

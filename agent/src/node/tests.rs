@@ -131,3 +131,13 @@ fn heartbeats_alone_are_no_difference() {
     let ready = worse.conditions.unwrap().into_iter().find(|condition| condition.type_ == "Ready").unwrap();
     assert_eq!(ready.last_transition_time.unwrap().0, late, "a change has its own time");
 }
+
+#[test]
+fn a_runtime_that_is_down_beside_another_is_only_told() {
+    let mut two = state(Some("container runtime oci is down"), None, None);
+    two.runtimes.push(RuntimeView { name: "wasm".into(), version: "1.0".into(), ..RuntimeView::default() });
+    assert_eq!(readiness(&two), Ok(()));
+    two.runtimes[1].network_fault = Some("no address".to_owned());
+    expect![[r#"Err("[container runtime oci is down, container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no address]")"#]]
+        .assert_eq(&format!("{:?}", readiness(&two)));
+}

@@ -82,6 +82,7 @@ pub(super) async fn run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -
 
 async fn try_run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -> Result<SandboxInfo, String> {
     let (runtime, handler) = context.runtime(pod).await?;
+    runtime.there().await?;
     let config = config::sandbox(pod, &context.shared.node_view(), &context.dirs, attempt)?;
     fs::create_dir_all(&context.dirs.logs)
         .map_err(|error| format!("cannot make the log folder {}: {error}", context.dirs.logs.display()))?;
@@ -506,7 +507,7 @@ fn remove_file(path: &Path) {
     }
 }
 
-/// Removes every sandbox of the pod, whichever runtime has it, and its volumes.
+/// Removes every sandbox of the pod, and its volumes.
 pub(super) async fn dispose(context: &PodContext) -> Input {
     match try_dispose(context).await {
         Ok(()) => Input::Disposed,
@@ -515,8 +516,8 @@ pub(super) async fn dispose(context: &PodContext) -> Input {
 }
 
 async fn try_dispose(context: &PodContext) -> Result<(), String> {
-    for runtime in context.shared.runtimes.all() {
-        remove_sandboxes(runtime, &context.uid).await.map_err(|error| error.to_string())?;
+    for runtime in context.holders() {
+        remove_sandboxes(&runtime, &context.uid).await.map_err(|error| error.to_string())?;
     }
     volumes::tear_down(&context.dirs).map_err(|error| format!("cannot remove its volumes: {error}"))
 }

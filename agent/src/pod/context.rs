@@ -1,7 +1,9 @@
 //! What all pods of a node share, and what belongs to one pod's worker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -82,6 +84,9 @@ impl Shared {
     }
 }
 
+/// A runtime, and the handler it is asked for.
+pub type Place = (Arc<Runtime>, String);
+
 /// What belongs to one pod's worker and the work it has under way.
 pub struct PodContext {
     pub shared: Arc<Shared>,
@@ -91,8 +96,9 @@ pub struct PodContext {
     pub uid: Uid,
     pub dirs: PodDirs,
     pub mailbox: Arc<Mailbox>,
-    /// The runtime and handler the pod's sandbox is made with, once that is decided.
-    pub chosen: Mutex<Option<(Arc<Runtime>, String)>>,
+    /// The runtime and handler the pod's sandbox is made with, once that is decided. Kept on disk before the runtime hears
+    /// of the pod, so that an agent that is started again asks no other one about it.
+    chosen: Mutex<Option<Place>>,
     /// What was recorded on the node before this agent started.
     pub recorded: Mutex<Record>,
     /// The pod has come to its end: it is recorded no more.
@@ -126,14 +132,15 @@ impl PodContext {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let meta = &pod.metadata;
         let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+        let dirs = PodDirs::new(&shared.config.data_dir, &namespace, &name, &uid);
         Self {
-            dirs: PodDirs::new(&shared.config.data_dir, &namespace, &name, &uid),
+            chosen: Mutex::new(kept_choice(&shared.runtimes, &dirs)),
+            dirs,
             shared,
             scope,
             key: PodKey::of(pod),
             uid: uid.into(),
             mailbox,
-            chosen: Mutex::default(),
             recorded: Mutex::new(recorded),
             ended: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
@@ -149,9 +156,36 @@ impl PodContext {
         }
     }
 
+    pub fn chosen(&self) -> Option<Place> {
+        self.chosen.lock().clone()
+    }
+
+    /// The runtimes that may hold something of the pod.
+    pub fn holders(&self) -> Vec<Arc<Runtime>> {
+        match self.chosen() {
+            Some((runtime, _)) => vec![runtime],
+            // Its folder is made before any runtime hears of it.
+            None if !self.dirs.root.exists() => Vec::new(),
+            // It may be an older agent's, which did not keep what it chose.
+            None => self.shared.runtimes.all().to_vec(),
+        }
+    }
+
+    /// From now on the pod is this runtime's.
+    pub fn choose(&self, chosen: Place) -> std::io::Result<()> {
+        let (runtime, handler) = &chosen;
+        if self.chosen().is_some_and(|(known, of)| Arc::ptr_eq(&known, runtime) && of == *handler) {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.dirs.root)?;
+        fs::write(choice_file(&self.dirs), format!("{}\n{handler}\n", runtime.endpoint().name()))?;
+        *self.chosen.lock() = Some(chosen);
+        Ok(())
+    }
+
     /// The runtime for a pod that has no sandbox yet, or the one its sandbox is in.
-    pub async fn runtime(&self, pod: &Pod) -> Result<(Arc<Runtime>, String), String> {
-        if let Some(chosen) = self.chosen.lock().clone() {
+    pub async fn runtime(&self, pod: &Pod) -> Result<Place, String> {
+        if let Some(chosen) = self.chosen() {
             return Ok(chosen);
         }
         let handler = self.handler(pod).await?;
@@ -163,7 +197,8 @@ impl PodContext {
                 (runtime, handler)
             }
         };
-        *self.chosen.lock() = Some(chosen.clone());
+        let failed = |error| format!("cannot keep the pod's runtime in {}: {error}", choice_file(&self.dirs).display());
+        self.choose(chosen.clone()).map_err(failed)?;
         Ok(chosen)
     }
 
@@ -222,7 +257,7 @@ impl PodContext {
         if self.ended.load(Ordering::Acquire) {
             return;
         }
-        let handler = self.chosen.lock().as_ref().map(|(_, handler)| handler.clone());
+        let handler = self.chosen().map(|(_, handler)| handler);
         let mut record = Record {
             pod: Pod { status: None, ..pod.clone() },
             handler: handler.unwrap_or_default(),
@@ -258,6 +293,18 @@ impl PodContext {
         });
         reference
     }
+}
+
+fn choice_file(dirs: &PodDirs) -> PathBuf {
+    dirs.root.join("runtime")
+}
+
+/// What an agent before this one chose. A runtime that is not set up any more holds nothing that could be reached.
+fn kept_choice(runtimes: &Runtimes, dirs: &PodDirs) -> Option<Place> {
+    let text = fs::read_to_string(choice_file(dirs)).ok()?;
+    let (name, handler) = text.strip_suffix('\n')?.split_once('\n')?;
+    let runtime = runtimes.all().iter().find(|runtime| runtime.endpoint().name() == name)?;
+    Some((runtime.clone(), handler.to_owned()))
 }
 
 /// All config maps and secrets a pod refers to: volumes, environments and pull secrets.

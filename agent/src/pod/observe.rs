@@ -8,27 +8,24 @@ use coracle_cri::v1::{ContainerState, ContainerStatus, PodSandboxState, PodSandb
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::context::Place;
 use super::machine::{
     Exit, ImageInfo, Observed, ObservedContainer, ObservedSandbox, ObservedState, SandboxInfo, declared,
 };
 use crate::logs::{LogError, LogOptions, Reader};
-use crate::runtime::{CriError, Runtime, Runtimes};
+use crate::runtime::{CriError, Runtime};
 
 /// Kubelet's limits for what a container says at its end.
 const MESSAGE_BYTES: usize = 4096;
 const LOG_MESSAGE_BYTES: usize = 2048;
 const LOG_MESSAGE_LINES: u64 = 80;
 
-/// All that the runtimes know of one pod, and the runtime that holds its latest sandbox.
-pub async fn observe(
-    runtimes: &Runtimes,
-    pod: &Pod,
-    as_of: u64,
-) -> Result<(Observed, Option<(Arc<Runtime>, String)>), CriError> {
+/// All that these runtimes know of one pod, and the one that holds its latest sandbox.
+pub async fn observe(runtimes: &[Arc<Runtime>], pod: &Pod, as_of: u64) -> Result<(Observed, Option<Place>), CriError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let mut observed = Observed { as_of, ..Observed::default() };
     let mut holder: Option<(u32, Arc<Runtime>, String)> = None;
-    for runtime in runtimes.all() {
+    for runtime in runtimes {
         let sandboxes = runtime.sandboxes(Some(uid)).await?;
         if sandboxes.is_empty() {
             continue;

@@ -57,14 +57,19 @@ async fn kind_of(
     };
     let unknown = |error: CriError| format!("cannot tell which runtime the image \"{image}\" is for: {error}");
     let own = ImageSpec { runtime_handler: handler.to_owned(), ..spec.clone() };
-    if claimant.image(own.clone()).await.map_err(unknown)?.is_some() {
+    let found = match claimant.there().await {
+        Ok(()) => claimant.image(own.clone()).await.map_err(unknown),
+        Err(message) => Err(format!("cannot tell which runtime the image \"{image}\" is for: {message}")),
+    };
+    if let Ok(Some(_)) = found {
         return Ok(Kind::Own);
     }
-    // What the default runtime has already needs no registry. One that is not running yet has nothing.
+    // What the default runtime has already needs no registry, nor the claimant. One that is not running yet has nothing.
     let default = context.shared.runtimes.route("").map_err(|error| error.to_string())?;
     if default.image(spec).await.is_ok_and(|found| found.is_some()) {
         return Ok(Kind::Other);
     }
+    found?;
     if container.image_pull_policy.as_deref() == Some("Never") {
         return Ok(Kind::Other);
     }

@@ -93,14 +93,14 @@ impl Worker {
         }
     }
 
-    /// Runs the pod until nothing of it is left. `known`: the runtime is known to hold nothing of it.
-    pub async fn run(mut self, known_new: bool, cancel: CancellationToken) -> Ended {
+    /// Runs the pod until nothing of it is left.
+    pub async fn run(mut self, cancel: CancellationToken) -> Ended {
         self.context.shared.status.observe(self.machine.pod());
         self.context.hold_sources(self.machine.pod());
-        if known_new {
+        if self.context.holders().is_empty() {
             self.give(Input::Observed(Observed::default()));
         } else {
-            self.ask_runtime(Duration::ZERO);
+            self.ask_runtime();
         }
         let mailbox = self.context.mailbox.clone();
         while !self.forgotten {
@@ -169,7 +169,7 @@ impl Worker {
             self.give(Input::Removed);
         }
         if mail.relist {
-            self.ask_runtime(Duration::ZERO);
+            self.ask_runtime();
         }
         if let Some(id) = mail.lost_sandbox {
             self.give(Input::SandboxLost { id });
@@ -306,7 +306,7 @@ impl Worker {
     fn begin_probes(&mut self, name: &Arc<str>, id: &Arc<str>, startup: bool, sandbox: Option<SandboxInfo>) {
         let pod = self.machine.pod().clone();
         let Some(declared) = pod.spec.as_ref().and_then(|spec| container(spec, name)) else { return };
-        let Some((runtime, _)) = self.context.chosen.lock().clone() else { return };
+        let Some((runtime, _)) = self.context.chosen() else { return };
         let token = self.probes.entry(name.clone()).or_default().clone();
         let host = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
         let ips = if host { self.context.shared.host_ips() } else { sandbox.map(|info| info.ips).unwrap_or_default() };
@@ -353,26 +353,26 @@ impl Worker {
         }
     }
 
-    /// Asks the runtime for all it knows of the pod, again and again until it answers.
-    fn ask_runtime(&mut self, after: Duration) {
+    /// Asks whoever may hold something of the pod for all that is known of it, again and again until there is an answer.
+    fn ask_runtime(&mut self) {
         let as_of = self.machine.makes();
         let (context, pod) = (self.context.clone(), self.machine.pod().clone());
         self.add(async move {
-            let mut wait = after;
+            let holders = context.holders();
+            for runtime in &holders {
+                runtime.met().await;
+            }
             loop {
-                tokio::time::sleep(wait).await;
-                match observe(&context.shared.runtimes, &pod, as_of).await {
+                match observe(&holders, &pod, as_of).await {
                     Ok((observed, holder)) => {
-                        if let Some(holder) = holder {
-                            *context.chosen.lock() = Some(holder);
+                        if let Some(Err(error)) = holder.map(|holder| context.choose(holder)) {
+                            tracing::warn!(pod = %context.key, %error, "the pod's runtime cannot be kept");
                         }
                         return Input::Observed(observed);
                     }
-                    Err(error) => {
-                        tracing::debug!(pod = %context.key, %error, "the runtime does not say what it has");
-                        wait = ASK_AGAIN;
-                    }
+                    Err(error) => tracing::debug!(pod = %context.key, %error, "the runtime does not say what it has"),
                 }
+                tokio::time::sleep(ASK_AGAIN).await;
             }
         });
     }
@@ -380,7 +380,7 @@ impl Worker {
     fn ask_how_it_ended(&mut self, id: Arc<str>) {
         let live = self.machine.slots().iter().any(|slot| slot.is_running() && slot.id() == Some(&id));
         let (context, pod) = (self.context.clone(), self.machine.pod().clone());
-        let Some((runtime, _)) = self.context.chosen.lock().clone().filter(|_| live) else { return };
+        let Some((runtime, _)) = self.context.chosen().filter(|_| live) else { return };
         self.work.push(Box::pin(async move {
             // Anything else is no news: it runs on, or the runtime will be asked again when it is heard again.
             let input = acts::ended(&context, &runtime, &pod, id).await;

@@ -5,6 +5,7 @@ mod json;
 mod strategic;
 #[cfg(test)]
 mod tests;
+mod unstructured;
 
 use serde_json::{Map, Value};
 
@@ -13,6 +14,7 @@ use crate::status::{Reason, Status, StatusCause, StatusDetails};
 
 pub use json::json;
 pub use strategic::strategic;
+pub use unstructured::{go_text, mismatch};
 
 /// Upstream's cap on the operations of one JSON patch.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;

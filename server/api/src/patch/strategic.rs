@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
+use super::unstructured::{go_text, go_type};
 use crate::schema::{FieldDef, FieldType, PatchStrategy, Schema, TypeId};
 
 const PATCH: &str = "$patch";
@@ -20,7 +21,7 @@ const BAD_DELETE_FROM_LIST: &str = "invalid patch format of primitive list";
 type Json = Map<String, Value>;
 type Result<T> = std::result::Result<T, PatchError>;
 
-/// Applies `patch` to an object of type `ty`.
+/// Applies `patch` to an object of type `ty`. Errors are in upstream's words.
 pub fn strategic(original: Value, patch: Value, schema: &Schema, ty: TypeId) -> Result<Value> {
     let (Value::Object(original), Value::Object(patch)) = (original, patch) else {
         return Err(malformed("a strategic merge patch must be a JSON object"));
@@ -102,13 +103,11 @@ impl<'s> Merge<'s> {
     }
 
     fn map(&self, mut original: Json, mut patch: Json, shape: Shape<'_>) -> Result<Json> {
-        if let Some(directive) = patch.remove(PATCH) {
+        if let Some(directive) = patch.get(PATCH) {
             return match directive.as_str() {
                 Some("replace") => Ok(clean_map(patch)),
                 Some("delete") => Ok(Json::new()),
-                Some(_) | None => {
-                    Err(malformed(format!("unknown patch type: {directive} in {}", Value::Object(patch))))
-                }
+                Some(_) | None => Err(unknown_directive(directive, &Value::Object(patch.clone()))),
             };
         }
         if let Some(keys) = patch.remove(RETAIN_KEYS) {
@@ -166,7 +165,7 @@ impl<'s> Merge<'s> {
         if !place.merges() {
             return Ok(change.into_iter().filter_map(clean_element).collect());
         }
-        check_same_kind(before.iter().chain(&change))?;
+        check_same_kind(&before, &change)?;
         let of_maps = before.iter().chain(&change).next().is_some_and(Value::is_object);
         if !of_maps {
             let mut merged = before.clone();
@@ -215,7 +214,7 @@ fn special_elements(mut before: Vec<Value>, change: Vec<Value>, key: &str) -> Re
             }
             Some(Some("replace")) => replace = true,
             Some(Some("merge")) => return Err(unprocessable("merging lists cannot yet be specified in the patch")),
-            Some(_) => return Err(malformed(format!("unknown patch type: {} in {element}", element[PATCH]))),
+            Some(_) => return Err(unknown_directive(&element[PATCH], &element)),
         }
     }
     if replace {
@@ -282,7 +281,7 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
             }
         }
         if !found {
-            let (change, order) = (Value::from(change), Value::from(order));
+            let (change, order) = (go_text(&Value::from(change)), go_text(&Value::from(order)));
             return Err(unprocessable(format!(
                 "The order in patch list:\n{change}\n doesn't match {SET_ORDER} list:\n{order}\n"
             )));
@@ -324,18 +323,20 @@ fn take_list(map: &mut Json, name: &str) -> Result<Option<Vec<Value>>> {
     match map.remove(name) {
         None => Ok(None),
         Some(Value::Array(list)) => Ok(Some(list)),
-        Some(other) => Err(malformed(format!("expected a list for {name}, found {other}"))),
+        Some(other) => Err(malformed(format!("expected a []interface {{}}, but received a {}", go_type(&other)))),
     }
 }
 
-fn check_same_kind<'a>(mut values: impl Iterator<Item = &'a Value>) -> Result<()> {
+fn check_same_kind(before: &[Value], change: &[Value]) -> Result<()> {
+    let mut values = before.iter().chain(change);
     let Some(first) = values.next() else { return Ok(()) };
     if first.is_array() {
         return Err(unprocessable("lists of lists are not supported"));
     }
     let kind = std::mem::discriminant(first);
     if values.any(|v| std::mem::discriminant(v) != kind) {
-        return Err(unprocessable("list element types are not identical"));
+        let both = [before, change].map(|list| go_text(&Value::from(list)));
+        return Err(unprocessable(format!("list element types are not identical: [{}]", both.join(" "))));
     }
     Ok(())
 }
@@ -370,7 +371,11 @@ fn clean_element(value: Value) -> Option<Value> {
 }
 
 fn no_merge_key(key: &str, value: &Value) -> PatchError {
-    malformed(format!("map: {value} does not contain declared merge key: {key}"))
+    malformed(format!("map: {} does not contain declared merge key: {key}", go_text(value)))
+}
+
+fn unknown_directive(directive: &Value, map: &Value) -> PatchError {
+    malformed(format!("unknown patch type: {} in map: {}", go_text(directive), go_text(map)))
 }
 
 fn malformed(message: impl Into<String>) -> PatchError {

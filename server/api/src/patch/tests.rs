@@ -1,7 +1,7 @@
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
-use super::{PatchError, json, merge, strategic};
+use super::{PatchError, go_text, json, merge, mismatch, strategic};
 use crate::schema::Schema;
 
 fn yaml(text: &str) -> Value {
@@ -81,7 +81,7 @@ fn patch_directives() {
     check_pod_spec(
         "{containers: [{name: a}]}",
         "{containers: [{name: b, $patch: upsert}]}",
-        expect![[r#"400 unknown patch type: "upsert" in {"$patch":"upsert","name":"b"}"#]],
+        expect!["400 unknown patch type: upsert in map: map[$patch:upsert name:b]"],
     );
     // Nothing to merge with: what only steers a merge goes.
     check_pod_spec(
@@ -113,9 +113,9 @@ fn set_element_order() {
         "{$setElementOrder/containers: [{name: a}], containers: [{name: b}]}",
         expect![[r#"
             422 The order in patch list:
-            [{"name":"b"}]
+            [map[name:b]]
              doesn't match $setElementOrder list:
-            [{"name":"a"}]
+            [map[name:a]]
         "#]],
     );
 }
@@ -162,15 +162,43 @@ fn what_does_not_fit() {
     check_pod_spec(
         "{containers: [{name: a}]}",
         "{containers: [{image: x}]}",
-        expect![[r#"400 map: {"image":"x"} does not contain declared merge key: name"#]],
+        expect!["400 map: map[image:x] does not contain declared merge key: name"],
     );
     check_pod_spec(
         "{containers: [{name: a}]}",
         "{containers: [x]}",
-        expect!["422 list element types are not identical"],
+        expect!["422 list element types are not identical: [[map[name:a]] [x]]"],
     );
     check_pod_spec("{}", "[]", expect!["400 a strategic merge patch must be a JSON object"]);
     check_pod_spec("{containers: [{name: a}]}", "{containers: x}", expect![[r#"{"containers":"x"}"#]]);
+    check_pod_spec(
+        "{containers: [{name: a}]}",
+        "{$setElementOrder/containers: [{name: a}], containers: {name: a}}",
+        expect!["400 expected a []interface {}, but received a map[string]interface {}"],
+    );
+}
+
+#[test]
+fn what_is_not_of_its_type_is_told_as_go_tells_it() {
+    let check = |yaml: &str, expected: &str| {
+        let value = self::yaml(yaml);
+        let schema = Schema::v1_36();
+        let ty = schema.type_named("io.k8s.api.core.v1.Pod").unwrap();
+        assert_eq!(mismatch(&value, schema, ty).unwrap_or_default(), expected, "{yaml}");
+    };
+    check("{spec: {containers: [{name: a, ports: [{containerPort: 80}]}], unknown: {a: [1]}}}", "");
+    check("{spec: {activeDeadlineSeconds: soon}}", "unrecognized type: int64");
+    check("{spec: {priority: true}}", "unrecognized type: int32");
+    check("{spec: {hostNetwork: 'yes'}}", "unrecognized type: bool");
+    check("{spec: {nodeName: 5}}", "cannot convert int64 to string");
+    check("{spec: {nodeName: [a]}}", "unrecognized type: string");
+    check("{spec: {containers: {name: a}}}", "cannot restore slice from map");
+    check("{spec: {containers: [a]}}", "cannot restore struct from: string");
+    check("{spec: {nodeSelector: [a]}}", "cannot restore map from slice");
+    check("{spec: {nodeSelector: {a: 5}}}", "cannot convert int64 to string");
+    check("{spec: null, metadata: 1.5}", "cannot restore struct from: float64");
+    let value = yaml("{b: [1, a, null], a: {y: true, x: 1.5}}");
+    assert_eq!(go_text(&value), "map[a:map[x:1.5 y:true] b:[1 a <nil>]]");
 }
 
 #[test]

@@ -66,26 +66,34 @@ impl Patch {
             PatchKind::Strategic => patch::strategic(original, body, target.schema, target.ty),
         };
         let patched = patched.map_err(|error| error.status(&context.served.group_resource(), &context.name))?;
-        let shown = match self.kind {
-            PatchKind::Json | PatchKind::Merge => &patched,
-            PatchKind::Strategic => &self.body,
-        };
         let validation = context.field_validation;
-        let decoded = decode_value(patched.clone(), target, validation).map_err(|error| not_decodable(error, shown))?;
+        let decoded = decode_value(patched.clone(), target, validation)
+            .map_err(|error| not_decodable(error, || self.blamed(&patched, target)))?;
         if validation == FieldValidation::Warn {
             decoded.warnings.into_iter().for_each(|text| context.warn(text));
         }
         Ok(decoded.object)
     }
+
+    fn blamed(&self, patched: &Value, target: &Target<'_>) -> (String, Option<String>) {
+        match self.kind {
+            PatchKind::Json | PatchKind::Merge => (patched.to_string(), None),
+            // This one alone is not decoded from JSON again, but from Go's own maps.
+            PatchKind::Strategic => (patch::go_text(&self.body), patch::mismatch(patched, target.schema, target.ty)),
+        }
+    }
 }
 
-/// Upstream blames the patch, not the object it makes.
-fn not_decodable(error: DecodeError, shown: &Value) -> Status {
+/// Upstream blames the patch, not the object it makes. `blamed` gives the patch, and what is wrong with it if there are
+/// words for that.
+fn not_decodable(error: DecodeError, blamed: impl FnOnce() -> (String, Option<String>)) -> Status {
+    let (shown, mismatch) = blamed();
     let detail = match error {
         DecodeError::Strict { problems, .. } => format!("strict decoding error: {}", problems.join(", ")),
-        DecodeError::Syntax(message) | DecodeError::Mismatch(message) => message,
+        DecodeError::Mismatch(message) => mismatch.unwrap_or(message),
+        DecodeError::Syntax(message) => message,
         DecodeError::WrongKind(message) => return Status::bad_request(message),
     };
-    let error = FieldError::invalid(&FieldPath::new("patch"), shown.to_string(), detail);
+    let error = FieldError::invalid(&FieldPath::new("patch"), shown, detail);
     Status::invalid(&GroupKind::new("", ""), "", vec![error])
 }

@@ -32,9 +32,13 @@ impl Kind for Deployments {
         pod::defaults::template(&mut spec.template);
     }
 
-    fn validate_create(&self, _context: &Context, deployment: &Deployment, errors: &mut Errors) {
+    fn validate_create(&self, context: &Context, deployment: &Deployment, errors: &mut Errors) {
         let blank = DeploymentSpec::default();
-        spec(deployment.spec.as_ref().unwrap_or(&blank), errors);
+        let deployment = deployment.spec.as_ref().unwrap_or(&blank);
+        spec(deployment, errors);
+        if let Some(spec) = &deployment.template.spec {
+            pod::unheeded::tell(context, spec, &SPEC.child("template").child("spec"));
+        }
     }
 
     fn validate_update(&self, context: &Context, new: &Deployment, old: &Deployment, errors: &mut Errors) {

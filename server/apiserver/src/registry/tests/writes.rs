@@ -387,3 +387,24 @@ async fn a_revision_that_is_none_is_no_conflict() {
     )
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_scheduler_does_not_look_at_is_told() {
+    check_script(
+        r#"
+        POST /api/v1/namespaces/default/serviceaccounts {"metadata":{"name":"default"}} | metadata.name
+        POST /api/v1/namespaces/default/pods {"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}],"affinity":{"podAntiAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":[{"topologyKey":"kubernetes.io/hostname","labelSelector":{"matchLabels":{"a":"b"}}}]}}}} | metadata.name
+        POST /apis/apps/v1/namespaces/default/deployments {"metadata":{"name":"d"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}],"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"zone","whenUnsatisfiable":"DoNotSchedule"}]}}}} | metadata.name
+        POST /api/v1/namespaces/default/pods {"metadata":{"name":"q"},"spec":{"containers":[{"name":"c","image":"i"}],"affinity":{"nodeAffinity":{}}}} | metadata.name
+        "#,
+        expect![[r#"
+            201 metadata.name="default"
+            201 metadata.name="p"
+              299 - "spec.affinity.podAntiAffinity is stored but not acted upon in this release: pods are placed without regard to where others are"
+            201 metadata.name="d"
+              299 - "spec.template.spec.topologySpreadConstraints is stored but not acted upon in this release: pods are placed without regard to where others are"
+            201 metadata.name="q"
+        "#]],
+    )
+    .await;
+}

@@ -11,6 +11,7 @@ pub(super) mod spec;
 mod status;
 #[cfg(test)]
 mod tests;
+pub(super) mod unheeded;
 mod update;
 mod volumes;
 
@@ -67,10 +68,11 @@ impl Kind for Pods {
         }
     }
 
-    fn validate_create(&self, _context: &Context, pod: &Pod, errors: &mut Errors) {
+    fn validate_create(&self, context: &Context, pod: &Pod, errors: &mut Errors) {
         spec::pod(pod, errors);
         let Some(spec) = &pod.spec else { return };
         let path = FieldPath::new("spec");
+        unheeded::tell(context, spec, &path);
         if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
             errors.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
         }
