@@ -51,7 +51,7 @@ fn looks_at_things() {
         "its revision is no change of what is asked for"
     );
     let role = k.ok(&["describe", "clusterrole", "admin"]);
-    assert!(role.contains("deployments.apps") && role.contains("[create delete deletecollection"), "{role}");
+    assert!(role.contains("deployments.apps") && role.contains("deletecollection get list watch]"), "{role}");
     let by_node = k.ok(&["get", "pods", "--field-selector", "status.phase=Running", "-o", "name"]);
     assert!(by_node.contains("pod/web-"), "{by_node}");
     assert!(k.ok(&["get", "nodes", "-o", "wide"]).contains("Ready"));
