@@ -123,7 +123,8 @@ impl ControlPlane {
         let ca_pem = self.assembly.pki.server_ca().pem().to_owned();
         let config = ControllersConfig { cluster_cidr, node_mask, ca_pem, disable: disabled.controllers };
         let (clock, ids) = (self.clock.clone(), self.ids.clone());
-        Ok(coracle_controllers::start(config, client, informers, clock, ids, &self.workers)?)
+        coracle_controllers::start(config, client, informers, clock, ids, &self.workers)
+            .with_context(|| format!("--node-cidr-mask-size {node_mask}"))
     }
 
     /// Starts the agent of this host, as the node it will be.

@@ -31,8 +31,19 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "the one place where the program says why it ends")]
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("coracle: {error:#}");
+    eprintln!("coracle: {}", told(error));
     ExitCode::FAILURE
+}
+
+/// The error and its causes, each once: many say theirs themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -82,4 +93,17 @@ fn raise_descriptor_limit() {
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     raise_descriptor_limit();
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("the cable is cut");
+        let said = anyhow::Error::new(cause()).context("cannot reach a: the cable is cut").context("cannot join a");
+        assert_eq!(told(&said), "cannot join a: cannot reach a: the cable is cut");
+        assert_eq!(told(&anyhow::Error::new(cause()).context("cannot join a")), "cannot join a: the cable is cut");
+    }
 }

@@ -40,6 +40,10 @@ fn a_start_that_cannot_work_says_why() {
     fs::write(&file, "").unwrap();
     fails(&["server", "--data-dir", file.to_str().unwrap(), "--https-listen-port", &port], &[file.to_str().unwrap()]);
     fails(&["server", "--no-such-flag"], &["--no-such-flag"]);
+    let third = dir.path().join("third");
+    let mask = ["server", "--data-dir", third.to_str().unwrap(), "--https-listen-port", &port];
+    let mask = [&mask[..], &["--cluster-cidr", "127.248.0.0/16", "--service-cidr", "127.249.0.0/16"]].concat();
+    fails(&[&mask[..], &["--node-cidr-mask-size", "12"]].concat(), &["--node-cidr-mask-size 12", "/16 and /30"]);
     let config = dir.path().join("config.yaml");
     fs::write(&config, "nodename: x\n").unwrap();
     fails(&["server", "--config", config.to_str().unwrap()], &["config.yaml", "nodename"]);

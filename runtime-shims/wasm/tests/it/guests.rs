@@ -177,12 +177,18 @@ const HANDLERS: &[(&str, &str)] = &[
 
 /// Names and files of all guests. Made once for all tests of a run.
 pub fn files() -> Vec<(String, PathBuf)> {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = DIR.get_or_init(|| {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let put = |name: &str, text: &str| {
+    static MADE: OnceLock<Vec<(String, PathBuf)>> = OnceLock::new();
+    let made = MADE.get_or_init(|| {
+        // Nothing ends with a test's process: a directory of its own would be left behind by every run.
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
+        std::fs::create_dir_all(&dir).expect("a directory can be made");
+        let mut made = Vec::new();
+        let mut put = |name: &str, text: &str| {
             let wasm = wat::parse_str(text).unwrap_or_else(|error| panic!("{name}: {error}"));
-            std::fs::write(dir.path().join(format!("{name}.wasm")), wasm).expect("it can be written");
+            let (path, new) = (dir.join(format!("{name}.wasm")), dir.join(format!("{name}.{}", std::process::id())));
+            // Whole at any time: another run may be reading it.
+            std::fs::write(&new, wasm).and_then(|()| std::fs::rename(&new, &path)).expect("it can be written");
+            made.push((name.to_owned(), path));
         };
         for (name, text) in MODULES {
             put(name, text);
@@ -195,7 +201,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
         }
         put("command-fails", COMMAND_FAILS);
         put("neither", "(component)");
-        dir
+        made
     });
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut files = vec![
@@ -210,11 +216,7 @@ pub fn files() -> Vec<(String, PathBuf)> {
         ("state".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/state/state.wasm")),
         ("abuse".to_owned(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/abuse/abuse.wasm")),
     ];
-    for entry in std::fs::read_dir(dir.path()).expect("the directory is there").flatten() {
-        let path = entry.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned();
-        files.push((stem, path));
-    }
+    files.extend(made.iter().cloned());
     files
 }
 
