@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::guest::Instance;
-use super::{config, files, host_memory, keyvalue, sockets, sockets3};
+use super::{config, files, files3, host_memory, keyvalue, sockets, sockets3};
 use crate::compile::GuestKind;
 use crate::engine::Profile;
 use crate::wire::VolumeSpec;
@@ -188,6 +188,7 @@ impl Loader {
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         host_memory::add_to_linker3(&mut linker)?;
         sockets3::add_to_linker(&mut linker)?;
+        files3::add_to_linker(&mut linker)?;
         Ok(self.concurrents.get_or_init(|| linker))
     }
 

@@ -1,6 +1,8 @@
 //! Counts the files a guest opens. wasmtime-wasi does the work; the three calls of WASI 0.1 that open and close, and the
 //! two of 0.2, are wrapped.
 
+use std::sync::Arc;
+
 use wasmtime::component::{Linker as ComponentLinker, Resource, ResourceType};
 use wasmtime::{AsContextMut, Caller, Extern, Linker, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -47,7 +49,7 @@ pub(super) fn add_to_module_linker(linker: &mut Linker<Instance>) -> wasmtime::R
                 if errno == SUCCESS {
                     let at = wiggle::GuestPtr::<u32>::new(opened_at.cast_unsigned());
                     let number = memory.read(at).map_err(wasmtime::Error::new)?;
-                    instance.open.insert(number, held);
+                    instance.open.insert(number, Arc::new(held));
                 }
                 Ok::<i32, wasmtime::Error>(errno)
             })
@@ -124,7 +126,7 @@ pub(super) fn add_to_component_linker(linker: &mut ComponentLinker<Instance>) ->
                 let mut files = instance.filesystem();
                 match HostDescriptor::open_at(&mut files, dir, path_flags, path, open_flags, flags).await {
                     Ok(opened) => {
-                        instance.open.insert(opened.rep(), held);
+                        instance.open.insert(opened.rep(), Arc::new(held));
                         Ok((Ok(opened),))
                     }
                     Err(error) => Ok((Err(code(instance, error)?),)),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -11,7 +12,7 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::allowance::{Allowance, Held};
+use super::allowance::{Allowance, Held, Kind};
 use super::config::Config;
 use super::cpu::{self, Cpu, Used};
 use super::host_memory;
@@ -64,7 +65,10 @@ pub(super) struct Instance {
     pub(super) allowance: Arc<Allowance>,
     pub(super) traffic: Arc<Traffic>,
     /// Sockets and files that are counted, by their number in the table, or as WASI 0.1 numbers files.
-    pub(super) open: HashMap<u32, Held>,
+    pub(super) open: HashMap<u32, Arc<Held>>,
+    /// Held for connections that were accepted and have no number yet. Only guests of WASI 0.3 count them so: theirs come
+    /// by a stream.
+    pub(super) accepted: Option<Arc<Mutex<Vec<Held>>>>,
     pub(super) config: Option<Arc<Config>>,
     pub(super) keyvalue: Option<Arc<keyvalue::Shared>>,
     alive: Arc<()>,
@@ -100,9 +104,15 @@ impl Container {
         if let Some(dir) = &self.spec.working_dir {
             builder.initial_cwd(dir);
         }
-        let net = self.net.clone();
+        let accepted = self.spec.kind.is_concurrent().then(|| Arc::new(Mutex::new(Vec::new())));
+        let (net, allowance, accepting) = (self.net.clone(), self.allowance.clone(), accepted.clone());
         builder.socket_addr_check(move |address, what: SocketAddrUse| {
-            let allowed = net.allows(address, what);
+            let mut allowed = net.allows(address, what);
+            if let (SocketAddrUse::TcpAccept, Some(accepting)) = (what, &accepting) {
+                let held = allowance.take(Kind::Socket);
+                allowed &= held.is_ok();
+                accepting.lock().extend(held.ok().filter(|_| allowed));
+            }
             Box::pin(std::future::ready(allowed))
         });
         let mut wasi = builder.build_p1();
@@ -118,6 +128,7 @@ impl Container {
             allowance: self.allowance.clone(),
             traffic: self.traffic.clone(),
             open: HashMap::new(),
+            accepted,
             config: self.config.clone(),
             keyvalue: self.keyvalue.clone(),
             alive: self.alive.clone(),
@@ -127,6 +138,10 @@ impl Container {
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         // One object may be referred to and lent several times; the table is what bounds them.
         store.set_max_component_handles(self.spec.limits.host_objects.saturating_mul(4));
+        // What tasks and streams of WASI 0.3 are kept in: each end of a stream is one, beside what it is of.
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(self.spec.limits.host_objects.saturating_mul(8));
+        }
         store.set_epoch_deadline(1);
         let used = self.used.clone();
         store.epoch_deadline_callback(move |_| {
@@ -137,6 +152,16 @@ impl Container {
 }
 
 impl Instance {
+    /// What is held for a connection, which has been accepted if it is not known.
+    pub(super) fn of_connection(&mut self, number: u32) -> Option<Arc<Held>> {
+        if let Some(held) = self.open.get(&number) {
+            return Some(held.clone());
+        }
+        let held = Arc::new(self.accepted.as_ref()?.lock().pop()?);
+        self.open.insert(number, held.clone());
+        Some(held)
+    }
+
     /// What one more object with text in it may hold.
     pub(super) fn bytes_of_each(&mut self) -> usize {
         let objects = self.wasi.ctx().table.iter_mut().count();

@@ -73,6 +73,11 @@ impl PodNet {
         }
     }
 
+    /// What a socket that listens is bound to if it is bound to nothing.
+    pub(super) fn any_port(&self) -> Option<SocketAddr> {
+        self.spec.ip.map(|ip| SocketAddr::new(ip, 0))
+    }
+
     /// Whether something may be sent to `remote`, after the above: a pod speaks from its own address, so only with
     /// addresses of the same family; and not with the host's loopback.
     fn reaches(&self, remote: IpAddr) -> bool {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use parking_lot::Mutex;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress};
@@ -49,13 +50,15 @@ struct PodSocketsView<'a> {
     traffic: Arc<Traffic>,
     allowance: Arc<Allowance>,
     /// What is counted, by its number in the table.
-    open: &'a mut HashMap<u32, Held>,
+    open: &'a mut HashMap<u32, Arc<Held>>,
+    accepted: Option<Arc<Mutex<Vec<Held>>>>,
 }
 
 impl PodSocketsView<'_> {
     fn of(instance: &mut Instance) -> PodSocketsView<'_> {
         let (net, traffic, allowance) = (instance.net.clone(), instance.traffic.clone(), instance.allowance.clone());
-        PodSocketsView { host: instance.wasi.sockets(), net, traffic, allowance, open: &mut instance.open }
+        let accepted = instance.accepted.clone();
+        PodSocketsView { host: instance.wasi.sockets(), net, traffic, allowance, open: &mut instance.open, accepted }
     }
 
     fn one_more(&self) -> Result<Held, ErrorCode> {
@@ -110,7 +113,7 @@ impl tcp_create_socket::Host for PodSocketsView<'_> {
     fn create_tcp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
         let held = self.one_more()?;
         let socket = tcp_create_socket::Host::create_tcp_socket(&mut self.host, family)?;
-        self.open.insert(socket.rep(), held);
+        self.open.insert(socket.rep(), Arc::new(held));
         Ok(socket)
     }
 }
@@ -119,7 +122,7 @@ impl udp_create_socket::Host for PodSocketsView<'_> {
     async fn create_udp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
         let held = self.one_more()?;
         let socket = udp_create_socket::Host::create_udp_socket(&mut self.host, family).await?;
-        self.open.insert(socket.rep(), held);
+        self.open.insert(socket.rep(), Arc::new(held));
         Ok(socket)
     }
 }
@@ -181,9 +184,12 @@ impl HostTcpSocket for PodSocketsView<'_> {
         this: Resource<TcpSocket>,
     ) -> SocketResult<(Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutputStream>)> {
         // Before it is accepted: refused, the connection waits in the kernel until the guest has closed others.
-        let held = self.one_more()?;
+        let held = if self.accepted.is_none() { Some(self.one_more()?) } else { None };
         let (socket, input, output) = HostTcpSocket::accept(&mut self.host, this)?;
-        self.open.insert(socket.rep(), held);
+        // Or when it was.
+        let earlier = || self.accepted.as_ref().and_then(|accepted| accepted.lock().pop());
+        let Some(held) = held.or_else(earlier) else { return Err(ErrorCode::NewSocketLimit.into()) };
+        self.open.insert(socket.rep(), Arc::new(held));
         self.count(&input, &output)?;
         Ok((socket, input, output))
     }

@@ -81,6 +81,98 @@ async fn commands_end_as_others_do_and_live_at_their_pods_address() {
 }
 
 #[tokio::test]
+async fn what_is_bound_to_nothing_is_bound_to_the_pods_address() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("net", &[], &[]).await;
+    let ip = shim.ip(&sandbox).await;
+    let other = format!("{}.200", ip.rsplit_once('.').expect("an address").0);
+    let hearing = tokio::net::UdpSocket::bind((other.as_str(), 0)).await.expect("any loopback address can be bound");
+    let port = hearing.local_addr().expect("it has an address").port();
+    let args = ["listen".to_owned(), format!("udp:{other}:{port}")];
+    let id = shim.create(&sandbox, "main", allowed("command3").args(&args.each_ref().map(String::as_str))).await;
+    let id = id.expect("it is made");
+    shim.start_container(&id).await.expect("it starts");
+    let mut heard = [0; 16];
+    let (length, from) = within("it is heard", hearing.recv_from(&mut heard)).await.expect("a datagram");
+    assert_eq!((&heard[..length], from.ip().to_string()), (&b"datagram"[..], ip.clone()));
+    assert_eq!(shim.ending(&id).await, r#"0 Completed """#);
+    let said = shim.log("net", "main");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with(&format!("stdout F listen: {ip}:")), "{said}");
+    assert!(lines[1].starts_with(&format!("stdout F udp:{other}:{port}: {ip}:")), "{said}");
+}
+
+#[tokio::test]
+async fn sockets_and_files_are_counted_until_their_streams_are_gone() {
+    let shim = Shim::start().await;
+    let server = TcpListener::bind("127.0.0.2:0").await.expect("a port is free");
+    let at = server.local_addr().expect("it has an address").to_string();
+    let dir = shim.dir.path().join("data");
+    std::fs::create_dir(&dir).expect("it can be made");
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
+    let streams = format!("streams:{at}:30");
+    let mut counted = allowed("command3").args(&["sockets:30", &streams, "pause", &streams, "files:30", "files:30"]);
+    counted = counted.mount(&dir, "/data", false);
+    for limit in ["coracle.dev/max-sockets", "coracle.dev/max-open-files"] {
+        counted.annotations.insert(limit.to_owned(), "20".to_owned());
+    }
+    let pod = shim.run("counted", counted).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+    let said = shim.log("counted", "main").replace(&at, "SERVER");
+    expect_test::expect![[r#"
+        stderr F coracle: open sockets: the limit of 20 is reached (annotation coracle.dev/max-sockets)
+        stdout F sockets:30: 20 held, 10 refused, first Some("ErrorCode::Other(Some(\"too many open sockets\"))")
+        stdout F streams:SERVER:30: 20 held, 10 refused, first Some("ErrorCode::Other(Some(\"too many open sockets\"))")
+        stdout F pause: over
+        stdout F streams:SERVER:30: 20 held, 10 refused, first Some("ErrorCode::Other(Some(\"too many open sockets\"))")
+        stderr F coracle: open files: the limit of 20 is reached (annotation coracle.dev/max-open-files)
+        stdout F files:30: 20 held, 10 refused, first Some("ErrorCode::Quota")
+        stdout F files:30: 20 held, 10 refused, first Some("ErrorCode::Quota")
+    "#]]
+    .assert_eq(&said);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_not_accepted() {
+    let shim = Shim::start().await;
+    let mut serving = allowed("command3").args(&["accept:7001"]);
+    serving.annotations.insert("coracle.dev/max-sockets".to_owned(), "20".to_owned());
+    let pod = shim.run("serving", serving).await;
+    eventually("it listens", || async { shim.log("serving", "main").contains("listens").then_some(()) }).await;
+    let mut ends = futures::stream::FuturesUnordered::new();
+    for _ in 0..30 {
+        let mut stream = TcpStream::connect((pod.ip.as_str(), 7001)).await.expect("the kernel takes it");
+        ends.push(async move { stream.read_u8().await.is_err() });
+    }
+    // One socket listens, nineteen are connections.
+    for _ in 0..11 {
+        let end = within("it is cut off", futures::StreamExt::next(&mut ends)).await;
+        assert_eq!(end, Some(true));
+    }
+    let next = futures::FutureExt::now_or_never(futures::StreamExt::next(&mut ends));
+    assert!(next.is_none(), "the others stay");
+    eventually("it is told", || async {
+        let told = "stderr F coracle: open sockets: the limit of 20 is reached";
+        shim.log("serving", "main").contains(told).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tasks_without_end_end_their_guest() {
+    let shim = Shim::start().await;
+    let few = shim.run("few", allowed("command3").args(&["timers:100"])).await;
+    assert_eq!(shim.ending(&few.container).await, r#"0 Completed """#);
+    let worker = shim.worker_pid();
+    let many = shim.run("many", allowed("command3").args(&["timers:1000000"])).await;
+    let status = shim.exit(&many.container).await;
+    assert_eq!(status.exit_code, 134, "{}", status.message);
+    let told = "cannot allocate another handle: store handle limit exceeded";
+    assert_eq!(status.message.lines().next(), Some(told));
+    assert_eq!(shim.worker_pid(), worker, "nothing else ended");
+}
+
+#[tokio::test]
 async fn a_command_is_told_to_stop_by_the_end_of_its_input() {
     let shim = Shim::start().await;
     let pod = shim.run("wait", Guest { stdin: true, ..allowed("command3").args(&["wait"]) }).await;
@@ -113,7 +205,10 @@ async fn what_goes_on_behind_a_response_is_ended_in_time() {
 #[tokio::test]
 async fn instances_are_kept_between_requests_and_freed_with_their_client() {
     let shim = Shim::start().await;
-    let pod = shim.run("service", allowed("service3")).await;
+    // One at a time, so that each finds the instance of the one before.
+    let mut single = allowed("service3");
+    single.annotations.insert("coracle.dev/http-concurrency".to_owned(), "1".to_owned());
+    let pod = shim.run("single", single).await;
     for count in 1..=3 {
         assert_eq!(get(&pod.ip, "/count").await, (200, format!("{count}\n")));
     }
@@ -128,6 +223,10 @@ async fn instances_are_kept_between_requests_and_freed_with_their_client() {
     assert_eq!(get(&pod.ip, "/count").await, (200, "1\n".to_owned()));
     let hello = shim.run("hello", guest("hello:dev")).await;
     assert_eq!(get(&pod.ip, &format!("/ask/{}:8080", hello.ip)).await, (200, "200\n".to_owned()));
+    shim.stop(&pod.container, 10).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+    let pod = shim.run("service", allowed("service3")).await;
+    assert_eq!(get(&pod.ip, "/count").await, (200, "1\n".to_owned()));
     let memory = || async {
         let stats = ContainerStatsRequest { container_id: pod.container.clone() };
         let stats = shim.runtime().container_stats(stats).await.ok()?.into_inner().stats?;
