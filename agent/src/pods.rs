@@ -13,7 +13,7 @@ use coracle_client::watched;
 use coracle_client::{Change, Informer, OnExit};
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState};
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -387,7 +387,7 @@ impl PodSource for Pods {
         let contexts: Vec<_> = self.slots.lock().values().map(|slot| slot.context.clone()).collect();
         let shown = contexts.iter().map(|context| {
             let view = context.view.lock();
-            Arc::new(Pod { status: Some(view.status.clone()), ..Pod::clone(&view.pod) })
+            Arc::new(Pod { status: Some(PodStatus::clone(&view.status)), ..Pod::clone(&view.pod) })
         });
         shown.collect()
     }

@@ -151,81 +151,82 @@ impl Runtime {
         timeout(MEETING, self.met()).await.map_err(down)
     }
 
-    async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
-        let permit = self.calls.acquire().await;
-        let answer = within(CALL, call).await;
-        drop(permit);
-        answer
+    /// A call under way takes tens of kilobytes, one that waits for its turn must not: it is made when its turn comes.
+    async fn call<T>(&self, call: impl AsyncFnOnce() -> Result<Response<T>, Status>) -> Answer<T> {
+        let _permit = self.calls.acquire().await;
+        within(CALL, call).await
     }
 
     pub async fn version(&self) -> Answer<RuntimeInfo> {
         let mut client = self.endpoint.runtime();
-        let answer = self.call(client.version(VersionRequest { version: "0.1.0".into() })).await?;
+        let answer = self.call(async || client.version(VersionRequest { version: "0.1.0".into() }).await).await?;
         let info = RuntimeInfo { name: answer.runtime_name.into(), version: answer.runtime_version };
         *self.info.write() = Some(info.clone());
         Ok(info)
     }
 
     pub async fn status(&self) -> Answer<StatusResponse> {
-        self.call(self.endpoint.runtime().status(StatusRequest { verbose: false })).await
+        self.call(async || self.endpoint.runtime().status(StatusRequest { verbose: false }).await).await
     }
 
     pub async fn set_pod_cidr(&self, pod_cidr: &str) -> Answer<()> {
         let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.to_owned() });
         let runtime_config = Some(RuntimeConfig { network_config });
         let mut client = self.endpoint.runtime();
-        self.call(client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config })).await.map(drop)
+        self.call(async || client.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await)
+            .await
+            .map(drop)
     }
 
     /// What happens in the runtime from now on. The stream ends with the connection.
     pub async fn events(&self) -> Answer<impl Stream<Item = Answer<ContainerEventResponse>> + Send + use<>> {
         let mut client = self.endpoint.runtime();
-        let stream = within(CALL, client.get_container_events(GetEventsRequest {})).await?;
+        let stream = within(CALL, async || client.get_container_events(GetEventsRequest {}).await).await?;
         Ok(stream.map(|event| event.map_err(CriError::from)))
     }
 
     pub async fn run_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Answer<String> {
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
         let _permit = self.calls.acquire().await;
-        let answer = within(RUN_SANDBOX, self.endpoint.runtime().run_pod_sandbox(request)).await?;
+        let answer = within(RUN_SANDBOX, async || self.endpoint.runtime().run_pod_sandbox(request).await).await?;
         Ok(answer.pod_sandbox_id)
     }
 
     pub async fn sandbox_status(&self, id: &str) -> Answer<PodSandboxStatusResponse> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        self.call(self.endpoint.runtime().pod_sandbox_status(request)).await
+        self.call(async || self.endpoint.runtime().pod_sandbox_status(request).await).await
     }
 
     pub async fn stop_sandbox(&self, id: &str) -> Answer<()> {
         let request = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        gone_is_done(self.call(self.endpoint.runtime().stop_pod_sandbox(request)).await.map(drop))
+        gone_is_done(self.call(async || self.endpoint.runtime().stop_pod_sandbox(request).await).await.map(drop))
     }
 
     pub async fn remove_sandbox(&self, id: &str) -> Answer<()> {
         let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        gone_is_done(self.call(self.endpoint.runtime().remove_pod_sandbox(request)).await.map(drop))
+        gone_is_done(self.call(async || self.endpoint.runtime().remove_pod_sandbox(request).await).await.map(drop))
     }
 
     /// The sandboxes of one pod, or all.
     pub async fn sandboxes(&self, pod_uid: Option<&str>) -> Answer<Vec<PodSandbox>> {
         let filter = PodSandboxFilter { label_selector: of_pod(pod_uid), ..Default::default() };
         let request = ListPodSandboxRequest { filter: Some(filter) };
-        Ok(self.call(self.endpoint.runtime().list_pod_sandbox(request)).await?.items)
+        Ok(self.call(async || self.endpoint.runtime().list_pod_sandbox(request).await).await?.items)
     }
 
     pub async fn containers(&self, pod_uid: Option<&str>) -> Answer<Vec<Container>> {
         let filter = ContainerFilter { label_selector: of_pod(pod_uid), ..Default::default() };
         let request = ListContainersRequest { filter: Some(filter) };
-        Ok(self.call(self.endpoint.runtime().list_containers(request)).await?.containers)
+        Ok(self.call(async || self.endpoint.runtime().list_containers(request).await).await?.containers)
     }
 
     pub async fn create_container(&self, request: CreateContainerRequest) -> Answer<String> {
-        Ok(self.call(self.endpoint.runtime().create_container(request)).await?.container_id)
+        Ok(self.call(async || self.endpoint.runtime().create_container(request).await).await?.container_id)
     }
 
     pub async fn start_container(&self, id: &str) -> Answer<()> {
         let request = StartContainerRequest { container_id: id.to_owned() };
-        self.call(self.endpoint.runtime().start_container(request)).await.map(drop)
+        self.call(async || self.endpoint.runtime().start_container(request).await).await.map(drop)
     }
 
     /// Returns when the container has ended, which may take all of `grace`. Not counted among the calls under way.
@@ -233,17 +234,19 @@ impl Runtime {
         let seconds = grace.as_millis().div_ceil(1000);
         let timeout = i64::try_from(seconds).unwrap_or(i64::MAX);
         let request = StopContainerRequest { container_id: id.to_owned(), timeout };
-        gone_is_done(within(grace + CALL, self.endpoint.runtime().stop_container(request)).await.map(drop))
+        gone_is_done(
+            within(grace + CALL, async || self.endpoint.runtime().stop_container(request).await).await.map(drop),
+        )
     }
 
     pub async fn remove_container(&self, id: &str) -> Answer<()> {
         let request = RemoveContainerRequest { container_id: id.to_owned() };
-        gone_is_done(self.call(self.endpoint.runtime().remove_container(request)).await.map(drop))
+        gone_is_done(self.call(async || self.endpoint.runtime().remove_container(request).await).await.map(drop))
     }
 
     pub async fn container_status(&self, id: &str) -> Answer<ContainerStatus> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer = self.call(self.endpoint.runtime().container_status(request)).await?;
+        let answer = self.call(async || self.endpoint.runtime().container_status(request).await).await?;
         answer.status.ok_or_else(|| Status::internal(format!("no status of container {id}")).into())
     }
 
@@ -254,13 +257,13 @@ impl Runtime {
             linux,
             ..UpdateContainerResourcesRequest::default()
         };
-        self.call(self.endpoint.runtime().update_container_resources(request)).await.map(drop)
+        self.call(async || self.endpoint.runtime().update_container_resources(request).await).await.map(drop)
     }
 
     /// The runtime goes on writing to a new file of the old name.
     pub async fn reopen_log(&self, id: &str) -> Answer<()> {
         let request = ReopenContainerLogRequest { container_id: id.to_owned() };
-        self.call(self.endpoint.runtime().reopen_container_log(request)).await.map(drop)
+        self.call(async || self.endpoint.runtime().reopen_container_log(request).await).await.map(drop)
     }
 
     /// Not counted among the calls under way: it lasts as long as the command.
@@ -268,30 +271,30 @@ impl Runtime {
         // CRI counts whole seconds, and none would be no limit.
         let timeout = i64::try_from(limit.as_millis().div_ceil(1000).max(1)).unwrap_or(i64::MAX);
         let request = ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout };
-        within(limit + Duration::from_secs(2), self.endpoint.runtime().exec_sync(request)).await
+        within(limit + Duration::from_secs(2), async || self.endpoint.runtime().exec_sync(request).await).await
     }
 
     /// The URL that takes the client's connection.
     pub async fn exec(&self, request: ExecRequest) -> Answer<String> {
-        Ok(self.call(self.endpoint.runtime().exec(request)).await?.url)
+        Ok(self.call(async || self.endpoint.runtime().exec(request).await).await?.url)
     }
 
     pub async fn attach(&self, request: AttachRequest) -> Answer<String> {
-        Ok(self.call(self.endpoint.runtime().attach(request)).await?.url)
+        Ok(self.call(async || self.endpoint.runtime().attach(request).await).await?.url)
     }
 
     pub async fn port_forward(&self, request: PortForwardRequest) -> Answer<String> {
-        Ok(self.call(self.endpoint.runtime().port_forward(request)).await?.url)
+        Ok(self.call(async || self.endpoint.runtime().port_forward(request).await).await?.url)
     }
 
     pub async fn container_stats(&self) -> Answer<Vec<ContainerStats>> {
         let request = ListContainerStatsRequest::default();
-        Ok(self.call(self.endpoint.runtime().list_container_stats(request)).await?.stats)
+        Ok(self.call(async || self.endpoint.runtime().list_container_stats(request).await).await?.stats)
     }
 
     pub async fn image(&self, image: ImageSpec) -> Answer<Option<Image>> {
         let request = ImageStatusRequest { image: Some(image), verbose: false };
-        Ok(self.call(self.endpoint.images().image_status(request)).await?.image)
+        Ok(self.call(async || self.endpoint.images().image_status(request).await).await?.image)
     }
 
     /// Takes as long as it takes; dropping the future gives it up. Waits for its turn: `on_turn` is called then.
@@ -304,24 +307,29 @@ impl Runtime {
     /// With all its names.
     pub async fn remove_image(&self, id: &str) -> Answer<()> {
         let image = Some(ImageSpec { image: id.to_owned(), ..ImageSpec::default() });
-        gone_is_done(self.call(self.endpoint.images().remove_image(RemoveImageRequest { image })).await.map(drop))
+        gone_is_done(
+            self.call(async || self.endpoint.images().remove_image(RemoveImageRequest { image }).await).await.map(drop),
+        )
     }
 
     /// Where its images lie.
     pub async fn image_dir(&self) -> Answer<String> {
-        let info = self.call(self.endpoint.images().image_fs_info(ImageFsInfoRequest {})).await?;
+        let info = self.call(async || self.endpoint.images().image_fs_info(ImageFsInfoRequest {}).await).await?;
         let first = info.image_filesystems.into_iter().next().and_then(|usage| usage.fs_id);
         let place = first.map(|fs| fs.mountpoint).filter(|place| !place.is_empty());
         place.ok_or_else(|| Status::internal("the runtime does not say where its images lie").into())
     }
 
     pub async fn images(&self) -> Answer<Vec<Image>> {
-        Ok(self.call(self.endpoint.images().list_images(ListImagesRequest { filter: None })).await?.images)
+        Ok(self
+            .call(async || self.endpoint.images().list_images(ListImagesRequest { filter: None }).await)
+            .await?
+            .images)
     }
 }
 
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Answer<T> {
-    match timeout(limit, call).await {
+async fn within<T>(limit: Duration, call: impl AsyncFnOnce() -> Result<Response<T>, Status>) -> Answer<T> {
+    match timeout(limit, Box::pin(call())).await {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_) => Err(Status::deadline_exceeded("context deadline exceeded").into()),
     }

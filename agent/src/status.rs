@@ -34,16 +34,16 @@ pub struct StatusWriter {
 struct Entry {
     key: PodKey,
     /// What the server holds, as far as is known.
-    known: PodStatus,
+    known: Arc<PodStatus>,
     known_at: Revision,
-    wanted: Option<PodStatus>,
+    wanted: Option<Arc<PodStatus>>,
     delete: bool,
     failures: u32,
 }
 
 /// What is to be done for one pod.
 enum Step {
-    Patch { key: PodKey, status: Box<PodStatus>, patch: Value },
+    Patch { key: PodKey, status: Arc<PodStatus>, patch: Value },
     Delete { key: PodKey },
     Nothing,
 }
@@ -66,7 +66,7 @@ impl StatusWriter {
         let mut pods = self.pods.lock();
         let entry = pods.entry(uid.clone()).or_insert_with(|| Entry {
             key: PodKey::of(pod),
-            known: PodStatus::default(),
+            known: Arc::default(),
             known_at: Revision::UNSET,
             wanted: None,
             delete: false,
@@ -75,14 +75,14 @@ impl StatusWriter {
         // An event that is older than the answer to our own write tells nothing new.
         if revision > entry.known_at {
             entry.known_at = revision;
-            entry.known = pod.status.clone().unwrap_or_default();
+            entry.known = Arc::new(pod.status.clone().unwrap_or_default());
             if entry.wanted.as_ref().is_some_and(|wanted| difference(&entry.known, wanted).is_some()) {
                 self.queue.add(uid);
             }
         }
     }
 
-    pub fn publish(&self, uid: &Uid, status: PodStatus) {
+    pub fn publish(&self, uid: &Uid, status: Arc<PodStatus>) {
         if let Some(entry) = self.pods.lock().get_mut(uid) {
             let differs = difference(&entry.known, &status).is_some();
             entry.wanted = Some(status);
@@ -113,7 +113,7 @@ impl StatusWriter {
         match patch {
             Some((wanted, status)) => {
                 let patch = json!({ "metadata": { "uid": &**uid }, "status": status });
-                Step::Patch { key: entry.key.clone(), status: Box::new(wanted.clone()), patch }
+                Step::Patch { key: entry.key.clone(), status: wanted.clone(), patch }
             }
             None if entry.delete => Step::Delete { key: entry.key.clone() },
             None => Step::Nothing,
@@ -128,7 +128,7 @@ impl StatusWriter {
                     let api = self.client.namespaced::<Pod>(&key.namespace);
                     match api.strategic_patch_status(&key.name, &patch).await {
                         Ok(pod) => {
-                            self.wrote(uid, *status, revision(&pod));
+                            self.wrote(uid, status, revision(&pod));
                             continue;
                         }
                         Err(error) => (key, error),
@@ -148,7 +148,7 @@ impl StatusWriter {
         }
     }
 
-    fn wrote(&self, uid: &Uid, status: PodStatus, revision: Revision) {
+    fn wrote(&self, uid: &Uid, status: Arc<PodStatus>, revision: Revision) {
         if let Some(entry) = self.pods.lock().get_mut(uid) {
             entry.failures = 0;
             if revision >= entry.known_at {

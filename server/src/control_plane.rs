@@ -74,9 +74,7 @@ impl ControlPlane {
         let (clock, ids) = (SystemClock::shared(), RandomIds::from_os());
         let scope = TaskScope::root();
 
-        let store_config =
-            StoreConfig { relieved: Some(crate::memory::give_back), ..StoreConfig::new(paths.database()) };
-        let store = Store::open(store_config)?;
+        let store = Store::open(StoreConfig::new(paths.database()))?;
         progress.step("store", &format!("{} at revision {}", paths.database().display(), store.revision()));
         fail_with_the_store(&store, &scope);
 

@@ -21,7 +21,6 @@ use std::process::ExitCode;
 use cli::{Cli, Command, CommonArgs};
 
 fn main() -> ExitCode {
-    memory::keep_small();
     let cli = match config::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return failed(&error),

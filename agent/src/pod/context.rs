@@ -100,7 +100,7 @@ pub struct PodContext {
     /// of the pod, so that an agent that is started again asks no other one about it.
     chosen: Mutex<Option<Place>>,
     /// What was recorded on the node before this agent started.
-    pub recorded: Mutex<Record>,
+    recorded: Recorded,
     /// The pod has come to its end: it is recorded no more.
     ended: AtomicBool,
     /// A RunPodSandbox was begun whose end is not known: there may be a sandbox that nobody knows.
@@ -111,11 +111,17 @@ pub struct PodContext {
     pub view: Arc<Mutex<PodView>>,
 }
 
+/// What a pod that is made again without a server goes by, beside its object and what that refers to.
+struct Recorded {
+    handler: String,
+    services: BTreeMap<String, String>,
+}
+
 /// A pod as the node API shows it.
 #[derive(Default)]
 pub struct PodView {
     pub pod: Arc<Pod>,
-    pub status: PodStatus,
+    pub status: Arc<PodStatus>,
     /// The live run of each container.
     pub live: BTreeMap<Arc<str>, LiveRun>,
 }
@@ -141,7 +147,7 @@ impl PodContext {
             key: PodKey::of(pod),
             uid: uid.into(),
             mailbox,
-            recorded: Mutex::new(recorded),
+            recorded: Recorded { handler: recorded.handler, services: recorded.services },
             ended: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
             told: Mutex::default(),
@@ -209,8 +215,8 @@ impl PodContext {
         }
         match self.shared.client.all::<RuntimeClass>().get(class).await {
             Ok(found) => Ok(found.handler),
-            Err(error) if error.is_retriable() && !self.recorded.lock().handler.is_empty() => {
-                Ok(self.recorded.lock().handler.clone())
+            Err(error) if error.is_retriable() && !self.recorded.handler.is_empty() => {
+                Ok(self.recorded.handler.clone())
             }
             Err(error) if error.is_not_found() => {
                 Err(format!("failed to get runtimeHandler for pod: RuntimeClass \"{class}\" not found"))
@@ -237,10 +243,10 @@ impl PodContext {
     pub async fn services(&self, pod: &Pod) -> BTreeMap<String, String> {
         let services = &self.shared.services;
         if !services.is_synced() {
-            let recorded = self.recorded.lock().services.clone();
+            let recorded = &self.recorded.services;
             let wait = if recorded.is_empty() { SERVICES_WAIT } else { Duration::ZERO };
             if tokio::time::timeout(wait, services.synced()).await.is_err() {
-                return recorded;
+                return recorded.clone();
             }
         }
         let namespace = &self.key.namespace;
@@ -275,7 +281,6 @@ impl PodContext {
             }
         }
         self.shared.records.put(&self.uid, &record);
-        *self.recorded.lock() = record;
     }
 
     /// The pod, or one of its containers, in events.

@@ -28,7 +28,9 @@ use crate::volumes;
 
 /// A status that only says that a pod is on its way waits this long for a better one: most pods are up before, and each
 /// write wears the server's disk.
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+/// And one that only waits for the first word of a readiness probe, which is asked for at once.
+const NEARLY_READY: Duration = Duration::from_millis(100);
 /// A try to ask the runtime again after it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -63,7 +65,7 @@ pub struct Worker {
     /// Ends the image pull or volume preparation that is under way.
     lane: Option<AbortHandle>,
     probes: BTreeMap<Arc<str>, CancellationToken>,
-    published: Option<PodStatus>,
+    published: Option<Arc<PodStatus>>,
     publish_at: Option<Instant>,
     /// When a token in a volume is to be renewed.
     refresh_at: Option<Instant>,
@@ -160,6 +162,8 @@ impl Worker {
                 || old.metadata.labels != pod.metadata.labels
                 || old.metadata.annotations != pod.metadata.annotations;
             self.give(Input::Updated(pod));
+            // Not only with the next status: an object that nobody else holds any more would be kept until then.
+            self.context.view.lock().pod = self.machine.pod().clone();
             if changed {
                 self.context.hold_sources(self.machine.pod());
                 self.refresh_volumes();
@@ -447,18 +451,23 @@ impl Worker {
     fn publish(&mut self) {
         let now = self.context.shared.now();
         let status = self.machine.status(&self.context.shared.host_ips(), now);
-        if self.published.as_ref() == Some(&status) {
+        if self.published.as_deref() == Some(&status) {
             return;
         }
+        let status = compact(&status);
         self.show(&status);
-        if is_on_its_way(&status) && !self.machine.is_terminating() {
-            self.publish_at.get_or_insert_with(|| Instant::now() + ON_ITS_WAY);
-            return;
+        // One that served and does not any more is told at once.
+        let was_up = self.published.as_ref().is_some_and(|before| before.phase.as_deref() == Some("Running"));
+        match on_its_way(&status).filter(|_| !was_up && !self.machine.is_terminating()) {
+            Some(wait) => {
+                let at = Instant::now() + wait;
+                self.publish_at = Some(self.publish_at.map_or(at, |earlier| earlier.min(at)));
+            }
+            None => self.send(status),
         }
-        self.send(status);
     }
 
-    fn show(&self, status: &PodStatus) {
+    fn show(&self, status: &Arc<PodStatus>) {
         let mut view = self.context.view.lock();
         view.pod = self.machine.pod().clone();
         view.status = status.clone();
@@ -467,23 +476,39 @@ impl Worker {
     fn publish_now(&mut self) {
         let now = self.context.shared.now();
         let status = self.machine.status(&self.context.shared.host_ips(), now);
-        if self.published.as_ref() != Some(&status) {
-            self.send(status);
+        if self.published.as_deref() != Some(&status) {
+            self.send(compact(&status));
         }
         self.publish_at = None;
     }
 
-    fn send(&mut self, status: PodStatus) {
+    fn send(&mut self, status: Arc<PodStatus>) {
         self.publish_at = None;
         self.context.shared.status.publish(&self.context.uid, status.clone());
         self.published = Some(status);
     }
 }
 
-/// Pending, and nothing has gone wrong.
-fn is_on_its_way(status: &PodStatus) -> bool {
-    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    let mut waiting = all.filter_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
-    status.phase.as_deref() == Some("Pending")
-        && waiting.all(|reason| matches!(reason, "ContainerCreating" | "PodInitializing"))
+/// The status, held by all who want it, without the room its lists had for more: that would be kilobytes for each pod.
+fn compact(status: &PodStatus) -> Arc<PodStatus> {
+    Arc::new(status.clone())
+}
+
+/// Nothing has gone wrong, and there will be more to tell in a moment: how long that may take.
+fn on_its_way(status: &PodStatus) -> Option<Duration> {
+    let all = || status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let mut waiting = all().filter_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    match status.phase.as_deref() {
+        Some("Pending") => {
+            waiting.all(|reason| matches!(reason, "ContainerCreating" | "PodInitializing")).then_some(ON_ITS_WAY)
+        }
+        Some("Running") => {
+            let mut apps = status.container_statuses.iter().flatten();
+            let fresh = apps.clone().all(|status| {
+                status.restart_count == 0 && status.state.as_ref().is_some_and(|state| state.running.is_some())
+            });
+            (fresh && apps.any(|status| !status.ready)).then_some(NEARLY_READY)
+        }
+        _ => None,
+    }
 }

@@ -134,7 +134,8 @@ impl ProbeTask {
         loop {
             sleep_until(next).await;
             next = Instant::now() + period;
-            let outcome = self.try_a_few_times(limit).await;
+            // Between two tries, which is nearly always, the task of a probe is small.
+            let outcome = Box::pin(self.try_a_few_times(limit)).await;
             if let Err(fault) = &outcome {
                 let text = format!("{} probe {fault}", self.kind);
                 self.recorder.event(&self.reference, EventType::Warning, "Unhealthy", text);

@@ -49,8 +49,6 @@ pub struct StoreConfig {
     pub volatile_flush: Duration,
     /// The file grows no larger: then commits fail as on a full disk.
     pub max_bytes: Option<u64>,
-    /// Called when much of the past was dropped at once and its memory can be given back.
-    pub relieved: Option<fn()>,
     /// False never waits for the disk: for simulations that kill tasks and never the machine.
     pub sync: bool,
 }
@@ -62,11 +60,10 @@ impl StoreConfig {
             mode: Mode::Threaded,
             history: Duration::from_secs(300),
             history_events: 100_000,
-            history_bytes: 16 << 20,
+            history_bytes: 4 << 20,
             volatile: ["leases.coordination.k8s.io", "events", "events.events.k8s.io"].map(Arc::from).into(),
             volatile_flush: Duration::from_secs(300),
             max_bytes: None,
-            relieved: None,
             sync: true,
         }
     }
@@ -124,7 +121,6 @@ impl Store {
             hub: hub.clone(),
             texts,
             counters: counters.clone(),
-            relieved: config.relieved,
             upkeep: Upkeep::new(volatile, config.volatile_flush, config.history, loaded.garbage, loaded.compacted),
             reserved: loaded.reserved,
             failed: None,

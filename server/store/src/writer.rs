@@ -24,10 +24,6 @@ const BLOCK: u64 = 1 << 20;
 const GROUP_MOST: usize = 512;
 /// Unneeded rows that are worth a transaction before their time.
 const GARBAGE_MANY: usize = 4096;
-/// Events dropped at once that leave memory worth giving back.
-const MANY_DROPPED: usize = 512;
-/// Then it is given back, and at most so often.
-const RELIEVE_AFTER: Duration = Duration::from_secs(10);
 /// Rows that one step of compaction or of a flush touches, while requests wait.
 const STEP: usize = 512;
 /// How long the work that can wait rests after it found the disk full.
@@ -45,7 +41,6 @@ pub(crate) struct Writer {
     pub(crate) texts: Texts,
     pub(crate) counters: Arc<Counters>,
     pub(crate) upkeep: Upkeep,
-    pub(crate) relieved: Option<fn()>,
     pub(crate) reserved: Revision,
     pub(crate) failed: Option<Arc<str>>,
 }
@@ -63,7 +58,6 @@ pub(crate) struct Upkeep {
     dirty: HashSet<Key>,
     flushing: Vec<Key>,
     flush_at: Option<Instant>,
-    relieve_at: Option<Instant>,
 }
 
 impl Upkeep {
@@ -84,7 +78,6 @@ impl Upkeep {
             dirty: HashSet::new(),
             flushing: Vec::new(),
             flush_at: None,
-            relieve_at: None,
         }
     }
 
@@ -218,25 +211,14 @@ impl Writer {
             return self.hub.trim_at();
         }
         self.upkeep.note_dropped(&dropped, now);
-        let many = dropped.len() >= MANY_DROPPED;
         drop(dropped);
-        if many && self.relieved.is_some() {
-            self.upkeep.relieve_at.get_or_insert(now + RELIEVE_AFTER);
-        }
-        if self.upkeep.relieve_at.is_some_and(|at| at <= now) {
-            self.upkeep.relieve_at = None;
-            self.relieved.iter().for_each(|relieved| relieved());
-        }
         if self.upkeep.compact_at.is_some_and(|at| at <= now) {
             self.upkeep.compact_at = self.compact_step(now);
         }
         if self.upkeep.flush_at.is_some_and(|at| at <= now) {
             self.upkeep.flush_at = self.flush_step(now);
         }
-        [self.hub.trim_at(), self.upkeep.compact_at, self.upkeep.flush_at, self.upkeep.relieve_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.hub.trim_at(), self.upkeep.compact_at, self.upkeep.flush_at].into_iter().flatten().min()
     }
 
     fn compact_step(&mut self, now: Instant) -> Option<Instant> {

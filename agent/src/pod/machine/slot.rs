@@ -122,7 +122,11 @@ impl Slot {
         });
         let apps = spec.containers.iter().map(|container| Slot::new(&container.name, Role::App));
         let ephemeral = spec.ephemeral_containers.iter().flatten();
-        init.chain(apps).chain(ephemeral.map(|container| Slot::new(&container.name, Role::Ephemeral))).collect()
+        let ephemeral = ephemeral.map(|container| Slot::new(&container.name, Role::Ephemeral));
+        let mut all: Vec<Slot> = init.chain(apps).chain(ephemeral).collect();
+        // Most pods have one, and room for four would be kilobytes.
+        all.shrink_to_fit();
+        all
     }
 
     /// The id of the container, whatever its state.

@@ -260,32 +260,3 @@ fn volatile_writes_alone_touch_the_disk_once_for_a_block_of_revisions() {
         assert_eq!(store.snapshot().count(&Prefix::resource("events")), 1000);
     });
 }
-
-static RELIEVED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-
-#[test]
-fn memory_is_given_back_once_after_much_of_the_past_was_dropped() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let relieved = || {
-        RELIEVED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    };
-    let path = directory.path().join("state.db");
-    let config = StoreConfig { mode: Mode::Inline, sync: false, relieved: Some(relieved), ..StoreConfig::new(path) };
-    runtime.block_on(async {
-        let store = Store::open(config).unwrap();
-        for number in 0..1000 {
-            let key = Key::new("pods", "default", format!("p{number}"));
-            store.commit(vec![(key.clone(), Op::Create(draft(&key, "x")))]).await.unwrap();
-        }
-        let count = || RELIEVED.load(std::sync::atomic::Ordering::Relaxed);
-        let tend = || store.with_writer(|writer| writer.tend(tokio::time::Instant::now()));
-        tend();
-        assert_eq!(count(), 0, "all of it is still the recent past");
-        for _ in 0..3 {
-            tokio::time::advance(Duration::from_secs(301)).await;
-            tend();
-        }
-        assert_eq!(count(), 1);
-    });
-}
