@@ -23,6 +23,8 @@ enum Hostile {
     Service(&'static str, usize, Guest),
     /// Clients that say half a request and no more, to a pod of their own.
     SlowClients(usize),
+    /// The same, but the half that is missing is the body's: so each holds an instance.
+    HalfBodies(usize),
 }
 
 pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
@@ -40,9 +42,12 @@ pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
         Hostile::Program("exits at start", 1, guest("exit")),
         Hostile::Program("100,000 sockets", 1, guest("abuse").args(&["tcp", "100000"])),
         Hostile::Program("100,000 host objects", 1, guest("abuse").args(&["objects", "100000"])),
+        Hostile::Program("9,000 header objects, as full as may be", 1, guest("abuse").args(&["headers", "9000"])),
+        Hostile::Program("requests with long methods", 1, guest("abuse").args(&["requests", "2000"])),
         Hostile::Program("20,000 ports listened on", 1, guest("abuse").args(&["listen", "10000", "20000"])),
         Hostile::Service("a trap in each of 8 requests", 8, guest("http-trap")),
         Hostile::SlowClients(600),
+        Hostile::HalfBodies(900),
     ];
     let few = if scale.small { 3 } else { all.len() };
     for one in all.into_iter().take(few) {
@@ -141,6 +146,17 @@ async fn start(shim: &Shim, hostile: Hostile) -> anyhow::Result<(&'static str, B
             let serving = again(shim, sandbox, first, guest);
             let asking = futures::future::join_all(clients);
             Ok((name, futures::future::join(serving, asking).map(drop).boxed()))
+        }
+        Hostile::HalfBodies(count) => {
+            let annotations = [("coracle.dev/http-concurrency".to_owned(), "1000".to_owned())].into();
+            let victim = shim.run("victim", Guest { annotations, ..guest("hello:dev") }).await;
+            let mut held = Vec::new();
+            for _ in 0..count {
+                let mut stream = TcpStream::connect(address(&victim)).await?;
+                stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await?;
+                held.push(stream);
+            }
+            Ok(("900 requests that hold an instance", futures::future::pending().map(move |()| drop(held)).boxed()))
         }
         Hostile::SlowClients(count) => {
             let victim = shim.run("victim", plain()).await;

@@ -1,6 +1,8 @@
 //! Guests that serve HTTP.
 
 use coracle_cri::v1::*;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -229,4 +231,51 @@ async fn instances_are_kept_where_the_pod_asks_for_it() {
         crate::shim::refusal(refused),
         "InvalidArgument: annotation coracle.dev/http-keep-instances: \"yes\" is neither true nor false"
     );
+}
+
+/// A request whose body has come by half: its instance waits for the rest.
+async fn half(ip: &str) -> TcpStream {
+    let mut stream = TcpStream::connect((ip, 8080)).await.expect("it listens");
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+    let mut begun = [0; 4];
+    within("it has begun", stream.read_exact(&mut begun)).await.expect("it is answered");
+    assert_eq!(&begun, b"HTTP");
+    stream
+}
+
+#[tokio::test]
+async fn as_many_requests_wait_as_may_run_and_the_rest_are_told_to_go_elsewhere() {
+    let shim = Shim::start().await;
+    let pod = shim.run("queue", annotated("hello:dev", "coracle.dev/http-concurrency", "2")).await;
+    let mut running = vec![half(&pod.ip).await, half(&pod.ip).await];
+    let mut more: FuturesUnordered<_> = (0..3).map(|_| get(&pod.ip, "/")).collect();
+    assert_eq!(more.next().await, Some((503, "too many requests at once\n".to_owned())));
+    assert!(more.next().now_or_never().is_none(), "two wait");
+    for stream in &mut running {
+        stream.write_all(b"done").await.expect("it is read");
+    }
+    assert_eq!(more.next().await.map(|answer| answer.0), Some(200));
+    assert_eq!(more.next().await.map(|answer| answer.0), Some(200));
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_answer_in_time_is_ended() {
+    let shim = Shim::start().await;
+    let pod = shim.run("late", annotated("http-spin", "coracle.dev/http-timeout-seconds", "1")).await;
+    assert_eq!(get(&pod.ip, "/").await, (504, "the guest did not answer in time\n".to_owned()));
+    eventually("its instance is gone", || async { (memory(&shim, &pod.container).await == 0).then_some(()) }).await;
+    assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_never_reach_a_guest() {
+    let shim = Shim::start().await;
+    let pod = shim.run("heads", guest("http-trap")).await;
+    let fields: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
+    let mut stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}\r\n").as_bytes()).await.expect("it is read");
+    let mut answer = Vec::new();
+    within("it is answered", stream.read_to_end(&mut answer)).await.expect("the connection ends well");
+    assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(shim.log("heads", "main"), "");
 }

@@ -248,3 +248,42 @@ async fn instances_are_kept_between_requests_and_freed_with_their_client() {
     assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
     assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerExited);
 }
+
+#[tokio::test]
+async fn bodies_go_both_ways_as_they_come_and_trailers_behind_them() {
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
+    let shim = Shim::start().await;
+    let pod = shim.run("echo", allowed("service3")).await;
+    let stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (pieces, body) = tokio::sync::mpsc::channel::<Result<Frame<bytes::Bytes>, std::convert::Infallible>>(4);
+    let body = futures::stream::unfold(body, |mut body| async { Some((body.recv().await?, body)) });
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.expect("HTTP/2 is spoken");
+    let exchange = async {
+        let uri = format!("http://{}:8080/echo", pod.ip);
+        let request = http::Request::post(uri).body(BodyExt::boxed_unsync(StreamBody::new(body))).expect("a request");
+        let mut response = sender.send_request(request).await.expect("an answer before the body").into_body();
+        // Each piece comes back before the next one is sent.
+        for piece in ["one", "two"] {
+            pieces.send(Ok(Frame::data(bytes::Bytes::from(piece)))).await.expect("it is read");
+            let back = response.frame().await.expect("it goes on").expect("a frame").into_data().expect("data");
+            assert_eq!(back, piece);
+        }
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-behind", http::HeaderValue::from_static("it"));
+        pieces.send(Ok(Frame::trailers(trailers))).await.expect("they are read");
+        drop(pieces);
+        let rest = response.collect().await.expect("the rest");
+        assert_eq!(
+            rest.trailers().and_then(|trailers| trailers.get("x-behind")).map(|it| it.as_bytes()),
+            Some(&b"it"[..])
+        );
+    };
+    tokio::select! {
+        biased;
+        () = within("it is echoed", exchange) => {}
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    }
+}
