@@ -8,3 +8,4 @@ mod images;
 mod kubectl;
 mod top;
 mod up;
+mod wasm_config;

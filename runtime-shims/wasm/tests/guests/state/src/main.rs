@@ -13,7 +13,15 @@ wit_bindgen::generate!({ path: "../../../wit", world: "state", generate_all });
 use wasi::config::store as config;
 use wasi::keyvalue::{atomics, batch, store};
 
+// The linker makes every export of a command set up the C library anew unless somebody asks for that himself; the host
+// calls one of them in the middle of a call, when it must not call back.
+unsafe extern "C" {
+    fn __wasm_call_ctors();
+}
+
 fn main() {
+    // SAFETY: it is the first thing that is done.
+    unsafe { __wasm_call_ctors() };
     for argument in std::env::args().skip(1) {
         let words: Vec<&str> = argument.split(':').collect();
         let said = match words.as_slice() {
