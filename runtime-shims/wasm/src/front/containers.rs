@@ -20,7 +20,7 @@ use super::state::Container;
 use super::{convert, keyvalue, logs};
 use crate::compile::{CompileError, Compiled};
 use crate::images::Image;
-use crate::wire::{Command, GuestSpec, HttpSpec, KeyvalueSpec};
+use crate::wire::{Command, GuestSpec, KeyvalueSpec};
 
 /// Beyond its grace, a guest gets this long to be seen as ended. After that its worker is stuck.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
@@ -165,12 +165,7 @@ impl Pods {
                     Some(listener) => listener,
                     None => listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into(),
                 });
-                Some(HttpSpec {
-                    listener: fds.len() - 1,
-                    concurrency: plan.concurrency,
-                    timeout_ms: plan.timeout_ms,
-                    keep_instances: plan.keep_instances,
-                })
+                Some(plan.spec(fds.len() - 1))
             }
             (Some(_) | None, _) => None,
         };

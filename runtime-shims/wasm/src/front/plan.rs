@@ -9,7 +9,7 @@ use coracle_cri::v1::{ContainerConfig, PodSandboxConfig, Protocol};
 use super::limits::plan_limits;
 use crate::compile::GuestKind;
 use crate::images::Image;
-use crate::wire::{GuestLimits, NetSpec, StdinMode};
+use crate::wire::{GuestLimits, HttpSpec, NetSpec, StdinMode};
 
 /// Pod annotations that are read, alone or with `.CONTAINER` behind them.
 const HTTP_PORT: &str = "coracle.dev/http-port";
@@ -42,6 +42,14 @@ pub(super) struct HttpPlan {
     pub(super) concurrency: usize,
     pub(super) timeout_ms: u64,
     pub(super) keep_instances: bool,
+}
+
+impl HttpPlan {
+    /// For the worker; `listener` is where the socket is among the descriptors that go with it.
+    pub(super) fn spec(&self, listener: usize) -> HttpSpec {
+        let HttpPlan { port: _, concurrency, timeout_ms, keep_instances } = *self;
+        HttpSpec { listener, concurrency, timeout_ms, keep_instances }
+    }
 }
 
 /// Guests of WASI 0.3 run where somebody has asked for it: `allowed` on the node, or by the pod.

@@ -31,6 +31,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Instance>) -> wasmtime::Result<(
     linker.allow_shadowing(true);
     let mut types = linker.instance("wasi:sockets/types@0.3.0")?;
     sockets(&mut types)?;
+    streams(&mut types)?;
     addresses(&mut types)?;
     let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.3.0")?;
     names.func_wrap_concurrent("resolve-addresses", |accessor: &Accessor<Instance>, (name,): (String,)| {
@@ -74,6 +75,11 @@ fn sockets(types: &mut LinkerInstance<'_, Instance>) -> wasmtime::Result<()> {
             })
         },
     )?;
+    Ok(())
+}
+
+/// What makes connections and streams of one.
+fn streams(types: &mut LinkerInstance<'_, Instance>) -> wasmtime::Result<()> {
     types.func_wrap_async(
         "[method]tcp-socket.listen",
         |mut store: StoreContextMut<'_, Instance>, (socket,): (Resource<TcpSocket>,)| {
