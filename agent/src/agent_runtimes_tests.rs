@@ -35,6 +35,12 @@ async fn a_runtime_that_is_down_holds_up_only_its_own_pods() {
     let conditions = node.api.get("nodes", "", "n1").unwrap()["status"]["conditions"].to_string();
     assert!(conditions.contains("kubelet is posting ready status; container runtime oci is down"), "{conditions}");
 
+    // What was never given to it can go without it.
+    node.api.put("pods", web("never", "oci:1"));
+    sleep(Duration::from_secs(10)).await;
+    node.api.delete_pod("ns", "never", 1);
+    node.until("never", "gone").await;
+
     // The next agent takes over what runs and removes what nobody knows, also while the other runtime is away.
     node.scope.abort().await;
     node.api.put("pods", web("stray", "hello:1"));

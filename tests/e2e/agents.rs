@@ -2,12 +2,15 @@
 
 use std::process::Command;
 
-use coracle_tests::{Cluster, Process, binary, wait_for};
+use coracle_tests::{Cluster, Process, binary, http_get, kill_all_on, wait_for};
 
 fn agent(server: &Cluster, name: &str, token: &str, dir: &std::path::Path) -> Process {
     let mut command = Command::new(binary());
     let url = format!("https://127.0.0.1:{}", server.port);
-    command.args(["agent", "--server", &url, "--token", token, "--node-name", name]).arg("--data-dir").arg(dir);
+    command.args(["agent", "--server", &url, "--node-name", name]).arg("--data-dir").arg(dir);
+    if !token.is_empty() {
+        command.args(["--token", token]);
+    }
     Process::start(&mut command)
 }
 
@@ -68,4 +71,47 @@ fn a_wrong_token_and_a_wrong_ca_are_told_apart() {
     assert!(!process.wait().success());
     assert!(process.output().contains("CA"), "{}", process.output());
     assert!(process.output().contains(&"0".repeat(64)), "both hashes are named: {}", process.output());
+}
+
+/// What an agent that was killed leaves running ends with the test, however that ends.
+struct Left<'a>(&'a std::path::Path);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        kill_all_on(self.0);
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_finds_its_pods_again() {
+    let dirs = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let _left = Left(dirs.1.path());
+    let server = Cluster::start("server", dirs.0.path(), &["--node-name", "main"]);
+    let (k, token) = (server.kubectl(), token(&server));
+    let wasm = coracle_tests::checkout().join("examples/hello/hello.wasm");
+    let mut import = Command::new(binary());
+    import.args(["image", "import", "--name", "hello:dev", "--data-dir"]).arg(dirs.1.path()).arg(wasm);
+    assert!(import.status().unwrap().success());
+    let mut edge = agent(&server, "edge", &token, dirs.1.path());
+    let overrides = r#"{"spec":{"nodeName":"edge"}}"#;
+    k.ok(&["run", "web", "--image=hello:dev", "--port=8080", "--overrides", overrides]);
+    k.ok(&["wait", "--for=condition=Ready", "pod/web", "--timeout=60s"]);
+    let show = |what: &str| k.ok(&["get", "pod", "web", "-o", &format!("jsonpath={{.status.{what}}}")]);
+    let (container, address) = (show("containerStatuses[0].containerID"), show("podIP"));
+    let address = format!("{address}:8080").parse().unwrap();
+    edge.signal("KILL");
+    edge.wait();
+    assert_eq!(http_get(address, "/").unwrap().0, 200, "the pod serves on without an agent");
+
+    // It needs no token any more. What is written meanwhile reaches it.
+    k.ok(&["label", "pod", "web", "seen=yes"]);
+    let _edge = agent(&server, "edge", "", dirs.1.path());
+    k.ok(&["run", "next", "--image=hello:dev", "--overrides", overrides]);
+    k.ok(&["wait", "--for=condition=Ready", "pod/next", "--timeout=60s"]);
+    assert_eq!(show("containerStatuses[0].containerID"), container, "the same container runs");
+    assert_eq!(show("containerStatuses[0].restartCount"), "0");
+    assert_eq!(http_get(address, "/").unwrap().0, 200);
+    k.ok(&["logs", "web"]);
+    k.ok(&["delete", "pod", "web", "next", "--timeout=60s"]);
+    assert!(http_get(address, "/").is_err(), "nothing of it is left");
 }

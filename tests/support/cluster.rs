@@ -132,6 +132,13 @@ fn processes_on(dir: &Path) -> Vec<u32> {
     all
 }
 
+/// Kills what runs on `dir`: for what outlives the process that started it.
+pub fn kill_all_on(dir: &Path) {
+    for id in processes_on(dir) {
+        signal(id, "KILL");
+    }
+}
+
 fn command_line(id: u32) -> String {
     let bytes = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ")
@@ -250,9 +257,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if !self.leave {
-            for id in processes_on(&self.dir) {
-                signal(id, "KILL");
-            }
+            kill_all_on(&self.dir);
         }
     }
 }

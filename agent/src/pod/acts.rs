@@ -83,6 +83,7 @@ pub(super) async fn run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -
 async fn try_run_sandbox(context: &PodContext, pod: &Pod, attempt: u32) -> Result<SandboxInfo, String> {
     let (runtime, handler) = context.runtime(pod).await?;
     runtime.there().await?;
+    context.give((runtime.clone(), handler.clone()))?;
     let config = config::sandbox(pod, &context.shared.node_view(), &context.dirs, attempt)?;
     fs::create_dir_all(&context.dirs.logs)
         .map_err(|error| format!("cannot make the log folder {}: {error}", context.dirs.logs.display()))?;

@@ -96,9 +96,13 @@ pub struct PodContext {
     pub uid: Uid,
     pub dirs: PodDirs,
     pub mailbox: Arc<Mailbox>,
-    /// The runtime and handler the pod's sandbox is made with, once that is decided. Kept on disk before the runtime hears
-    /// of the pod, so that an agent that is started again asks no other one about it.
+    /// The runtime and handler the pod's sandbox is made with, once that is decided.
     chosen: Mutex<Option<Place>>,
+    /// The runtime has heard of the pod, or is about to. Kept on disk before it does, so that an agent that is started again
+    /// asks no other one about the pod.
+    given: AtomicBool,
+    /// Nothing of the pod was on this node when this agent first heard of it.
+    fresh: bool,
     /// What was recorded on the node before this agent started.
     recorded: Recorded,
     /// The pod has come to its end: it is recorded no more.
@@ -139,8 +143,12 @@ impl PodContext {
         let meta = &pod.metadata;
         let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
         let dirs = PodDirs::new(&shared.config.data_dir, &namespace, &name, &uid);
+        let kept = kept_choice(&shared.runtimes, &dirs);
         Self {
-            chosen: Mutex::new(kept_choice(&shared.runtimes, &dirs)),
+            given: AtomicBool::new(kept.is_some()),
+            chosen: Mutex::new(kept),
+            // Its folder is made before any runtime hears of it.
+            fresh: !dirs.root.exists(),
             dirs,
             shared,
             scope,
@@ -169,23 +177,25 @@ impl PodContext {
     /// The runtimes that may hold something of the pod.
     pub fn holders(&self) -> Vec<Arc<Runtime>> {
         match self.chosen() {
-            Some((runtime, _)) => vec![runtime],
-            // Its folder is made before any runtime hears of it.
-            None if !self.dirs.root.exists() => Vec::new(),
+            Some((runtime, _)) if self.given.load(Ordering::Acquire) => vec![runtime],
+            Some(_) | None if self.fresh => Vec::new(),
             // It may be an older agent's, which did not keep what it chose.
-            None => self.shared.runtimes.all().to_vec(),
+            Some(_) | None => self.shared.runtimes.all().to_vec(),
         }
     }
 
     /// From now on the pod is this runtime's.
-    pub fn choose(&self, chosen: Place) -> std::io::Result<()> {
-        let (runtime, handler) = &chosen;
-        if self.chosen().is_some_and(|(known, of)| Arc::ptr_eq(&known, runtime) && of == *handler) {
-            return Ok(());
+    pub fn give(&self, place: Place) -> Result<(), String> {
+        let (runtime, handler) = &place;
+        let known = self.chosen().is_some_and(|(known, of)| Arc::ptr_eq(&known, runtime) && of == *handler);
+        if !known || !self.given.load(Ordering::Acquire) {
+            let path = choice_file(&self.dirs);
+            let text = format!("{}\n{handler}\n", runtime.endpoint().name());
+            let written = fs::create_dir_all(&self.dirs.root).and_then(|()| fs::write(&path, text));
+            written.map_err(|error| format!("cannot keep the pod's runtime in {}: {error}", path.display()))?;
         }
-        fs::create_dir_all(&self.dirs.root)?;
-        fs::write(choice_file(&self.dirs), format!("{}\n{handler}\n", runtime.endpoint().name()))?;
-        *self.chosen.lock() = Some(chosen);
+        *self.chosen.lock() = Some(place);
+        self.given.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -203,8 +213,7 @@ impl PodContext {
                 (runtime, handler)
             }
         };
-        let failed = |error| format!("cannot keep the pod's runtime in {}: {error}", choice_file(&self.dirs).display());
-        self.choose(chosen.clone()).map_err(failed)?;
+        *self.chosen.lock() = Some(chosen.clone());
         Ok(chosen)
     }
 

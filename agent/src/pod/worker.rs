@@ -369,8 +369,8 @@ impl Worker {
             loop {
                 match observe(&holders, &pod, as_of).await {
                     Ok((observed, holder)) => {
-                        if let Some(Err(error)) = holder.map(|holder| context.choose(holder)) {
-                            tracing::warn!(pod = %context.key, %error, "the pod's runtime cannot be kept");
+                        if let Some(Err(message)) = holder.map(|holder| context.give(holder)) {
+                            tracing::warn!(pod = %context.key, message);
                         }
                         return Input::Observed(observed);
                     }
