@@ -144,16 +144,25 @@ fn command_line(id: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// Loopback ranges that no other cluster of this run has: clusters on one host would else share addresses and ports. A
+/// Loopback ranges that no other cluster of this host has: clusters on one host would else share addresses and ports. A
 /// directory keeps its ranges over restarts; this process's begin where another's do not.
 fn own_addresses(dir: &Path) -> [String; 6] {
-    static GIVEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    static GIVEN: Mutex<Vec<(PathBuf, usize)>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().expect("no holder panics");
-    let at = given.iter().position(|d| d == dir).unwrap_or_else(|| {
-        given.push(dir.to_path_buf());
-        given.len() - 1
+    let known = given.iter().find(|(of, _)| of == dir).map(|(_, n)| *n);
+    let n = known.unwrap_or_else(|| {
+        let claims = fs::read_to_string("/proc/net/unix").expect("this is Linux");
+        let first = std::process::id() as usize % 10 * 20;
+        let mut all = (0..200).step_by(2).map(|at| 46 + (first + at) % 200);
+        let is_free = |n: &usize| {
+            let taken = |n: usize| claims.contains(&format!("@coracle-range 127.{n}."));
+            !given.iter().any(|(_, other)| other == n) && !taken(*n) && !taken(n + 1)
+        };
+        all.find(is_free).expect("a hundred clusters do not run at once")
     });
-    let n = 50 + std::process::id() as usize % 20 * 10 + at % 5 * 2;
+    if known.is_none() {
+        given.push((dir.to_path_buf(), n));
+    }
     let flags = [
         ("--cluster-cidr", format!("127.{n}.0.0/16")),
         ("--service-cidr", format!("127.{}.0.0/16", n + 1)),
