@@ -149,7 +149,7 @@ pub(crate) struct NodeArgs {
 /// Where Wasm images come from, and which are accepted.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImageSourceArgs {
-    /// Registries that are spoken to without TLS (loopback ones always are)
+    /// Registries that are spoken to without TLS, as are loopback addresses with a port
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) insecure_registry: Vec<String>,
     /// Mirrors, credentials and certificates of registries [default: /etc/coracle/registries.yaml if it is there]

@@ -6,6 +6,7 @@ mod disk;
 mod failures;
 mod images;
 mod kubectl;
+mod streams;
 mod top;
 mod up;
 mod wasm_config;

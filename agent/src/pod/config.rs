@@ -36,8 +36,9 @@ pub fn sandbox(pod: &Pod, node: &NodeView<'_>, dirs: &PodDirs, attempt: u32) -> 
     let spec = pod.spec.clone().unwrap_or_default();
     let mut labels = meta.labels.clone().unwrap_or_default();
     labels.extend(identity(pod));
+    // All of them, as kubelet has it: a runtime passes over those without a host port where it is about these.
     let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    let port_mappings = ports.filter(|port| port.host_port.unwrap_or(0) > 0).map(port_mapping).collect();
+    let port_mappings = ports.map(port_mapping).collect();
     Ok(PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: text(&meta.name),
@@ -298,12 +299,17 @@ fn annotations(spec: &PodSpec, container: &core::Container, attempt: u32) -> BTr
     let grace = spec.termination_grace_period_seconds.unwrap_or(30);
     let path = container.termination_message_path.clone().unwrap_or_default();
     let policy = container.termination_message_policy.clone().unwrap_or_default();
-    BTreeMap::from([
+    let ports = container.ports.as_ref().filter(|ports| !ports.is_empty());
+    let ports = ports.and_then(|ports| serde_json::to_string(ports).ok());
+    let mut annotations = BTreeMap::from([
         ("io.kubernetes.container.restartCount".to_owned(), attempt.to_string()),
         ("io.kubernetes.container.terminationMessagePath".to_owned(), path),
         ("io.kubernetes.container.terminationMessagePolicy".to_owned(), policy),
         ("io.kubernetes.pod.terminationGracePeriod".to_owned(), grace.to_string()),
-    ])
+    ]);
+    // CRI has no other place that says whose a port is.
+    annotations.extend(ports.map(|ports| ("io.kubernetes.container.ports".to_owned(), ports)));
+    annotations
 }
 
 fn stop_signal(container: &core::Container) -> Signal {

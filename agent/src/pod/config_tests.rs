@@ -125,3 +125,33 @@ fn containers_carry_resources_security_and_identity() {
         expect!["container's runAsUser breaks non-root policy (container: c)"],
     );
 }
+
+#[test]
+fn a_runtime_hears_of_every_port_and_whose_it_is() {
+    let pod = pod(json!({"containers": [
+        {"name": "web", "ports": [{"name": "http", "containerPort": 9090}, {"containerPort": 53, "protocol": "UDP"}]},
+        {"name": "plain"},
+        {"name": "host", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1"}]},
+    ]}));
+    let (resolver, dirs) = (Resolver::default(), PodDirs::new("/data".as_ref(), "ns", "p", "u"));
+    let made = sandbox(&pod, &node(&resolver), &dirs, 0).unwrap();
+    let mut text = String::new();
+    for port in made.port_mappings {
+        let protocol = port.protocol();
+        text += &format!("{} {protocol:?} host {:?}:{}\n", port.container_port, port.host_ip, port.host_port);
+    }
+    let spec = pod.spec.clone().unwrap();
+    for container in &spec.containers {
+        let annotations = annotations(&spec, container, 0);
+        text += &format!("{}: {:?}\n", container.name, annotations.get("io.kubernetes.container.ports"));
+    }
+    expect![[r#"
+        9090 Tcp host "":0
+        53 Udp host "":0
+        80 Tcp host "127.0.0.1":8080
+        web: Some("[{\"containerPort\":9090,\"name\":\"http\"},{\"containerPort\":53,\"protocol\":\"UDP\"}]")
+        plain: None
+        host: Some("[{\"containerPort\":80,\"hostIP\":\"127.0.0.1\",\"hostPort\":8080}]")
+    "#]]
+    .assert_eq(&text);
+}

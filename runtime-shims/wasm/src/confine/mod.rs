@@ -75,6 +75,14 @@ pub(crate) fn leave_root(empty: Option<BorrowedFd<'_>>) -> io::Result<()> {
 }
 
 fn become_nobody(empty: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    // Changing user takes away what this process has; this takes away what any program could ever get back.
+    for capability in CapabilitySet::all() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // One that this kernel does not have.
+            Err(Errno::INVAL) => {}
+            other => other?,
+        }
+    }
     if let Some(empty) = empty {
         let back = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         rustix::process::fchdir(empty)?;

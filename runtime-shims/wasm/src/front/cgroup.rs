@@ -27,16 +27,19 @@ pub(super) struct Limits {
     pub(super) cpu_quota_us: Option<u64>,
 }
 
-/// The pod's own limits, where the sandbox has them; else those of its containers together, if each has one.
+/// What the containers may use together, if each has a limit: what the sandbox says, else their sum. Where one has none,
+/// neither means anything, because a sandbox's resources are the sum of those that there are. The pod's overhead is added.
 pub(super) fn limits(sandbox: &PodSandboxConfig, containers: &[&ContainerConfig]) -> Limits {
     let pod = sandbox.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    let overhead = sandbox.linux.as_ref().and_then(|linux| linux.overhead.as_ref());
     let each: Vec<LinuxContainerResources> = containers
         .iter()
         .map(|config| config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default())
         .collect();
     let of = |read: fn(&LinuxContainerResources) -> Option<u64>| {
-        let sum = || each.iter().map(read).try_fold(0_u64, |sum, one| sum.checked_add(one?)).filter(|sum| *sum > 0);
-        pod.and_then(read).or_else(sum)
+        let sum = each.iter().map(read).try_fold(0_u64, |sum, one| sum.checked_add(one?)).filter(|sum| *sum > 0)?;
+        let over = overhead.and_then(read).unwrap_or(0);
+        Some(pod.and_then(read).unwrap_or(sum).saturating_add(over))
     };
     Limits {
         memory_bytes: of(memory_of).map(|bytes| bytes.saturating_add(WORKER_BYTES)),
@@ -293,8 +296,31 @@ mod tests {
     }
 
     #[test]
-    fn the_pods_own_limits_come_first() {
+    fn the_pods_own_limits_come_first_where_each_container_has_one() {
         assert_eq!(check_limits(Some(resources(99, 0, 0)), &[resources(10, 20_000, 100_000)]), (99, 20_000));
+        // The sandbox's resources are then the sum of what the others have.
+        let unbound = [resources(10, 20_000, 100_000), resources(0, 0, 0)];
+        assert_eq!(check_limits(Some(resources(10, 20_000, 100_000)), &unbound), (0, 0));
+    }
+
+    #[test]
+    fn overhead_is_on_top() {
+        let linux = LinuxPodSandboxConfig {
+            overhead: Some(resources(1000, 5_000, 50_000)),
+            resources: Some(resources(10, 20_000, 100_000)),
+            ..LinuxPodSandboxConfig::default()
+        };
+        let sandbox = PodSandboxConfig { linux: Some(linux), ..PodSandboxConfig::default() };
+        let container = ContainerConfig {
+            linux: Some(LinuxContainerConfig {
+                resources: Some(resources(10, 20_000, 100_000)),
+                security_context: None,
+            }),
+            ..ContainerConfig::default()
+        };
+        let limits = limits(&sandbox, &[&container]);
+        assert_eq!(limits.memory_bytes, Some(1010 + WORKER_BYTES));
+        assert_eq!(limits.cpu_quota_us, Some(30_000));
     }
 
     #[test]

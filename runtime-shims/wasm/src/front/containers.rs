@@ -16,10 +16,10 @@ use super::mounts::{MountPlan, plan_mounts};
 use super::plan::{GuestPlan, check_release, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
-use super::state::Container;
+use super::state::{Container, State};
 use super::{convert, keyvalue, logs};
 use crate::compile::{CompileError, Compiled};
-use crate::images::Image;
+use crate::images::{Image, Released};
 use crate::wire::{Command, GuestSpec, KeyvalueSpec};
 
 /// Beyond its grace, a guest gets this long to be seen as ended. After that its worker is stuck.
@@ -40,10 +40,12 @@ impl Pods {
         let metadata =
             config.metadata.clone().ok_or_else(|| Status::invalid_argument("config.metadata is required"))?;
         let (sandbox_id, sandbox) = self.sandbox(sandbox_id)?;
-        let image = self.image_of(&config)?;
+        let image = self.find_image(&config)?;
         let compiled = self.compiled(&image).await?;
         check_release(&sandbox.config, &config, compiled.kind, self.config.wasi3).map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
+        // Compiling may have taken long.
+        self.must_be_ready(&state, &sandbox_id)?;
         let taken = state.ports_of(&sandbox_id);
         let plan =
             plan_guest(&sandbox.config, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
@@ -69,6 +71,7 @@ impl Pods {
             worker: None,
             config,
         };
+        self.images.hold(&image).map_err(convert::image_failed)?;
         self.records.save_container(&record).map_err(record_failed)?;
         let id = record.id.clone();
         state.containers.insert(id.clone(), Container::new(record));
@@ -107,7 +110,7 @@ impl Pods {
             container.record.clone()
         };
         let (_, sandbox) = self.sandbox(&record.sandbox)?;
-        let image = self.image_of(&record.config)?;
+        let image = self.image_of(&record)?;
         let compiled = self.compiled(&image).await?;
         let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).map_err(StartFailure::Failed)?;
         let lease = self.worker_for(&sandbox).await.map_err(|error| StartFailure::Failed(error.to_string()))?;
@@ -115,6 +118,8 @@ impl Pods {
         // Before the order: a guest may be over before the answer is here.
         {
             let mut state = self.state.lock();
+            // A sandbox that is being stopped has looked for what runs in it already.
+            self.must_be_ready(&state, &record.sandbox)?;
             if let Some(container) = state.containers.get_mut(id) {
                 container.record.phase = Phase::Running { started_at: self.config.clock.now() };
                 container.record.worker = Some(link.record.id.clone());
@@ -230,8 +235,13 @@ impl Pods {
             let _ = link.order(Command::Stop { id: id.clone(), grace_ms }, &[]).await;
             let patience = Duration::from_millis(grace_ms) + AFTER_GRACE;
             if tokio::time::timeout(patience, ended.cancelled()).await.is_err() {
-                tracing::error!(container = id, "the worker did not end a container in time and is killed");
-                link.kill();
+                // All else that runs there would go with the worker: once more, without any grace.
+                tracing::warn!(container = id, "a container did not end within its grace");
+                let _ = link.order(Command::Stop { id: id.clone(), grace_ms: 0 }, &[]).await;
+                if tokio::time::timeout(AFTER_GRACE, ended.cancelled()).await.is_err() {
+                    tracing::error!(container = id, "the worker did not end a container in time and is killed");
+                    link.kill();
+                }
             }
         }
         ended.cancelled().await;
@@ -255,6 +265,16 @@ impl Pods {
         let mut state = self.state.lock();
         if let Some(container) = state.containers.remove(&id) {
             self.announce(&state, &id, &container.record.sandbox, ContainerEventType::ContainerDeletedEvent);
+            let image = &container.record.image.id;
+            if state.containers.values().all(|other| other.record.image.id != *image) {
+                match self.images.release(image) {
+                    Ok(Released::Named) => {}
+                    Ok(Released::Gone) => self.forget_unused_code()?,
+                    Err(error) => {
+                        tracing::warn!(%image, %error, "an image that is not used any more cannot be released")
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -285,14 +305,30 @@ impl Pods {
     pub(super) fn sandbox(&self, id: &str) -> Result<(String, SandboxRecord), Status> {
         let state = self.state.lock();
         let id = state.sandbox_id(id).map_err(lookup_failed)?;
+        self.must_be_ready(&state, &id)?;
         let sandbox = state.sandboxes[&id].clone();
-        if !sandbox.ready {
-            return Err(Status::failed_precondition(format!("sandbox container {id:?} is not running")));
-        }
         Ok((id, sandbox))
     }
 
-    pub(super) fn image_of(&self, config: &ContainerConfig) -> Result<Image, Status> {
+    fn must_be_ready(&self, state: &State, sandbox: &str) -> Result<(), Status> {
+        if state.is_ready(sandbox) {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("sandbox container {sandbox:?} is not running")))
+    }
+
+    /// The image a container was made of, whatever its name means by now.
+    pub(super) fn image_of(&self, record: &ContainerRecord) -> Result<Image, Status> {
+        let ImageRecord { name, id, .. } = &record.image;
+        let image = match self.images.held(id).map_err(convert::image_failed)? {
+            Some(image) => Some(image),
+            None => self.images.get(&id.to_string()).map_err(convert::image_failed)?,
+        };
+        let gone = || Status::not_found(format!("image {name:?} ({id}), which the container was made of: not found"));
+        image.map(|image| Image { name: name.clone(), ..image }).ok_or_else(gone)
+    }
+
+    fn find_image(&self, config: &ContainerConfig) -> Result<Image, Status> {
         let name = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
         let image = self.images.get(&name).map_err(convert::image_failed)?;
         image.ok_or_else(|| Status::not_found(format!("image {name:?}: not found")))

@@ -134,14 +134,14 @@ impl Pods {
 
     /// The machine code of what `word` means in a container.
     async fn program(self: &Arc<Pods>, id: &str, word: &str) -> Result<(Image, Compiled), Status> {
-        let (sandbox, config) = {
+        let (sandbox, record) = {
             let state = self.state.lock();
             let record = state.containers.get(id).map(|container| container.record.clone());
             let record = record.ok_or_else(|| Status::not_found(format!("container {id:?}: not found")))?;
             let sandbox = state.sandboxes.get(&record.sandbox).map(|sandbox| sandbox.config.clone());
-            (sandbox.unwrap_or_default(), record.config)
+            (sandbox.unwrap_or_default(), record)
         };
-        let image = self.image_of(&config)?;
+        let (image, config) = (self.image_of(&record)?, record.config);
         // As a module: what is wanted is what every kind of guest is given.
         let plan = plan_guest(&sandbox, &config, &image, GuestKind::Module, &[]).map_err(Status::invalid_argument)?;
         let known = Known {

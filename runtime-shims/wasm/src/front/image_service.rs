@@ -7,6 +7,7 @@ use coracle_cri::v1::*;
 use coracle_cri::{Code, Request, Response, Status};
 
 use super::convert;
+use super::pods::Pods;
 use super::runtime_service::Front;
 use crate::images::{self, Credentials, ImageError};
 
@@ -15,13 +16,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl ImageService for Front {
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        let wanted = request.into_inner().filter.and_then(|filter| filter.image).unwrap_or_default().image;
-        let mut all = self.0.images.list().map_err(convert::image_failed)?;
-        if !wanted.is_empty() {
-            let found = self.0.images.get(&wanted).map_err(convert::image_failed)?;
-            all.retain(|image| found.as_ref().is_some_and(|found| found.id == image.id));
-        }
-        Ok(Response::new(ListImagesResponse { images: convert::images(&all, &self.pinned()?) }))
+        Ok(Response::new(ListImagesResponse { images: self.listed(request.into_inner().filter)? }))
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
@@ -55,7 +50,7 @@ impl ImageService for Front {
         if compiled.as_ref().is_err_and(|error| error.code() == Code::InvalidArgument) {
             self.0.images.remove(&image.name).map_err(convert::image_failed)?;
         }
-        self.forget_unused_code()?;
+        self.0.forget_unused_code()?;
         compiled?;
         Ok(Response::new(PullImageResponse { image_ref: image.id.to_string() }))
     }
@@ -65,7 +60,7 @@ impl ImageService for Front {
         // CRI means the image with all its names, however it is named.
         if let Some(image) = self.0.images.get(&name).map_err(convert::image_failed)? {
             self.0.images.remove(&image.id.to_string()).map_err(convert::image_failed)?;
-            self.forget_unused_code()?;
+            self.0.forget_unused_code()?;
         }
         Ok(Response::new(RemoveImageResponse {}))
     }
@@ -80,11 +75,23 @@ impl ImageService for Front {
             used_bytes: Some(UInt64Value { value: used.bytes + code.bytes }),
             inodes_used: Some(UInt64Value { value: used.inodes + code.inodes }),
         };
-        Ok(Response::new(ImageFsInfoResponse { image_filesystems: vec![usage], container_filesystems: Vec::new() }))
+        // Containers write to volumes and logs only; what is made for them lies beside the images.
+        let (image_filesystems, container_filesystems) = (vec![usage.clone()], vec![usage]);
+        Ok(Response::new(ImageFsInfoResponse { image_filesystems, container_filesystems }))
     }
 }
 
 impl Front {
+    fn listed(&self, filter: Option<ImageFilter>) -> Result<Vec<Image>, Status> {
+        let wanted = filter.and_then(|filter| filter.image).unwrap_or_default().image;
+        let mut all = self.0.images.list().map_err(convert::image_failed)?;
+        if !wanted.is_empty() {
+            let found = self.0.images.get(&wanted).map_err(convert::image_failed)?;
+            all.retain(|image| found.as_ref().is_some_and(|found| found.id == image.id));
+        }
+        Ok(convert::images(&all, &self.pinned()?))
+    }
+
     /// Takes in archives that are new. What is wrong with one is logged, and is nobody else's trouble.
     pub(super) async fn import_archives(&self) -> Result<(), Status> {
         let Some(dir) = self.0.config.archives.clone() else { return Ok(()) };
@@ -115,17 +122,20 @@ impl Front {
         all.retain(|image| image.id == found.id);
         Ok(convert::images(&all, &self.pinned()?).pop())
     }
+}
 
+impl Pods {
+    /// Machine code goes with the last image that needs it, and with the last container of one that has no name.
     pub(super) fn forget_unused_code(&self) -> Result<(), Status> {
-        let needed: HashSet<images::Digest> = self
-            .0
-            .images
-            .list()
-            .map_err(|error: ImageError| convert::image_failed(error))?
+        let store = &self.images;
+        let all = store.list().and_then(|named| Ok((named, store.in_use()?)));
+        let (named, in_use) = all.map_err(|error: ImageError| convert::image_failed(error))?;
+        let needed: HashSet<images::Digest> = named
             .into_iter()
+            .chain(in_use)
             .flat_map(|image| image.programs.into_values().chain([image.wasm]))
             .collect();
-        self.0.compiler.retain(&needed);
+        self.compiler.retain(&needed);
         Ok(())
     }
 }

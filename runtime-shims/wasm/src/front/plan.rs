@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use coracle_cri::v1::{ContainerConfig, PodSandboxConfig, Protocol};
+use serde::Deserialize;
 
 use super::limits::plan_limits;
 use crate::compile::GuestKind;
@@ -18,6 +19,11 @@ const HTTP_TIMEOUT: &str = "coracle.dev/http-timeout-seconds";
 const HTTP_KEEP: &str = "coracle.dev/http-keep-instances";
 
 const WASI3: &str = "coracle.dev/wasi-0.3";
+
+/// A container's `ports` as kubelet passes them on, in JSON.
+const OWN_PORTS: &str = "io.kubernetes.container.ports";
+/// On every container that a kubelet makes.
+const OF_KUBELET: &str = "io.kubernetes.container.restartCount";
 
 const DEFAULT_PORT: u16 = 8080;
 const DEFAULT_CONCURRENCY: usize = 128;
@@ -171,14 +177,9 @@ fn plan_http(sandbox: &PodSandboxConfig, config: &ContainerConfig, taken: &[u16]
             Ok(port) if port > 0 => port,
             Ok(_) | Err(_) => return Err(format!("annotation {key}: {text:?} is no port (1 to 65535)")),
         },
-        // CRI does not say which container a port belongs to: each HTTP container takes the next one.
-        None => sandbox
-            .port_mappings
-            .iter()
-            .filter(|mapping| mapping.protocol() == Protocol::Tcp)
-            .filter_map(|mapping| u16::try_from(mapping.container_port).ok())
-            .find(|port| *port > 0 && !taken.contains(port))
-            .unwrap_or(DEFAULT_PORT),
+        None => {
+            ports(sandbox, config).into_iter().find(|port| *port > 0 && !taken.contains(port)).unwrap_or(DEFAULT_PORT)
+        }
     };
     if taken.contains(&port) {
         return Err(format!(
@@ -206,6 +207,34 @@ fn plan_http(sandbox: &PodSandboxConfig, config: &ContainerConfig, taken: &[u16]
         concurrency: usize::try_from(concurrency).unwrap_or(CONCURRENCY_MAX),
         timeout_ms: timeout_seconds * 1000,
     })
+}
+
+/// TCP ports that may be the container's. CRI itself does not say which container of a pod a port belongs to, but kubelet
+/// does, in an annotation of containers that have ports. From others every container may take what is left of the pod's.
+fn ports(sandbox: &PodSandboxConfig, config: &ContainerConfig) -> Vec<u16> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ContainerPort {
+        container_port: u16,
+        #[serde(default)]
+        protocol: Option<String>,
+    }
+    let own = config.annotations.get(OWN_PORTS).map(|text| serde_json::from_str::<Vec<ContainerPort>>(text));
+    match own {
+        Some(Ok(own)) => own
+            .into_iter()
+            .filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+            .map(|port| port.container_port)
+            .collect(),
+        // Kubelet says nothing of ports where there are none.
+        None if config.annotations.contains_key(OF_KUBELET) => Vec::new(),
+        Some(Err(_)) | None => sandbox
+            .port_mappings
+            .iter()
+            .filter(|mapping| mapping.protocol() == Protocol::Tcp)
+            .filter_map(|mapping| u16::try_from(mapping.container_port).ok())
+            .collect(),
+    }
 }
 
 /// The container's own annotation, else the pod's for this container, else the pod's.

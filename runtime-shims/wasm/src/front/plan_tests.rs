@@ -55,6 +55,12 @@ fn plan(text: &str) -> Result<GuestPlan, String> {
             ("own-note", name) => {
                 config.annotations.insert(format!("coracle.dev/{name}"), value.to_owned());
             }
+            ("own-ports", _) => {
+                config.annotations.insert(OWN_PORTS.to_owned(), value.to_owned());
+            }
+            ("kubelet", _) => {
+                config.annotations.insert(OF_KUBELET.to_owned(), value.to_owned());
+            }
             ("command", _) => config.command = list(value),
             ("args", _) => config.args = list(value),
             ("env", name) => config.envs.push(KeyValue { key: name.to_owned(), value: value.as_bytes().to_vec() }),
@@ -172,6 +178,9 @@ fn the_http_port() {
             "kind=http",
             "kind=http udp=53 ports=80,81",
             "kind=http ports=80,81 taken=80",
+            r#"kind=http ports=80,81 own-ports=[{"containerPort":53,"protocol":"UDP"},{"name":"http","containerPort":81}]"#,
+            "kind=http ports=80,81 kubelet=0",
+            "kind=http ports=80 own-ports=80",
             "kind=http ports=80 note:http-port=90",
             "kind=http ports=80 note:http-port=90 note:http-port.main=91",
             "kind=http ports=80 note:http-port.main=91 own-note:http-port=92",
@@ -194,6 +203,12 @@ fn the_http_port() {
               port 80 concurrency 128 timeout 300000 ms
             kind=http ports=80,81 taken=80
               port 81 concurrency 128 timeout 300000 ms
+            kind=http ports=80,81 own-ports=[{"containerPort":53,"protocol":"UDP"},{"name":"http","containerPort":81}]
+              port 81 concurrency 128 timeout 300000 ms
+            kind=http ports=80,81 kubelet=0
+              port 8080 concurrency 128 timeout 300000 ms
+            kind=http ports=80 own-ports=80
+              port 80 concurrency 128 timeout 300000 ms
             kind=http ports=80 note:http-port=90
               port 90 concurrency 128 timeout 300000 ms
             kind=http ports=80 note:http-port=90 note:http-port.main=91

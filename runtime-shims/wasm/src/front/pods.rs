@@ -1,6 +1,7 @@
 //! Sandboxes and containers: how they come to be, change and go. Every change goes through here: state first, then the
 //! record on disk, then the event.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -25,7 +26,7 @@ use super::workers::Workers;
 use crate::clock::UnixNanos;
 use crate::compile::{Compiler, TaskLimits};
 use crate::engine::Profile;
-use crate::images::{ImageError, ImageStore};
+use crate::images::{Digest, ImageError, ImageStore};
 use crate::wire;
 
 /// Exit code of a container whose worker died: it was killed, though not by its own doing.
@@ -103,6 +104,7 @@ impl Pods {
             config,
         };
         pods.read_records().map_err(io(&dir))?;
+        pods.hold_images()?;
         Ok(Arc::new(pods))
     }
 
@@ -127,6 +129,21 @@ impl Pods {
         }
         tracing::info!(sandboxes = state.sandboxes.len(), containers = state.containers.len(), "state read");
         Ok(())
+    }
+
+    /// Images of the containers there are stay, those of others need not.
+    fn hold_images(&self) -> Result<(), ImageError> {
+        let used: HashSet<Digest> =
+            self.state.lock().containers.values().map(|container| container.record.image.id.clone()).collect();
+        for id in &used {
+            // A container of an earlier build, or a record that a power loss took.
+            if self.images.held(id)?.is_none()
+                && let Some(image) = self.images.get(&id.to_string())?
+            {
+                self.images.hold(&image)?;
+            }
+        }
+        self.images.hold_only(&used)
     }
 
     pub(super) fn set_pod_cidr(&self, range: Ipv4Net) -> Result<(), Status> {
@@ -182,8 +199,9 @@ impl Pods {
     /// Ends the containers at once and gives the address back. An unknown sandbox has been stopped well enough.
     pub(super) async fn stop_sandbox(self: &Arc<Pods>, id: &str) -> Result<(), Status> {
         let (id, containers) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             let Some(id) = known(state.sandbox_id(id))? else { return Ok(()) };
+            state.stopping.insert(id.clone());
             let running = state.containers_of(&id).into_iter().filter(|container| container.is_running());
             let running: Vec<String> = running.map(|container| container.record.id.clone()).collect();
             (id, running)
@@ -192,6 +210,7 @@ impl Pods {
         futures::future::try_join_all(stopping).await?;
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        state.stopping.remove(&id);
         let Some(sandbox) = state.sandboxes.get_mut(&id).filter(|sandbox| sandbox.ready) else { return Ok(()) };
         sandbox.ready = false;
         if let Some(ip) = sandbox.ip.take() {

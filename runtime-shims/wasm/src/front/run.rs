@@ -108,7 +108,7 @@ impl Front {
                 tracing::error!(%error, "archives cannot be imported");
             }
             // Images may have been removed while no front ran.
-            if let Err(error) = front.forget_unused_code() {
+            if let Err(error) = front.0.forget_unused_code() {
                 tracing::error!(%error, "machine code cannot be collected");
             }
         });

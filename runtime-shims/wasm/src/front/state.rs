@@ -15,6 +15,8 @@ pub(super) struct State {
     pub(super) sandboxes: BTreeMap<String, SandboxRecord>,
     pub(super) containers: BTreeMap<String, Container>,
     pub(super) addresses: Addresses,
+    /// Sandboxes that are being stopped: nothing starts in them.
+    pub(super) stopping: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,11 @@ impl State {
 
     pub(super) fn container_id(&self, id: &str) -> Result<String, Lookup> {
         find(&self.containers, "container", id)
+    }
+
+    /// Whether something may start in a sandbox.
+    pub(super) fn is_ready(&self, sandbox: &str) -> bool {
+        self.sandboxes.get(sandbox).is_some_and(|found| found.ready) && !self.stopping.contains(sandbox)
     }
 
     /// The containers of a sandbox, oldest first.

@@ -81,7 +81,10 @@ pub(super) async fn fetch(
         }
         let digest = partial.digest();
         if digest == wanted.digest {
-            return partial.finish();
+            let path = partial.path.clone();
+            // It waits for the disk, and others should not.
+            let finished = tokio::task::spawn_blocking(move || partial.finish()).await;
+            return finished.unwrap_or_else(|error| Err(ImageError::io("sync", path, io::Error::other(error))));
         }
         partial.restart()?;
         let why = format!("its digest is {digest}, not {}", wanted.digest);

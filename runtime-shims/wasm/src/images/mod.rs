@@ -6,6 +6,7 @@
 //! ```text
 //! blobs/sha256/<hex>    content, verified before it got its name; never changes
 //! refs/<hex>.json       one image name; <hex> is the SHA-256 of the name
+//! uses/<hex>.json       an image that containers were made of, by its id: its content stays though no name needs it
 //! archives/<hex>.json   an archive that was taken in already, by its path, size and time
 //! partial/<hex>         a download that is not whole yet; locked while somebody fetches, kept a day for the next who does
 //! tmp/                  what is being written; emptied when nobody writes
@@ -31,6 +32,7 @@ mod rootfs;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod uses;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,6 +46,7 @@ pub use name::{Digest, ImageName};
 pub use push::{MachineCode, PushExtras};
 pub use registry::{ConfigFile, Credentials, DEFAULT_REGISTRIES_FILE, Registries, Timing};
 pub use trust::{DEFAULT_POLICY_FILE, SigningKey};
+pub(crate) use uses::Released;
 
 use crate::clock::{Clock, UnixNanos};
 use blobs::Blobs;
@@ -118,7 +121,7 @@ impl ImageStore {
 
     pub fn open_with_clock(dir: impl Into<PathBuf>, clock: Clock) -> Result<ImageStore, ImageError> {
         let root = dir.into();
-        for sub in ["refs", "archives"] {
+        for sub in ["refs", "archives", "uses"] {
             let path = root.join(sub);
             std::fs::create_dir_all(&path).map_err(|source| ImageError::io("make", path, source))?;
         }
@@ -153,7 +156,11 @@ impl ImageStore {
 
     /// All names, sorted.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
-        let dir = self.root.join("refs");
+        self.read_refs("refs")
+    }
+
+    fn read_refs(&self, dir: &str) -> Result<Vec<Image>, ImageError> {
+        let dir = self.root.join(dir);
         let entries = std::fs::read_dir(&dir).map_err(|source| ImageError::io("read", &dir, source))?;
         let mut images = Vec::new();
         for entry in entries {
@@ -303,12 +310,13 @@ impl ImageStore {
         self.blobs.usage()
     }
 
-    /// Removes blobs no name needs. Skipped while some process adds content, because that content has no name yet;
+    /// Removes blobs that no name needs, nor a container. Skipped while some process adds content, because that content has no name yet;
     /// whoever changes the store next collects.
     fn collect(&self) -> Result<(), ImageError> {
         self.blobs.expire_partials(self.clock.now())?;
         self.blobs.collect(|| {
-            Ok(self.list()?.into_iter().flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())
+            let needed = self.list()?.into_iter().chain(self.in_use()?);
+            Ok(needed.flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())
         })
     }
 

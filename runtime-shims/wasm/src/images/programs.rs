@@ -24,15 +24,17 @@ impl ImageStore {
                 };
                 let _adding = self.blobs.adding()?;
                 let wasm = rootfs::extract(&self.blobs, &image.name, &layers, Some(path))?;
-                let record = self.ref_path(&image.name);
-                // Another image may have come under the name; then what was taken out is collected with the next one.
-                if let Some(mut current) = self.read_ref(&record)?.filter(|current| current.id == image.id) {
+                let with = |mut current: Image| {
                     current.programs.insert(path.to_owned(), wasm.clone());
                     if !current.blobs.contains(&wasm) {
                         current.blobs.push(wasm.clone());
                     }
-                    self.write_ref(&current)?;
-                }
+                    current
+                };
+                // Another image may have come under the name.
+                let named = self.read_ref(&self.ref_path(&image.name))?.filter(|named| named.id == image.id);
+                named.map(|named| self.write_ref(&with(named))).transpose()?;
+                self.held(&image.id)?.map(|held| self.write_use(&with(held))).transpose()?;
                 wasm
             }
         };

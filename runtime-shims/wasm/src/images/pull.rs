@@ -1,6 +1,8 @@
 //! Pulls from a registry: decides what is wanted, in which order it is fetched, and that it is accepted before anything
 //! large is.
 
+use futures::{FutureExt, StreamExt, TryStreamExt};
+
 use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
 use super::manifest::{self, Anatomy, MAX_DOCUMENT_BYTES, Shape};
 use super::registry::{Credentials, Registries, Session, Verb};
@@ -9,6 +11,9 @@ use super::{Digest, Image, ImageError, ImageName, ImageStore, download, rootfs};
 
 /// What a registry may answer with, best first.
 const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
+
+/// Layers of one image that are fetched at once: a registry far away answers several as quickly as one.
+const LAYERS_AT_ONCE: usize = 3;
 
 pub(super) async fn pull(
     store: &ImageStore,
@@ -48,9 +53,13 @@ pub(super) async fn pull(
         Shape::Artifact { layer } => std::slice::from_ref(layer),
         Shape::Rootfs { layers, entry: _ } => layers.as_slice(),
     };
-    for layer in layers {
-        fetch(layer, registries.max_layer_bytes).await?;
-    }
+    // One that is named twice would wait for itself, in a place that another could have.
+    let different = layers
+        .iter()
+        .enumerate()
+        .filter(|(at, layer)| layers[..*at].iter().all(|before| before.digest != layer.digest));
+    let fetching: Vec<_> = different.map(|(_, layer)| fetch(layer, registries.max_layer_bytes).boxed()).collect();
+    futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
     if let (Shape::Artifact { layer }, Some(engine)) = (&anatomy.shape, engine)
         && let Some(code) = precompiled::choose(&full, &manifest, &layer.digest, engine, &policy)
         // Code that cannot be had is no reason not to run: it is made here then.
@@ -58,7 +67,11 @@ pub(super) async fn pull(
     {
         tracing::warn!(image = full, %error, "the machine code in the image cannot be fetched; it is compiled here");
     }
-    store.admit(&full, &text, &manifest, &anatomy)
+    // Layers may be large, and unpacking them must not hold up who else is served.
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || store.admit(&full, &text, &manifest, &anatomy))
+        .await
+        .unwrap_or_else(|error| Err(ImageError::io("read", "layers", std::io::Error::other(error))))
 }
 
 impl ImageStore {

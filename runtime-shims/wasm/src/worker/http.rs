@@ -40,7 +40,7 @@ use super::memory::OutOfMemory;
 use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
 use super::slots::Slot;
 use super::traffic::Counted;
-use super::{Shared, Stop, exit};
+use super::{Shared, Stop, exit, grace_over};
 use crate::wire::{Exit, HttpSpec};
 
 /// Connections of one pod; more wait in the kernel until one closes.
@@ -115,7 +115,7 @@ pub(super) async fn serve(
             biased;
             () = service.wake.notified() => return connections.kill(service.memory_exit()),
             stopped = stopped(&mut stop) => return match stopped {
-                Stop::Drain { grace_ms } => connections.drain(listener, grace_ms, stop).await,
+                Stop::Drain { .. } => connections.drain(listener, stop).await,
                 Stop::Run | Stop::Kill => connections.kill(exit::stopped(false)),
             },
             accepted = connections.accept(&listener) => match accepted {
@@ -192,7 +192,7 @@ impl Connections {
     }
 
     /// Takes no more connections and lets requests finish until the grace is over.
-    async fn drain(&self, listener: TcpListener, grace_ms: u64, mut stop: watch::Receiver<Stop>) -> Exit {
+    async fn drain(&self, listener: TcpListener, stop: watch::Receiver<Stop>) -> Exit {
         // Clients whose connection the kernel has accepted already would otherwise be cut off unheard.
         while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
             self.serve(stream);
@@ -209,8 +209,7 @@ impl Connections {
             biased;
             () = idle => Exit::with_code(0),
             () = self.service.wake.notified() => self.service.memory_exit(),
-            _ = stop.wait_for(|stop| *stop == Stop::Kill) => exit::stopped(false),
-            () = tokio::time::sleep(Duration::from_millis(grace_ms)) => exit::stopped(false),
+            () = grace_over(stop) => exit::stopped(false),
         };
         self.kill(exit)
     }

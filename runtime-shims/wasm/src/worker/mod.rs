@@ -66,6 +66,7 @@ use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
@@ -491,14 +492,39 @@ async fn guest(
     };
     match stopped {
         Stop::Run | Stop::Kill => exit::stopped(false),
-        Stop::Drain { grace_ms } if container.stdin.tell() => tokio::select! {
+        Stop::Drain { .. } if container.stdin.tell() => tokio::select! {
             biased;
             exit = running => exit,
-            _ = stop.wait_for(|stop| *stop == Stop::Kill) => exit::stopped(false),
-            () = tokio::time::sleep(Duration::from_millis(grace_ms)) => exit::stopped(false),
+            () = grace_over(stop) => exit::stopped(false),
         },
         // A guest that does not look cannot be told: like a process without a handler for SIGTERM, it just ends.
         Stop::Drain { .. } => exit::stopped(true),
+    }
+}
+
+/// Returns when what a guest was given to end by itself is over. A later stop may shorten that, and never lengthens it.
+async fn grace_over(mut stop: watch::Receiver<Stop>) {
+    let mut end: Option<Instant> = None;
+    loop {
+        match *stop.borrow_and_update() {
+            Stop::Run => {}
+            Stop::Drain { grace_ms } => {
+                let asked = Instant::now() + Duration::from_millis(grace_ms);
+                end = Some(end.map_or(asked, |end| end.min(asked)));
+            }
+            Stop::Kill => return,
+        }
+        let over = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = stop.changed() => if changed.is_err() { return },
+            () = over => return,
+        }
     }
 }
 
@@ -522,6 +548,33 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_stop_shortens_the_grace_and_never_lengthens_it() {
+        // Each stop comes ten seconds after the one before; when the grace is over, in seconds since the first.
+        let over = async |graces: &[u64]| {
+            let began = Instant::now();
+            let drain = |seconds: u64| Stop::Drain { grace_ms: seconds * 1000 };
+            let (stop, stopping) = watch::channel(drain(graces[0]));
+            let telling = async {
+                for grace in &graces[1..] {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    stop.send_replace(if *grace == 0 { Stop::Kill } else { drain(*grace) });
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                biased;
+                () = grace_over(stopping) => began.elapsed().as_secs(),
+                never = telling => never,
+            }
+        };
+        assert_eq!(over(&[30]).await, 30);
+        assert_eq!(over(&[30, 5]).await, 15);
+        assert_eq!(over(&[30, 3600]).await, 30);
+        assert_eq!(over(&[3600, 60, 7]).await, 27);
+        assert_eq!(over(&[30, 0]).await, 10);
     }
 
     #[test]

@@ -461,3 +461,66 @@ async fn a_stop_waits_as_long_as_it_was_told_and_a_second_one_may_shorten_that()
     within("both return", futures::future::join(first, second)).await;
     assert_eq!(shim.status(&pod.container).await.exit_code, 137);
 }
+
+#[tokio::test]
+async fn a_second_stop_with_less_grace_ends_the_container_and_nothing_else() {
+    let shim = Shim::start().await;
+    let neighbour = shim.run("neighbour", guest("hello:dev")).await;
+    let served = shim.run("served", guest("hello:dev")).await;
+    let command = shim.run("command", crate::shim::Guest { stdin: true, ..guest("stubborn") }).await;
+    eventually("it looks at its input", || async { shim.log("command", "main").contains("listening").then_some(()) })
+        .await;
+    let worker = shim.worker_pid();
+    // A request that does not end keeps the first stop waiting.
+    let mut stream = tokio::net::TcpStream::connect((served.ip.as_str(), 8080)).await.expect("it listens");
+    let said = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, said).await.expect("it is read");
+    tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 16]).await.expect("it is answered");
+    let first = futures::future::join(shim.stop(&served.container, 3600), shim.stop(&command.container, 3600));
+    let second = async {
+        eventually("the first stop is under way", || async {
+            let told = shim.log("command", "main").contains("told to stop");
+            let closed = tokio::net::TcpStream::connect((served.ip.as_str(), 8080)).await.is_err();
+            (told && closed).then_some(())
+        })
+        .await;
+        futures::future::join(shim.stop(&served.container, 1), shim.stop(&command.container, 1)).await;
+    };
+    within("all return", futures::future::join(first, second)).await;
+    for pod in [&served, &command] {
+        assert_eq!(shim.ending(&pod.container).await, r#"137 Error """#);
+    }
+    assert_eq!(shim.worker_pid(), worker, "the worker of all other pods is not ended for it");
+    assert_eq!(shim.status(&neighbour.container).await.state(), ContainerState::ContainerRunning);
+}
+
+#[tokio::test]
+async fn nothing_is_made_in_a_sandbox_that_went_away_meanwhile() {
+    let shim = Shim::start().await;
+    let store =
+        coracle_shim_wasm::images::ImageStore::open(coracle_shim_wasm::front::FrontConfig::image_dir(shim.dir.path()))
+            .expect("the store opens");
+    let file = shim.dir.path().join("large.wasm");
+    std::fs::write(&file, crate::hostile::modules::long(400)).expect("it can be written");
+    store.import(&file, Some("large")).expect("it is taken in");
+    let sandbox = shim.sandbox("short", &[], &[]).await;
+    // Compiling takes a while, and the sandbox does not wait for it.
+    let (made, ()) = within("both return", async {
+        tokio::join!(shim.create(&sandbox, "main", guest("large")), async {
+            let compiles = || async {
+                let children =
+                    std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shim.front_pid())).ok()?;
+                let is_compiler = |pid: &str| {
+                    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    String::from_utf8_lossy(&line).contains("\0compile\0")
+                };
+                children.split_whitespace().any(is_compiler).then_some(())
+            };
+            eventually("it is being compiled", compiles).await;
+            shim.remove_pod(&sandbox).await;
+        })
+    })
+    .await;
+    assert_ne!(code(made), Code::Ok, "there is nothing it could be in");
+    assert!(containers(&shim, ContainerFilter::default()).await.is_empty());
+}

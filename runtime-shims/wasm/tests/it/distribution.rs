@@ -406,3 +406,45 @@ async fn a_push_is_authorised_and_goes_past_the_mirrors() {
     assert_eq!(digest(&registry.get("/v2/team/hello/manifests/v1").expect("it is there")), pushed);
     assert_eq!(registry.get(&format!("/v2/team/hello/blobs/{}", digest(&hello()))).expect("it is there"), hello());
 }
+
+/// An image of a file system in several layers; the paths of their blobs, by which they are asked for.
+fn publish_layers(registry: &Registry, repository: &str, layers: &[&[u8]]) -> Vec<String> {
+    let config = br#"{"os":"wasi","architecture":"wasm","config":{"Entrypoint":["/app.wasm"]}}"#;
+    let config_digest = registry.put_blob(repository, config);
+    let digests: Vec<String> = layers.iter().map(|layer| registry.put_blob(repository, layer)).collect();
+    let listed: Vec<String> = layers
+        .iter()
+        .zip(&digests)
+        .map(|(layer, digest)| {
+            let size = layer.len();
+            format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":{size}}}"#)
+        })
+        .collect();
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config_digest}","size":{}}},"layers":[{}]}}"#,
+        config.len(),
+        listed.join(",")
+    );
+    registry.put_manifest(repository, "v1", media_type, &manifest);
+    digests.iter().map(|digest| format!("/v2/{repository}/blobs/{digest}")).collect()
+}
+
+#[tokio::test]
+async fn layers_are_fetched_a_few_at_once_and_one_that_is_named_twice_once() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let app = crate::images::tar_of("app.wasm", &hello());
+    let (one, two) = (crate::images::tar_of("etc/one", b"1"), crate::images::tar_of("etc/two", b"2"));
+    let blobs = publish_layers(&registry, "layers", &[&app, &one, &app, &two]);
+    // None is sent before all three are asked for.
+    let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(3));
+    for blob in [&blobs[0], &blobs[1], &blobs[3]] {
+        registry.script(blob, [Step::Meet(barrier.clone())]);
+    }
+    let image = bench.pull(&format!("{}/layers:v1", registry.host)).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    for blob in &blobs {
+        assert_eq!(registry.requests(blob).len(), 1, "{blob}");
+    }
+}

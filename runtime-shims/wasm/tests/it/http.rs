@@ -279,3 +279,32 @@ async fn heads_that_are_too_large_never_reach_a_guest() {
     assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(shim.log("heads", "main"), "");
 }
+
+#[tokio::test]
+async fn a_container_is_served_on_its_own_port_where_kubelet_says_which_that_is() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("ports", &[9001, 9002], &[]).await;
+    let ip = shim.ip(&sandbox).await;
+    let with_ports = |ports: &str| {
+        let mut guest = guest("hello:dev");
+        guest.annotations.insert("io.kubernetes.container.restartCount".to_owned(), "0".to_owned());
+        if !ports.is_empty() {
+            guest.annotations.insert("io.kubernetes.container.ports".to_owned(), ports.to_owned());
+        }
+        guest
+    };
+    // The first one made is not the one with the first port.
+    for (name, ports) in [
+        ("second", r#"[{"name":"http","containerPort":9002,"protocol":"TCP"}]"#),
+        ("none", ""),
+        ("first", r#"[{"containerPort":53,"protocol":"UDP"},{"containerPort":9001}]"#),
+    ] {
+        let guest = with_ports(ports).env("POD_NAME", name);
+        let id = shim.create(&sandbox, name, guest).await.expect("the container is made");
+        shim.start_container(&id).await.expect("the container starts");
+    }
+    for (port, name) in [(9001, "first"), (9002, "second"), (8080, "none")] {
+        let (status, body) = request(&ip, port, "GET /", "").await.expect("it is answered");
+        assert_eq!((status, body.trim_end().ends_with(&format!("from {name}"))), (200, true), "{port}: {body}");
+    }
+}

@@ -52,7 +52,7 @@ pub fn publish(
     registry.put_manifest(repository, tag, OCI, &manifest)
 }
 
-fn tar_of(path: &str, content: &[u8]) -> Vec<u8> {
+pub fn tar_of(path: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
@@ -214,4 +214,89 @@ async fn what_is_pushed_can_be_pulled_and_has_the_same_digest() {
     assert_eq!(pull(&shim, &target, None).await.expect("it is pulled"), pushed);
     let by_digest = format!("{}/team/hello@{pushed}", registry.host);
     assert_eq!(status(&shim, &by_digest).await.expect("it is known by its digest").id, pushed);
+}
+
+/// A tar with much of nothing before the program: long to unpack, short to fetch.
+fn lengthy_layer(blocks: usize, path: &str, content: &[u8]) -> Vec<u8> {
+    const BLOCK: usize = 16 << 20;
+    let mut header = tar::Header::new_gnu();
+    header.set_path("var/nothing").expect("a path");
+    header.set_size((blocks * BLOCK) as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut layer = gzip(header.as_bytes());
+    let block = gzip(&vec![0; BLOCK]);
+    (0..blocks).for_each(|_| layer.extend_from_slice(&block));
+    layer.extend(gzip(&tar_of(path, content)));
+    layer
+}
+
+#[tokio::test]
+async fn nobody_waits_while_an_image_is_unpacked() {
+    let shim = Shim::start().await;
+    let registry = Registry::start(None).await;
+    let config = br#"{"os":"wasi","architecture":"wasm","config":{"Entrypoint":["/app.wasm"]}}"#;
+    let oci = ("application/vnd.oci.image.config.v1+json", config.as_slice());
+    let layer = lengthy_layer(64, "app.wasm", &hello());
+    publish(&registry, "lengthy", "v1", oci, ("application/vnd.oci.image.layer.v1.tar+gzip", &layer));
+    let name = format!("{}/lengthy:v1", registry.host);
+    let pulling = pull(&shim, &name, None);
+    let mut answers = 0;
+    let asking = async {
+        let fetched = || async { (registry.requests("/blobs/").len() == 2).then_some(()) };
+        crate::shim::eventually("the layer is asked for", fetched).await;
+        loop {
+            shim.runtime().version(VersionRequest::default()).await.expect("it answers");
+            answers += 1;
+        }
+    };
+    let pulled: Result<String, coracle_cri::Status> = tokio::select! {
+        biased;
+        pulled = pulling => pulled,
+        never = asking => never,
+    };
+    pulled.expect("it is pulled");
+    assert!(answers > 20, "{answers} calls were answered while a gigabyte was unpacked");
+}
+
+#[tokio::test]
+async fn a_container_stays_what_it_was_made_of_though_its_name_goes_to_another_image() {
+    let shim = Shim::start().await;
+    let registry = Registry::start(None).await;
+    let artifact = ("application/vnd.wasm.config.v0+json", b"{}".as_slice());
+    let file = |name: &str| std::fs::read(crate::guests::file(name)).expect("it is there");
+    publish(&registry, "app", "v1", artifact, ("application/wasm", &file("tool")));
+    let name = format!("{}/app:v1", registry.host);
+    let first = pull(&shim, &name, None).await.expect("it is pulled");
+    let wasm = digest(&file("tool"));
+    // What the node's own images hold of it is in the way of seeing that it goes.
+    let spec = |name: &str| RemoveImageRequest { image: spec(name) };
+    shim.images().remove_image(spec("tool")).await.expect("it is removed");
+    let first_again = pull(&shim, &name, None).await.expect("it is pulled");
+    assert_eq!(first, first_again);
+    let pod = shim.run("app", crate::shim::Guest { stdin: true, ..guest(&name) }).await;
+    let waiting = shim.create(&pod.sandbox, "waiting", guest(&name).args(&["exit", "9"])).await.expect("it is made");
+
+    publish(&registry, "app", "v1", artifact, ("application/wasm", &file("trap")));
+    let second = pull(&shim, &name, None).await.expect("it is pulled");
+    assert_ne!(first, second);
+    let exec = || async {
+        let cmd = ["app", "exit", "7"].map(str::to_owned).to_vec();
+        let request = ExecSyncRequest { container_id: pod.container.clone(), cmd, timeout: 0 };
+        shim.runtime().exec_sync(request).await.map(|done| done.into_inner().exit_code)
+    };
+    assert_eq!(exec().await.expect("it runs"), 7, "the program of the container, not of the name");
+    shim.images().remove_image(spec(&second)).await.expect("it is removed");
+    assert!(status(&shim, &first).await.is_none() && status(&shim, &name).await.is_none(), "no name is left");
+    assert_eq!(exec().await.expect("it runs"), 7);
+    shim.start_container(&waiting).await.expect("what it was made of is here");
+    assert_eq!(shim.exit(&waiting).await.exit_code, 9);
+
+    let blob = shim.dir.path().join("wasm/images/blobs/sha256").join(&wasm["sha256:".len()..]);
+    assert!(blob.exists());
+    let remove = RemoveContainerRequest { container_id: waiting };
+    shim.runtime().remove_container(remove).await.expect("it is removed");
+    assert!(blob.exists(), "one container is left");
+    shim.remove_pod(&pod.sandbox).await;
+    assert!(!blob.exists(), "and now none");
 }

@@ -33,6 +33,8 @@ pub enum Step {
     /// Sends the whole although a part was asked for.
     Whole,
     Redirect(String),
+    /// Sends nothing before as many others that do so were asked for.
+    Meet(Arc<tokio::sync::Barrier>),
 }
 
 /// Who may ask.
@@ -265,6 +267,14 @@ fn read(state: &State, path: &str, range: &str, step: Option<Step>) -> Response<
         Some(Step::Unsized(content)) => {
             *found.body_mut() =
                 StreamBody::new(futures::stream::iter([Ok(Frame::data(content.into()))])).boxed_unsync();
+        }
+        Some(Step::Meet(barrier)) => {
+            let sent = futures::stream::once(async move {
+                barrier.wait().await;
+                Ok(Frame::data(part))
+            });
+            *found.body_mut() = StreamBody::new(sent).boxed_unsync();
+            found.headers_mut().insert("content-length", length.into());
         }
         Some(Step::Cut(bytes)) => {
             let end = futures::stream::iter([Err(io::Error::other("cut"))]);

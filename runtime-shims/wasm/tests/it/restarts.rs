@@ -221,8 +221,12 @@ async fn a_worker_has_no_rights_and_nothing_of_the_fronts() {
     };
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Seccomp:"), "2", "a filter");
-    assert_eq!(field("CapEff:"), "0000000000000000");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    only_what_it_was_given_is_open(&shim, worker);
     if rustix::process::geteuid().is_root() {
+        assert_eq!(field("CapBnd:"), "0000000000000000", "nothing could give it any");
         assert_eq!(field("Uid:"), "65534 65534 65534 65534");
         assert_eq!(field("Groups:"), "");
         let root = std::fs::read_dir(format!("/proc/{worker}/root")).expect("root may look");
@@ -247,4 +251,37 @@ async fn a_worker_has_no_rights_and_nothing_of_the_fronts() {
         (switches(worker)? == before).then_some(())
     })
     .await;
+}
+
+/// Beside sockets, pipes and the like: the code, the log, its own door, the node's authorities, nothing, and where the
+/// front's own messages go.
+fn only_what_it_was_given_is_open(shim: &Shim, worker: u32) {
+    use std::os::unix::fs::MetadataExt;
+    let known = |path: std::path::PathBuf| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let below = |dir: &str| {
+        let entries = std::fs::read_dir(shim.dir.path().join(dir)).expect("it is there").flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut given = vec![
+        shim.dir.path().join("wasm/code"),
+        shim.log_file("hello", "main"),
+        "/dev/null".into(),
+        format!("/proc/{}/fd/2", shim.front_pid()).into(),
+    ];
+    given.extend(below("wasm/workers"));
+    let settings = below("wasm/code").pop().expect("there is one engine");
+    given.extend(std::fs::read_dir(settings).expect("it is there").flatten().map(|entry| entry.path()));
+    given.extend(["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"].map(Into::into));
+    given.extend(["/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"].map(Into::into));
+    let given: Vec<_> = given.into_iter().filter_map(known).collect();
+    for entry in std::fs::read_dir(format!("/proc/{worker}/fd")).expect("it runs").flatten() {
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        if !target.starts_with("/") {
+            let kind = target.to_string_lossy().into_owned();
+            assert!(["socket:", "pipe:", "anon_inode:"].iter().any(|known| kind.starts_with(known)), "{kind}");
+            continue;
+        }
+        let open = known(entry.path());
+        assert!(open.is_some_and(|open| given.contains(&open)), "the worker has {} open", target.display());
+    }
 }

@@ -143,5 +143,103 @@ async fn machine_code_goes_with_its_image_and_makes_room() {
     assert!(!pod.container.is_empty() && compile::is_compiled(&code, &small));
     let spec = |name: String| coracle_cri::v1::RemoveImageRequest { image: crate::images::spec(&name) };
     shim.images().remove_image(spec(format!("{}/small:v1", registry.host))).await.expect("it is removed");
-    assert!(!compile::is_compiled(&code, &small), "code goes with its image");
+    assert!(compile::is_compiled(&code, &small), "its container is still there");
+    shim.remove_pod(&pod.sandbox).await;
+    assert!(!compile::is_compiled(&code, &small), "code goes with its image, and that with its last container");
+}
+
+/// Statements about an image as cosign writes them, by version 2 and by version 3.
+struct Cosign<'a> {
+    registry: &'a Registry,
+    pair: KeyPair,
+}
+
+impl Cosign<'_> {
+    fn sign(&self, message: &[u8]) -> String {
+        use base64::Engine as _;
+        let signed = rcgen::SigningKey::sign(&self.pair, message).expect("it is signed");
+        base64::engine::general_purpose::STANDARD.encode(signed)
+    }
+
+    fn put(&self, tag: &str, extra: &str, layer: (&str, &str), annotations: &str) -> String {
+        const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+        let config = self.registry.put_blob("team/hello", b"{}");
+        let (media_type, content) = layer;
+        let blob = self.registry.put_blob("team/hello", content.as_bytes());
+        let size = content.len();
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI}",{extra}"config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{config}","size":2}},"layers":[{{"mediaType":"{media_type}","digest":"{blob}","size":{size},"annotations":{{{annotations}}}}}]}}"#
+        );
+        self.registry.put_manifest("team/hello", tag, OCI, &manifest)
+    }
+
+    /// `cosign sign --key` of version 2: a manifest under a tag made of the digest.
+    fn sign_as_tag(&self, image: &str) {
+        let host = &self.registry.host;
+        let payload = format!(
+            r#"{{"critical":{{"identity":{{"docker-reference":"{host}/team/hello"}},"image":{{"docker-manifest-digest":"{image}"}},"type":"cosign container image signature"}},"optional":null}}"#
+        );
+        let annotation = format!(r#""dev.cosignproject.cosign/signature":"{}""#, self.sign(payload.as_bytes()));
+        let layer = ("application/vnd.dev.cosign.simplesigning.v1+json", payload.as_str());
+        self.put(&format!("{}.sig", image.replace(':', "-")), "", layer, &annotation);
+    }
+
+    /// `cosign sign --key` of version 3: a bundle that refers to the image. The index that lists it.
+    fn sign_as_bundle(&self, image: &str) -> String {
+        use base64::Engine as _;
+        const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+        let hex = image.trim_start_matches("sha256:");
+        let kind = "application/vnd.in-toto+json";
+        let statement = format!(
+            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{{"digest":{{"sha256":"{hex}"}}}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{{}}}}"#
+        );
+        let signed = self.sign(format!("DSSEv1 {} {kind} {} {statement}", kind.len(), statement.len()).as_bytes());
+        let payload = base64::engine::general_purpose::STANDARD.encode(&statement);
+        let bundle = format!(
+            r#"{{"mediaType":"{BUNDLE}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{payload}","payloadType":"{kind}","signatures":[{{"sig":"{signed}"}}]}}}}"#
+        );
+        let extra = format!(
+            r#""artifactType":"{BUNDLE}","subject":{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{image}","size":1}},"#
+        );
+        let referrer = self.put("unnamed", &extra, (BUNDLE, &bundle), "");
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{referrer}","size":1,"artifactType":"{BUNDLE}"}}]}}"#
+        )
+    }
+}
+
+#[tokio::test]
+async fn signatures_are_found_wherever_cosign_puts_them() {
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let policy = dir.path().join("policy.yaml");
+    std::fs::write(&policy, "default: reject\nrules:\n- prefix: \"*\"\n  keys: [good.pub]\n")
+        .expect("it can be written");
+    let shim = Shim::start_with(&["--image-policy", &policy.display().to_string()]).await;
+    for place in ["tag", "referrers", "tag of referrers"] {
+        let registry = Registry::start(None).await;
+        let pair = KeyPair::generate().expect("a key");
+        std::fs::write(dir.path().join("good.pub"), public_pem(&pair)).expect("it can be written");
+        let (name, _) = pushed(&registry, dir.path(), "v1", &PushExtras::default()).await;
+        let refused = refusal(pull(&shim, &name, None).await);
+        assert!(refused.contains("it has no signature"), "{place}: {refused}");
+        let image = crate::registry::digest(&registry.get("/v2/team/hello/manifests/v1").expect("it is there"));
+        let cosign = Cosign { registry: &registry, pair };
+        match place {
+            "tag" => cosign.sign_as_tag(&image),
+            "referrers" => {
+                let index = cosign.sign_as_bundle(&image);
+                registry.put(format!("/v2/team/hello/referrers/{image}"), INDEX, index.as_bytes());
+            }
+            _ => {
+                let index = cosign.sign_as_bundle(&image);
+                registry.put_manifest("team/hello", &image.replace(':', "-"), INDEX, &index);
+            }
+        }
+        pull(&shim, &name, None).await.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+        // Another key's word is worth nothing, wherever it stands.
+        std::fs::write(dir.path().join("good.pub"), public_pem(&KeyPair::generate().expect("a key"))).expect("written");
+        let refused = refusal(pull(&shim, &name, None).await);
+        assert!(refused.contains("one is by another key"), "{place}: {refused}");
+    }
 }

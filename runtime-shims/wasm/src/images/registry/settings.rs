@@ -17,7 +17,8 @@ pub const DEFAULT_REGISTRIES_FILE: &str = "/etc/coracle/registries.yaml";
 /// How to reach registries, and what to accept from them.
 #[derive(Debug, Clone)]
 pub struct Registries {
-    /// Hosts (with their port, if any) that are spoken to without TLS. Loopback ones always are.
+    /// Hosts (with their port, if any) that are spoken to without TLS. Loopback ones with a port always are, unless
+    /// `registries.yaml` has TLS settings for them.
     pub insecure: Vec<String>,
     /// `registries.yaml`.
     pub file: ConfigFile,

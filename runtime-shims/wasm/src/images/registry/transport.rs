@@ -43,16 +43,20 @@ pub(in crate::images) enum Lost {
     Final(String),
 }
 
+/// With TLS or without, and whom to.
+type Key = (bool, String);
+
 /// The connections of one session. They end with it.
 pub(in crate::images) struct Transport {
     timing: Timing,
-    idle: Mutex<HashMap<(bool, String), SendRequest<Body>>>,
+    /// Those to one host may all be busy: an answer that is still being read keeps its connection.
+    kept: Mutex<HashMap<Key, Vec<SendRequest<Body>>>>,
     drivers: Mutex<JoinSet<()>>,
 }
 
 impl Transport {
     pub(super) fn new(timing: Timing) -> Transport {
-        Transport { timing, idle: Mutex::default(), drivers: Mutex::default() }
+        Transport { timing, kept: Mutex::default(), drivers: Mutex::default() }
     }
 
     /// Sends `request` to `url`. `tls` is made only where it is needed.
@@ -73,11 +77,9 @@ impl Transport {
         let host_value = HeaderValue::from_str(&host).map_err(|error| Lost::Final(format!("{url}: {error}")))?;
         headers.insert(header::HOST, host_value);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("coracle/", env!("CARGO_PKG_VERSION"))));
-        let kept = self.idle.lock().remove(&key);
-        let mut sender = match kept {
-            // A connection is ready again once the last answer was read to its end.
-            Some(sender) if sender.is_ready() => sender,
-            Some(_) | None => match tokio::time::timeout(self.timing.connect, self.connect(url, tls)).await {
+        let mut sender = match self.idle(&key) {
+            Some(sender) => sender,
+            None => match tokio::time::timeout(self.timing.connect, self.connect(url, tls)).await {
                 Ok(connected) => connected?,
                 Err(_) => {
                     return Err(Lost::Transient(format!("{host} did not answer within {}", secs(self.timing.connect))));
@@ -91,8 +93,17 @@ impl Transport {
             Ok(response) => response.map_err(|error| Lost::Transient(format!("{host}: {}", chain(&error))))?,
             Err(_) => return Err(Lost::Transient(format!("{host} sent nothing for {}", secs(patience)))),
         };
-        self.idle.lock().insert(key, sender);
+        self.kept.lock().entry(key).or_default().push(sender);
         Ok(response)
+    }
+
+    /// A connection is ready again once the last answer was read to its end.
+    fn idle(&self, key: &Key) -> Option<SendRequest<Body>> {
+        let mut kept = self.kept.lock();
+        let senders = kept.get_mut(key)?;
+        senders.retain(|sender| !sender.is_closed());
+        let ready = senders.iter().position(SendRequest::is_ready)?;
+        Some(senders.swap_remove(ready))
     }
 
     async fn connect(

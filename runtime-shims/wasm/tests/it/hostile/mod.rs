@@ -2,7 +2,7 @@
 
 mod files;
 mod loops;
-mod modules;
+pub mod modules;
 mod neighbour;
 mod slow;
 mod takers;

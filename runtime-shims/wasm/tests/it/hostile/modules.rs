@@ -38,7 +38,7 @@ fn entangled(locals: usize, loops: usize) -> Vec<u8> {
 }
 
 /// Ordinary code, but much of it.
-fn long(functions: usize) -> Vec<u8> {
+pub fn long(functions: usize) -> Vec<u8> {
     let body = "(local i32 i32) ".to_owned()
         + &"(local.set 0 (i32.mul (i32.add (local.get 0) (local.get 1)) (i32.load (local.get 1))))".repeat(200);
     let mut text = String::from("(module (memory (export \"memory\") 1) (func (export \"_start\"))");
