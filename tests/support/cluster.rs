@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use crate::{Kubectl, checkout, free_port, wait_for};
 
@@ -28,7 +29,12 @@ pub fn binary() -> PathBuf {
 pub struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Closed when all is read. A process that was killed may leave others that have its output open.
+    read: mpsc::Receiver<()>,
 }
+
+/// What is left of the output of a process that ended is there at once, unless somebody else still holds it.
+const REST_OF_OUTPUT: Duration = Duration::from_secs(5);
 
 impl Process {
     pub fn start(command: &mut Command) -> Process {
@@ -36,15 +42,17 @@ impl Process {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let (reading, read) = mpsc::channel();
         for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
-            let lines = Arc::clone(&lines);
+            let (lines, reading) = (Arc::clone(&lines), reading.clone());
             std::thread::spawn(move || {
+                let _reading = reading;
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
                     lines.lock().expect("no reader panics").push(line);
                 }
             });
         }
-        Process { child, lines }
+        Process { child, lines, read }
     }
 
     #[must_use]
@@ -80,8 +88,13 @@ impl Process {
         signal(self.id(), name);
     }
 
+    /// Waits for the end of a process that ends, and of what it prints.
     pub fn wait(&mut self) -> ExitStatus {
-        wait_for("the process to end", || self.child.try_wait().expect("our own child can be waited for"))
+        let status = wait_for("the process to end", || self.child.try_wait().expect("our own child can be waited for"));
+        if status.code().is_some() {
+            let _ = self.read.recv_timeout(REST_OF_OUTPUT);
+        }
+        status
     }
 }
 

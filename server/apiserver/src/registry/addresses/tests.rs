@@ -29,10 +29,13 @@ async fn a_client_that_leaves_before_the_answer_frees_nothing() {
             assert_eq!(answer.status(), 422, "{address} and {port} are given to the Service whose client left");
         }
     }
+    // Commits are made in the order they are asked for: when this one is answered, the others are made.
+    let last = world.send("POST", SERVICES, None, &service("last", "127.43.11.1", 30_099)).await;
+    assert_eq!(last.status(), 201);
     let stored = world.send("GET", SERVICES, None, "").await;
     let body = http_body_util::BodyExt::collect(stored.into_body()).await.unwrap().to_bytes();
     let list: serde_json::Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(list["items"].as_array().unwrap().len(), 51, "each that was asked for is stored, and `kubernetes`");
+    assert_eq!(list["items"].as_array().unwrap().len(), 52, "each that was asked for, the last, and `kubernetes`");
 }
 
 #[tokio::test]
