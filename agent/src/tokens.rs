@@ -1,6 +1,6 @@
 //! Service account tokens for pods: asked for once, kept until four fifths of their life are over.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_api::Uid;
@@ -43,14 +43,13 @@ impl StoredToken {
     }
 }
 
-type Key = (String, i64);
-
 /// The tokens of this node's pods. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens {
     client: Client,
     clock: Arc<dyn Clock>,
-    known: Arc<Mutex<BTreeMap<Uid, BTreeMap<Key, StoredToken>>>>,
+    /// A pod has one or two, of different audiences or lives.
+    known: Arc<Mutex<HashMap<Uid, Vec<StoredToken>>>>,
 }
 
 impl Tokens {
@@ -60,12 +59,11 @@ impl Tokens {
 
     /// What was recorded on this node.
     pub fn seed(&self, pod: &Uid, tokens: Vec<StoredToken>) {
-        let keyed = tokens.into_iter().map(|token| ((token.audience.clone(), token.expiration_seconds), token));
-        self.known.lock().insert(pod.clone(), keyed.collect());
+        self.known.lock().insert(pod.clone(), tokens);
     }
 
     pub fn of(&self, pod: &Uid) -> Vec<StoredToken> {
-        self.known.lock().get(pod).map(|tokens| tokens.values().cloned().collect()).unwrap_or_default()
+        self.known.lock().get(pod).cloned().unwrap_or_default()
     }
 
     pub fn forget(&self, pod: &Uid) {
@@ -77,15 +75,20 @@ impl Tokens {
         let uid = Uid::from(pod.metadata.uid.as_deref().unwrap_or_default());
         let audience = wanted.audience.clone().unwrap_or_default();
         let seconds = wanted.expiration_seconds.unwrap_or(LIFE_DEFAULT_SECONDS);
-        let key = (audience.clone(), seconds);
+        let is_it = |token: &StoredToken| token.audience == audience && token.expiration_seconds == seconds;
         let now = self.clock.now();
-        let known = self.known.lock().get(&uid).and_then(|tokens| tokens.get(&key).cloned());
+        let known = self.known.lock().get(&uid).and_then(|tokens| tokens.iter().find(|token| is_it(token)).cloned());
         if let Some(known) = known.as_ref().filter(|known| !known.is_due(now)) {
             return Ok(known.clone());
         }
         match self.request(pod, &audience, seconds, now).await {
             Ok(token) => {
-                self.known.lock().entry(uid).or_default().insert(key, token.clone());
+                let mut known = self.known.lock();
+                let tokens = known.entry(uid).or_insert_with(|| Vec::with_capacity(1));
+                match tokens.iter_mut().find(|token| is_it(token)) {
+                    Some(old) => *old = token.clone(),
+                    None => tokens.push(token.clone()),
+                }
                 Ok(token)
             }
             Err(error) => match known {

@@ -23,7 +23,7 @@ use super::context::{LiveRun, PodContext};
 use super::machine::{Effect, Input, Observed, PodMachine, ProbeKind, SandboxInfo, container};
 use super::observe::{exit, observe};
 use crate::mailbox::Mail;
-use crate::probes::{ProbeTask, check_of};
+use crate::probes::{ProbeTask, Rhythm, check_of};
 use crate::volumes;
 
 /// A status that only says that a pod is on its way waits this long for a better one: most pods are up before, and each
@@ -321,11 +321,11 @@ impl Worker {
             (ProbeKind::Readiness, &declared.readiness_probe),
         ];
         for (kind, probe) in all {
-            let Some(probe) = probe.clone().filter(|_| (kind == ProbeKind::Startup) == startup) else { continue };
-            let task = ProbeTask {
+            let Some(probe) = probe.as_ref().filter(|_| (kind == ProbeKind::Startup) == startup) else { continue };
+            let task = Arc::new(ProbeTask {
                 kind,
-                check: check_of(&probe, declared, ip),
-                probe,
+                rhythm: Rhythm::of(probe),
+                check: check_of(probe, declared, ip),
                 container: name.clone(),
                 container_id: id.clone(),
                 runtime: runtime.clone(),
@@ -333,13 +333,12 @@ impl Worker {
                 mailbox: self.context.mailbox.clone(),
                 recorder: self.context.shared.recorder.clone(),
                 reference: self.context.reference(&pod, Some(name)),
-            };
+            });
             let title = format!("probe-{name}-{kind}");
-            let (token, mut task) = (token.clone(), Some(task));
+            let token = token.clone();
             self.context.scope.spawn(&title, OnExit::Finish, move |cancel| {
-                let (token, task) = (token.clone(), task.take());
+                let (token, task) = (token.clone(), task.clone());
                 async move {
-                    let Some(task) = task else { return };
                     tokio::select! {
                         biased;
                         () = cancel.cancelled() => {}

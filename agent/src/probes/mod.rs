@@ -97,10 +97,42 @@ impl Prober for NoProber {
     }
 }
 
+/// How often a probe tries, and how often in a row one outcome has to come before it counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Rhythm {
+    delay: Duration,
+    period: Duration,
+    limit: Duration,
+    failures_max: u32,
+    successes_min: u32,
+    /// What a container that is killed for this probe has to end by itself, if the probe says so.
+    grace: Option<Duration>,
+}
+
+impl Rhythm {
+    pub fn of(probe: &Probe) -> Rhythm {
+        let seconds = |field: Option<i32>, default: u64| {
+            Duration::from_secs(field.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(default))
+        };
+        let threshold = |field: Option<i32>, default: u32| {
+            field.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0).unwrap_or(default)
+        };
+        let grace = probe.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        Rhythm {
+            delay: seconds(probe.initial_delay_seconds, 0),
+            period: seconds(probe.period_seconds.filter(|period| *period > 0), 10),
+            limit: seconds(probe.timeout_seconds.filter(|limit| *limit > 0), 1),
+            failures_max: threshold(probe.failure_threshold, 3),
+            successes_min: threshold(probe.success_threshold, 1),
+            grace: grace.map(Duration::from_secs),
+        }
+    }
+}
+
 /// Everything the task of one probe needs.
 pub struct ProbeTask {
     pub kind: ProbeKind,
-    pub probe: Probe,
+    pub rhythm: Rhythm,
     pub check: Result<Check, String>,
     pub container: Arc<str>,
     pub container_id: Arc<str>,
@@ -115,22 +147,13 @@ pub struct ProbeTask {
 impl ProbeTask {
     /// Probes until the verdict is final: a startup probe ends with its first success, and a failed startup or liveness
     /// probe ends because the container is killed for it.
-    pub async fn run(self) {
-        let seconds = |field: Option<i32>, default: u64| {
-            Duration::from_secs(field.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(default))
-        };
-        let period = seconds(self.probe.period_seconds.filter(|period| *period > 0), 10);
-        let limit = seconds(self.probe.timeout_seconds.filter(|limit| *limit > 0), 1);
-        let threshold = |field: Option<i32>, default: u32| {
-            field.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0).unwrap_or(default)
-        };
-        let failures_max = threshold(self.probe.failure_threshold, 3);
-        let successes_min = threshold(self.probe.success_threshold, 1);
+    pub async fn run(&self) {
+        let Rhythm { delay, period, limit, failures_max, successes_min, grace: _ } = self.rhythm;
         // What was said before, perhaps by an earlier agent, may be another thing: the first verdict is always told, but
         // for that of liveness, which kubelet takes for granted.
         let mut healthy = (self.kind == ProbeKind::Liveness).then_some(true);
         let (mut run, mut last) = (0, None);
-        let mut next = Instant::now() + seconds(self.probe.initial_delay_seconds, 0);
+        let mut next = Instant::now() + delay;
         loop {
             sleep_until(next).await;
             next = Instant::now() + period;
@@ -164,8 +187,7 @@ impl ProbeTask {
     }
 
     fn tell(&self, healthy: bool) {
-        let grace = self.probe.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let verdict = Verdict { id: self.container_id.clone(), healthy, grace: grace.map(Duration::from_secs) };
+        let verdict = Verdict { id: self.container_id.clone(), healthy, grace: self.rhythm.grace };
         let key = (self.container.clone(), self.kind);
         self.mailbox.put(|mail| drop(mail.verdicts.insert(key, verdict)));
     }

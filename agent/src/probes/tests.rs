@@ -41,7 +41,7 @@ async fn run(kind: ProbeKind, probe: Value, script: &str, seconds: u64) -> Strin
     let fake = FakeRuntime::new(0);
     let task = ProbeTask {
         kind,
-        probe: serde_json::from_value(probe).unwrap(),
+        rhythm: Rhythm::of(&serde_json::from_value(probe).unwrap()),
         check: Ok(Check::Tcp { host: "h".into(), port: 1 }),
         container: "web".into(),
         container_id: "c1".into(),
@@ -277,7 +277,7 @@ async fn exec(command: &str) -> String {
     let source = Source { component: "kubelet".into(), host: "n".into() };
     let task = ProbeTask {
         kind: ProbeKind::Liveness,
-        probe: Probe::default(),
+        rhythm: Rhythm::of(&Probe::default()),
         check: Ok(Check::Exec { command: command.split(' ').map(str::to_owned).collect() }),
         container: "main".into(),
         container_id: id.into(),

@@ -16,6 +16,7 @@ use std::{
     fmt::{self, Display},
     future::Future,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -133,6 +134,11 @@ pub struct TaskInfo {
     pub last_failure: Option<String>,
 }
 
+/// One run of a task, and why it failed. Behind a pointer, so that what is around it is compiled once instead of for each
+/// task, and a task takes the memory of its own future instead of twice as much.
+type Run = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+type Start = Box<dyn FnMut(CancellationToken) -> Run + Send>;
+
 /// A node in the tree of supervised tasks; clones are handles to the same node.
 #[derive(Clone)]
 pub struct TaskScope {
@@ -193,12 +199,16 @@ impl TaskScope {
 
     /// Starts a supervised task. `start` is called once for each run; its token is cancelled at shutdown, and a task
     /// should return soon after that. Nothing is started in a scope that has been cancelled.
-    pub fn spawn<F, Fut>(&self, name: &str, on_exit: OnExit, start: F)
+    pub fn spawn<F, Fut>(&self, name: &str, on_exit: OnExit, mut start: F)
     where
         F: FnMut(CancellationToken) -> Fut + Send + 'static,
         Fut: Future + Send + 'static,
         Fut::Output: TaskOutput,
     {
+        self.spawn_boxed(name, on_exit, Box::new(move |token| Box::pin(start(token).map(TaskOutput::failure))));
+    }
+
+    fn spawn_boxed(&self, name: &str, on_exit: OnExit, start: Start) {
         if self.token.is_cancelled() {
             return;
         }
@@ -322,16 +332,11 @@ impl Drop for Listed {
     }
 }
 
-async fn supervise<F, Fut>(listed: Listed, name: Arc<str>, on_exit: OnExit, token: CancellationToken, mut start: F)
-where
-    F: FnMut(CancellationToken) -> Fut + Send + 'static,
-    Fut: Future + Send + 'static,
-    Fut::Output: TaskOutput,
-{
+async fn supervise(listed: Listed, name: Arc<str>, on_exit: OnExit, token: CancellationToken, mut start: Start) {
     let mut failures = 0_u32;
     loop {
         let began = Instant::now();
-        let run = async { start(token.clone()).await.failure() };
+        let run = async { start(token.clone()).await };
         let failure = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(failure) => failure,
             Err(panic) => Some(format!("panicked: {}", panic_text(&*panic))),

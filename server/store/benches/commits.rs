@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use coracle_api::meta::Uid;
-use coracle_store::{Draft, Key, Op, Prefix, Store, StoreConfig};
+use coracle_store::{Draft, Fields, Key, Op, Prefix, Store, StoreConfig};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ fn draft(key: &Key) -> Draft {
     Draft {
         uid: Uid::from("11111111-2222-3333-4444-555555555555"),
         labels: Default::default(),
-        fields: Vec::new(),
+        fields: Fields::default(),
         json: format!(r#"{HEAD}"name":"{}"}},"data":{{"x":"{padding}"}}}}"#, key.name).into_bytes(),
         revision_at: HEAD.len(),
     }

@@ -7,10 +7,43 @@ use std::sync::Arc;
 use bytes::Bytes;
 use coracle_api::meta::{ObjectKey, Revision, Uid};
 
+use crate::text;
+
 pub type Labels = BTreeMap<String, String>;
 
-/// The fields a selector may ask for, by path (`spec.nodeName`), as the caller extracted them.
-pub type Fields = Vec<(Arc<str>, String)>;
+/// The fields a selector may ask for, by path (`spec.nodeName`), as the caller extracted them. Objects of a resource have
+/// the same paths, and an object's values lie in one piece of memory: an Event has eleven, and a pod has many Events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    pub(crate) paths: Paths,
+    /// As many texts as there are paths, each with its length before it.
+    values: Box<[u8]>,
+}
+
+pub type Paths = Arc<[Arc<str>]>;
+
+impl Fields {
+    /// A value for each path.
+    pub fn new<'a>(paths: Paths, values: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut bytes = Vec::new();
+        let mut count = 0;
+        for value in values {
+            text::put(value, &mut bytes);
+            count += 1;
+        }
+        assert_eq!(paths.len(), count, "a value for each path");
+        Self { paths, values: bytes.into() }
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &str)> {
+        let mut values = &*self.values;
+        self.paths.iter().map(move |path| (path, text::take(&mut values).expect("a value for each path")))
+    }
+
+    pub fn get(&self, path: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| ***known == *path).map(|(_, value)| value)
+    }
+}
 
 /// Names one object. `resource` is the plural and group, `pods` or `deployments.apps`; an empty namespace means
 /// cluster-scoped.
@@ -105,7 +138,7 @@ pub struct Entry {
 
 impl Entry {
     pub fn field(&self, path: &str) -> Option<&str> {
-        self.fields.iter().find(|(name, _)| **name == *path).map(|(_, value)| value.as_str())
+        self.fields.get(path)
     }
 
     pub fn label(&self, key: &str) -> Option<&str> {

@@ -31,10 +31,11 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod text;
 mod watch;
 mod writer;
 
-pub use entry::{Draft, Entry, Event, EventKind, Fields, Key, Labels, Op, Prefix};
+pub use entry::{Draft, Entry, Event, EventKind, Fields, Key, Labels, Op, Paths, Prefix};
 pub use error::{CommitError, Lagged, OpenError, SnapshotError, WatchError};
 pub use queue::Held;
 pub use state::Snapshot;

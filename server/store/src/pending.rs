@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use coracle_api::meta::Revision;
 
-use crate::entry::{Draft, Entry, Event, EventKind, Fields, Key, Labels, Op, splice};
+use crate::entry::{Draft, Entry, Event, EventKind, Fields, Key, Labels, Op, Paths, splice};
 use crate::error::CommitError;
 use crate::state::State;
 
@@ -14,6 +14,7 @@ use crate::state::State;
 #[derive(Default)]
 pub(crate) struct Texts {
     known: HashSet<Arc<str>>,
+    paths: HashSet<Paths>,
     no_labels: Arc<Labels>,
 }
 
@@ -47,11 +48,20 @@ impl Texts {
         }
     }
 
-    fn fields(&mut self, mut fields: Fields) -> Fields {
-        for (name, _) in &mut fields {
-            *name = self.share(name);
+    pub(crate) fn paths(&mut self, paths: &[Arc<str>]) -> Paths {
+        if let Some(known) = self.paths.get(paths) {
+            return known.clone();
         }
-        fields.shrink_to_fit();
+        if self.paths.len() >= Self::MOST {
+            self.paths.clear();
+        }
+        let paths: Paths = paths.iter().map(|path| self.share(path)).collect();
+        self.paths.insert(paths.clone());
+        paths
+    }
+
+    fn fields(&mut self, mut fields: Fields) -> Fields {
+        fields.paths = self.paths(&fields.paths);
         fields
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use coracle_api::meta::{GroupKind, GroupResource};
 use coracle_api::object::Object;
 use coracle_api::schema::{ResourceDef, Schema};
-use coracle_store::{Draft, Key, Prefix};
+use coracle_store::{Draft, Fields, Key, Paths, Prefix};
 use parking_lot::RwLock;
 
 use super::codec::Header;
@@ -28,7 +28,7 @@ pub struct Resource {
     pub conversion: Conversion,
     pub header: Header,
     pub served_header: Header,
-    field_labels: Vec<Arc<str>>,
+    field_labels: Paths,
 }
 
 impl Resource {
@@ -73,12 +73,12 @@ impl Resource {
     pub fn draft(&self, object: &Object) -> Draft {
         let (json, revision_at) = self.header.encode(object);
         let fields = if self.field_labels.is_empty() {
-            Vec::new()
+            Fields::default()
         } else {
             // Name and namespace, which the schema counts in, are the entry's key.
-            let values = self.stored.selectable_values(object).into_iter().map(|(_, value)| value);
-            let own = values.skip(1 + usize::from(self.stored.namespaced));
-            self.field_labels.iter().cloned().zip(own).collect()
+            let values = self.stored.selectable_values(object);
+            let own = values.iter().skip(1 + usize::from(self.stored.namespaced));
+            Fields::new(self.field_labels.clone(), own.map(|(_, value)| &**value))
         };
         Draft { uid: object.uid(), labels: object.labels(), fields, json, revision_at }
     }

@@ -16,14 +16,16 @@ use std::time::Duration;
 use coracle_api::meta::{Revision, Uid};
 use expect_test::Expect;
 
-use crate::{CommitError, Draft, Entry, Event, EventKind, Key, Mode, Op, Prefix, Snapshot, Store, StoreConfig, Watch};
+use crate::{
+    CommitError, Draft, Entry, Event, EventKind, Fields, Key, Mode, Op, Prefix, Snapshot, Store, StoreConfig, Watch,
+};
 
 pub(super) fn draft(key: &Key, value: &str) -> Draft {
     let json = format!(r#"{{"metadata":{{"name":"{}"}},"v":"{value}"}}"#, key.name);
     Draft {
         uid: Uid::from(format!("uid-{}", key.name)),
         labels: BTreeMap::new(),
-        fields: vec![("spec.v".into(), value.to_owned())],
+        fields: Fields::new(["spec.v".into()].into(), [value]),
         revision_at: r#"{"metadata":{"#.len(),
         json: json.into_bytes(),
     }

@@ -1,7 +1,7 @@
 //! Drafts for the tests that run the store as a server does, with its thread.
 
 use coracle_api::meta::Uid;
-use coracle_store::{Draft, Key};
+use coracle_store::{Draft, Fields, Key};
 
 pub(crate) fn pod(name: &str) -> Key {
     Key::new("pods", "default", name)
@@ -16,7 +16,7 @@ pub(crate) fn draft(key: &Key, value: u64) -> Draft {
     Draft {
         uid: Uid::from("11111111-2222-3333-4444-555555555555"),
         labels: [("app".to_owned(), "web".to_owned())].into(),
-        fields: vec![("v".into(), value.to_string())],
+        fields: Fields::new(["v".into()].into(), [value.to_string().as_str()]),
         json: format!(r#"{HEAD}"name":"{}"}},"v":{value}}}"#, key.name).into_bytes(),
         revision_at: HEAD.len(),
     }
