@@ -4,6 +4,7 @@
 //! pod that is to go it deletes the pod's object. Must not know: how a status is made.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,38 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A write the server refuses is not tried sooner unless the status changes.
 const REFUSED: Duration = Duration::from_secs(30);
 
+/// A status that several hold. Once the server has taken it, it is that of an object of which there is a copy anyway, and
+/// the node needs none of its own: that would be kilobytes for each pod.
+#[derive(Clone, Debug)]
+pub enum SharedStatus {
+    Made(Arc<PodStatus>),
+    Of(Arc<Pod>),
+}
+
+impl SharedStatus {
+    /// That of an object, an empty one if it has none.
+    pub fn of(pod: &Arc<Pod>) -> Self {
+        if pod.status.is_some() { Self::Of(pod.clone()) } else { Self::default() }
+    }
+}
+
+impl Default for SharedStatus {
+    fn default() -> Self {
+        Self::Made(Arc::default())
+    }
+}
+
+impl Deref for SharedStatus {
+    type Target = PodStatus;
+
+    fn deref(&self) -> &PodStatus {
+        match self {
+            Self::Made(status) => status,
+            Self::Of(pod) => pod.status.as_ref().expect("made only of an object that has one"),
+        }
+    }
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct StatusWriter {
@@ -34,16 +67,16 @@ pub struct StatusWriter {
 struct Entry {
     key: PodKey,
     /// What the server holds, as far as is known.
-    known: Arc<PodStatus>,
+    known: SharedStatus,
     known_at: Revision,
-    wanted: Option<Arc<PodStatus>>,
+    wanted: Option<SharedStatus>,
     delete: bool,
     failures: u32,
 }
 
 /// What is to be done for one pod.
 enum Step {
-    Patch { key: PodKey, status: Arc<PodStatus>, patch: Value },
+    Patch { key: PodKey, status: SharedStatus, patch: Value },
     Delete { key: PodKey },
     Nothing,
 }
@@ -60,29 +93,31 @@ impl StatusWriter {
     }
 
     /// The pod's object as the server has it. What somebody else changed of a status that is the node's is written over.
-    pub fn observe(&self, pod: &Pod) {
+    pub fn observe(&self, pod: &Arc<Pod>) {
         let uid = Uid::from(pod.metadata.uid.as_deref().unwrap_or_default());
         let revision = revision(pod);
         let mut pods = self.pods.lock();
         let entry = pods.entry(uid.clone()).or_insert_with(|| Entry {
-            key: PodKey::of(pod),
-            known: Arc::default(),
+            key: PodKey::of(&**pod),
+            known: SharedStatus::default(),
             known_at: Revision::UNSET,
             wanted: None,
             delete: false,
             failures: 0,
         });
         // An event that is older than the answer to our own write tells nothing new.
-        if revision > entry.known_at {
+        if revision >= entry.known_at {
             entry.known_at = revision;
-            entry.known = Arc::new(pod.status.clone().unwrap_or_default());
-            if entry.wanted.as_ref().is_some_and(|wanted| difference(&entry.known, wanted).is_some()) {
-                self.queue.add(uid);
+            entry.known = SharedStatus::of(pod);
+            match &entry.wanted {
+                Some(wanted) if **wanted == *entry.known => entry.wanted = Some(entry.known.clone()),
+                Some(wanted) if difference(&entry.known, wanted).is_some() => self.queue.add(uid),
+                Some(_) | None => {}
             }
         }
     }
 
-    pub fn publish(&self, uid: &Uid, status: Arc<PodStatus>) {
+    pub fn publish(&self, uid: &Uid, status: SharedStatus) {
         if let Some(entry) = self.pods.lock().get_mut(uid) {
             let differs = difference(&entry.known, &status).is_some();
             entry.wanted = Some(status);
@@ -148,10 +183,11 @@ impl StatusWriter {
         }
     }
 
-    fn wrote(&self, uid: &Uid, status: Arc<PodStatus>, revision: Revision) {
+    fn wrote(&self, uid: &Uid, status: SharedStatus, revision: Revision) {
         if let Some(entry) = self.pods.lock().get_mut(uid) {
             entry.failures = 0;
-            if revision >= entry.known_at {
+            // The object may have been seen before the answer.
+            if revision > entry.known_at {
                 entry.known_at = revision;
                 entry.known = status;
             }

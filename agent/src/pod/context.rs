@@ -13,7 +13,7 @@ use coracle_client::events::{Recorder, reference};
 use coracle_client::watched;
 use coracle_client::{Client, Clock, Informer, TaskScope};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus, Service};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use crate::mailbox::Mailbox;
 use crate::probes::Prober;
 use crate::runtime::{Runtime, Runtimes};
 use crate::sources::{Source, SourceError, SourceKey, SourceKind, SourceObject, Sources};
-use crate::status::StatusWriter;
+use crate::status::{SharedStatus, StatusWriter};
 use crate::tokens::Tokens;
 use crate::volumes::{self, PodDirs};
 
@@ -125,7 +125,7 @@ struct Recorded {
 #[derive(Default)]
 pub struct PodView {
     pub pod: Arc<Pod>,
-    pub status: Arc<PodStatus>,
+    pub status: SharedStatus,
     /// The live run of each container.
     pub live: BTreeMap<Arc<str>, LiveRun>,
 }

@@ -24,6 +24,7 @@ use super::machine::{Effect, Input, Observed, PodMachine, ProbeKind, SandboxInfo
 use super::observe::{exit, observe};
 use crate::mailbox::Mail;
 use crate::probes::{ProbeTask, Rhythm, check_of};
+use crate::status::SharedStatus;
 use crate::volumes;
 
 /// A status that only says that a pod is on its way waits this long for a better one: most pods are up before, and each
@@ -65,7 +66,7 @@ pub struct Worker {
     /// Ends the image pull or volume preparation that is under way.
     lane: Option<AbortHandle>,
     probes: BTreeMap<Arc<str>, CancellationToken>,
-    published: Option<Arc<PodStatus>>,
+    published: Option<SharedStatus>,
     publish_at: Option<Instant>,
     /// When a token in a volume is to be renewed.
     refresh_at: Option<Instant>,
@@ -162,8 +163,7 @@ impl Worker {
                 || old.metadata.labels != pod.metadata.labels
                 || old.metadata.annotations != pod.metadata.annotations;
             self.give(Input::Updated(pod));
-            // Not only with the next status: an object that nobody else holds any more would be kept until then.
-            self.context.view.lock().pod = self.machine.pod().clone();
+            self.show_object();
             if changed {
                 self.context.hold_sources(self.machine.pod());
                 self.refresh_volumes();
@@ -466,7 +466,19 @@ impl Worker {
         }
     }
 
-    fn show(&self, status: &Arc<PodStatus>) {
+    /// Not only with the next status: an object that nobody else holds any more would be kept until then.
+    fn show_object(&mut self) {
+        let pod = self.machine.pod();
+        let mut view = self.context.view.lock();
+        if self.published.as_deref().is_some_and(|published| pod.status.as_ref() == Some(published)) {
+            let status = SharedStatus::of(pod);
+            view.status = status.clone();
+            self.published = Some(status);
+        }
+        view.pod = pod.clone();
+    }
+
+    fn show(&self, status: &SharedStatus) {
         let mut view = self.context.view.lock();
         view.pod = self.machine.pod().clone();
         view.status = status.clone();
@@ -481,7 +493,7 @@ impl Worker {
         self.publish_at = None;
     }
 
-    fn send(&mut self, status: Arc<PodStatus>) {
+    fn send(&mut self, status: SharedStatus) {
         self.publish_at = None;
         self.context.shared.status.publish(&self.context.uid, status.clone());
         self.published = Some(status);
@@ -489,8 +501,8 @@ impl Worker {
 }
 
 /// The status, held by all who want it, without the room its lists had for more: that would be kilobytes for each pod.
-fn compact(status: &PodStatus) -> Arc<PodStatus> {
-    Arc::new(status.clone())
+fn compact(status: &PodStatus) -> SharedStatus {
+    SharedStatus::Made(Arc::new(status.clone()))
 }
 
 /// Nothing has gone wrong, and there will be more to tell in a moment: how long that may take.

@@ -29,7 +29,7 @@ pub(super) struct Limits {
 
 /// What the containers may use together, if each has a limit: what the sandbox says, else their sum. Where one has none,
 /// neither means anything, because a sandbox's resources are the sum of those that there are. The pod's overhead is added.
-pub(super) fn limits(sandbox: &PodSandboxConfig, containers: &[&ContainerConfig]) -> Limits {
+pub(super) fn limits(sandbox: &PodSandboxConfig, containers: &[ContainerConfig]) -> Limits {
     let pod = sandbox.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     let overhead = sandbox.linux.as_ref().and_then(|linux| linux.overhead.as_ref());
     let each: Vec<LinuxContainerResources> = containers
@@ -283,7 +283,7 @@ mod tests {
                 ..ContainerConfig::default()
             })
             .collect();
-        let limits = limits(&sandbox, &configs.iter().collect::<Vec<_>>());
+        let limits = limits(&sandbox, &configs);
         (limits.memory_bytes.map_or(0, |bytes| bytes - WORKER_BYTES), limits.cpu_quota_us.unwrap_or(0))
     }
 
@@ -318,7 +318,7 @@ mod tests {
             }),
             ..ContainerConfig::default()
         };
-        let limits = limits(&sandbox, &[&container]);
+        let limits = limits(&sandbox, &[container]);
         assert_eq!(limits.memory_bytes, Some(1010 + WORKER_BYTES));
         assert_eq!(limits.cpu_quota_us, Some(30_000));
     }

@@ -13,10 +13,11 @@ use coracle_cri::v1::{ContainerConfig, ContainerEventType};
 use super::limits::plan_pod;
 use super::link::OrderError;
 use super::mounts::{MountPlan, plan_mounts};
+use super::packed::Packed;
 use super::plan::{GuestPlan, check_release, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
-use super::state::{Container, State};
+use super::state::State;
 use super::{convert, keyvalue, logs};
 use crate::compile::{CompileError, Compiled};
 use crate::images::{Image, Released};
@@ -42,18 +43,18 @@ impl Pods {
         let (sandbox_id, sandbox) = self.sandbox(sandbox_id)?;
         let image = self.find_image(&config)?;
         let compiled = self.compiled(&image).await?;
-        check_release(&sandbox.config, &config, compiled.kind, self.config.wasi3).map_err(Status::invalid_argument)?;
+        let pod = sandbox.config.read();
+        check_release(&pod, &config, compiled.kind, self.config.wasi3).map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
         // Compiling may have taken long.
         self.must_be_ready(&state, &sandbox_id)?;
         let taken = state.ports_of(&sandbox_id);
-        let plan =
-            plan_guest(&sandbox.config, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
+        let plan = plan_guest(&pod, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
         plan_mounts(&config.mounts, what_is).map_err(Status::invalid_argument)?;
         let reserved = state
             .containers_of(&sandbox_id)
             .into_iter()
-            .find(|other| other.record.config.metadata == Some(metadata.clone()));
+            .find(|other| other.record.config.read().metadata.as_ref() == Some(&metadata));
         if let Some(other) = reserved {
             let name = format!("{}_{}", metadata.name, metadata.attempt);
             return Err(Status::already_exists(format!(
@@ -69,12 +70,12 @@ impl Pods {
             http: plan.http.as_ref().map(Into::into),
             phase: Phase::Created,
             worker: None,
-            config,
+            config: Packed::new(&config),
         };
         self.images.hold(&image).map_err(convert::image_failed)?;
         self.records.save_container(&record).map_err(record_failed)?;
         let id = record.id.clone();
-        state.containers.insert(id.clone(), Container::new(record));
+        state.add_container(record);
         self.announce(&state, &id, &sandbox_id, ContainerEventType::ContainerCreatedEvent);
         Ok(id)
     }
@@ -150,11 +151,12 @@ impl Pods {
         compiled: &Compiled,
         listener: Option<OwnedFd>,
     ) -> Result<Prepared, String> {
+        let (pod, config) = (sandbox.config.read(), record.config.read());
         let GuestPlan { args, env, working_dir, stdin, memory_bytes, limits, http } =
-            plan_guest(&sandbox.config, &record.config, image, compiled.kind, &[])?;
-        let net = plan_net(&sandbox.config, guest_ip(sandbox))?;
+            plan_guest(&pod, &config, image, compiled.kind, &[])?;
+        let net = plan_net(&pod, guest_ip(sandbox))?;
         let mut fds: Vec<OwnedFd> = Vec::new();
-        let log = match logs::path(&sandbox.config, &record.config) {
+        let log = match logs::path(&pod, &config) {
             Some(path) => {
                 let file = logs::open(&path).map_err(|error| format!("cannot open log {}: {error}", path.display()))?;
                 fds.push(file.into());
@@ -174,16 +176,16 @@ impl Pods {
             }
             (Some(_) | None, _) => None,
         };
-        let mounts: MountPlan = plan_mounts(&record.config.mounts, what_is)?;
+        let mounts: MountPlan = plan_mounts(&config.mounts, what_is)?;
         let (volumes, dirs) = mounts.open(&self.scratch(&record.id), fds.len())?;
         fds.extend(dirs);
         let mut add = |fd: OwnedFd| {
             fds.push(fd);
             fds.len() - 1
         };
-        let config = mounts.open_config()?.map(&mut add);
+        let wasi_config = mounts.open_config()?.map(&mut add);
         let keyvalue = if compiled.uses_keyvalue {
-            let namespace = sandbox.config.metadata.clone().unwrap_or_default().namespace;
+            let namespace = pod.metadata.clone().unwrap_or_default().namespace;
             let dir = keyvalue::open(&self.config.root, &namespace)
                 .map_err(|error| format!("cannot open the key-value store of {namespace:?}: {error}"))?;
             Some(KeyvalueSpec { namespace, dir: add(dir), limit_bytes: self.config.keyvalue_bytes })
@@ -202,11 +204,11 @@ impl Pods {
             volumes,
             memory_bytes: Some(memory_bytes.unwrap_or(self.default_memory_bytes)),
             limits,
-            pod: plan_pod(&sandbox.id, &sandbox.config, &record.config),
+            pod: plan_pod(&sandbox.id, &pod, &config),
             log,
             http,
             net,
-            config,
+            config: wasi_config,
             keyvalue,
         };
         Ok(Prepared { spec, fds })
@@ -263,7 +265,7 @@ impl Pods {
         }
         self.records.remove_container(&id).map_err(record_failed)?;
         let mut state = self.state.lock();
-        if let Some(container) = state.containers.remove(&id) {
+        if let Some(container) = state.remove_container(&id) {
             self.announce(&state, &id, &container.record.sandbox, ContainerEventType::ContainerDeletedEvent);
             let image = &container.record.image.id;
             if state.containers.values().all(|other| other.record.image.id != *image) {
@@ -288,8 +290,10 @@ impl Pods {
             if !matches!(record.phase, Phase::Running { .. }) {
                 return Err(Status::failed_precondition("container is not running"));
             }
-            let path =
-                state.sandboxes.get(&record.sandbox).and_then(|sandbox| logs::path(&sandbox.config, &record.config));
+            let path = state
+                .sandboxes
+                .get(&record.sandbox)
+                .and_then(|sandbox| logs::path(&sandbox.config.read(), &record.config.read()));
             (id, generation, path)
         };
         let Some(path) = path else { return Ok(()) };

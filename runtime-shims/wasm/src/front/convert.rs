@@ -17,15 +17,15 @@ pub(super) fn sandbox_state(sandbox: &SandboxRecord) -> PodSandboxState {
 }
 
 pub(super) fn sandbox_status(sandbox: &SandboxRecord) -> PodSandboxStatus {
-    let options: Option<NamespaceOption> = sandbox
-        .config
+    let config = sandbox.config.read();
+    let options: Option<NamespaceOption> = config
         .linux
         .as_ref()
         .and_then(|linux| linux.security_context.as_ref())
         .and_then(|context| context.namespace_options.clone());
     PodSandboxStatus {
         id: sandbox.id.clone(),
-        metadata: sandbox.config.metadata.clone(),
+        metadata: config.metadata,
         state: sandbox_state(sandbox).into(),
         created_at: sandbox.created_at,
         network: Some(PodSandboxNetworkStatus {
@@ -33,20 +33,21 @@ pub(super) fn sandbox_status(sandbox: &SandboxRecord) -> PodSandboxStatus {
             additional_ips: Vec::new(),
         }),
         linux: Some(v1::LinuxPodSandboxStatus { namespaces: Some(v1::Namespace { options }) }),
-        labels: sandbox.config.labels.clone(),
-        annotations: sandbox.config.annotations.clone(),
+        labels: config.labels,
+        annotations: config.annotations,
         runtime_handler: sandbox.handler.clone(),
     }
 }
 
 pub(super) fn sandbox_item(sandbox: &SandboxRecord) -> PodSandbox {
+    let config = sandbox.config.read();
     PodSandbox {
         id: sandbox.id.clone(),
-        metadata: sandbox.config.metadata.clone(),
+        metadata: config.metadata,
         state: sandbox_state(sandbox).into(),
         created_at: sandbox.created_at,
-        labels: sandbox.config.labels.clone(),
-        annotations: sandbox.config.annotations.clone(),
+        labels: config.labels,
+        annotations: config.annotations,
         runtime_handler: sandbox.handler.clone(),
     }
 }
@@ -61,18 +62,19 @@ pub(super) fn container_state(phase: &Phase) -> ContainerState {
 
 pub(super) fn container_status(container: &Container) -> ContainerStatus {
     let record = &container.record;
+    let config = record.config.read();
     let mut status = ContainerStatus {
         id: record.id.clone(),
-        metadata: record.config.metadata.clone(),
+        metadata: config.metadata,
         state: container_state(&record.phase).into(),
         created_at: record.created_at,
         image: Some(ImageSpec { image: record.image.name.clone(), ..ImageSpec::default() }),
         image_ref: record.image.repo_digest.clone(),
         image_id: record.image.id.to_string(),
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
-        resources: record.config.linux.as_ref().map(|linux| ContainerResources { linux: linux.resources.clone() }),
+        labels: config.labels,
+        annotations: config.annotations,
+        mounts: config.mounts,
+        resources: config.linux.map(|linux| ContainerResources { linux: linux.resources }),
         stop_signal: v1::Signal::RuntimeDefault.into(),
         ..ContainerStatus::default()
     };
@@ -92,24 +94,25 @@ pub(super) fn container_status(container: &Container) -> ContainerStatus {
 
 pub(super) fn container_item(container: &Container) -> v1::Container {
     let record = &container.record;
+    let config = record.config.read();
     v1::Container {
         id: record.id.clone(),
         pod_sandbox_id: record.sandbox.clone(),
-        metadata: record.config.metadata.clone(),
+        metadata: config.metadata,
         image: Some(ImageSpec { image: record.image.name.clone(), ..ImageSpec::default() }),
         image_ref: record.image.id.to_string(),
         state: container_state(&record.phase).into(),
         created_at: record.created_at,
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
+        labels: config.labels,
+        annotations: config.annotations,
         image_id: record.image.id.to_string(),
     }
 }
 
 /// For the worker's own messages.
 pub(super) fn title(sandbox: &SandboxRecord, record: &ContainerRecord) -> String {
-    let pod = sandbox.config.metadata.clone().unwrap_or_default();
-    let container: ContainerMetadata = record.config.metadata.clone().unwrap_or_default();
+    let pod = sandbox.config.read().metadata.unwrap_or_default();
+    let container: ContainerMetadata = record.config.read().metadata.unwrap_or_default();
     format!("{}/{}/{}", pod.namespace, pod.name, container.name)
 }
 
@@ -153,6 +156,11 @@ pub(super) fn image_failed(error: ImageError) -> Status {
     }
 }
 
-pub(super) fn matches(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+/// Whether a sandbox or container is selected; its labels are only looked at if they are asked for.
+pub(super) fn matches(selector: &BTreeMap<String, String>, labels: impl FnOnce() -> BTreeMap<String, String>) -> bool {
+    if selector.is_empty() {
+        return true;
+    }
+    let labels = labels();
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

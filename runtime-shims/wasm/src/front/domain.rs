@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use coracle_cri::v1::PodSandboxConfig;
 use serde::{Deserialize, Serialize};
 
 use super::records::SandboxRecord;
@@ -36,15 +35,11 @@ impl Domain {
 
     pub(super) fn of(sandbox: &SandboxRecord) -> Domain {
         match sandbox.handler.as_str() {
-            NAMESPACE => Domain::Namespace(namespace(&sandbox.config).to_owned()),
+            NAMESPACE => Domain::Namespace(sandbox.config.read().metadata.unwrap_or_default().namespace),
             POD => Domain::Pod(sandbox.id.clone()),
             _ => Domain::Node,
         }
     }
-}
-
-fn namespace(config: &PodSandboxConfig) -> &str {
-    config.metadata.as_ref().map_or("", |metadata| &metadata.namespace)
 }
 
 /// For sentences: "the Wasm worker process of …".
@@ -60,6 +55,9 @@ impl fmt::Display for Domain {
 
 #[cfg(test)]
 mod tests {
+    use coracle_cri::v1::PodSandboxConfig;
+
+    use super::super::packed::Packed;
     use super::*;
 
     fn domain(handler: &str) -> Domain {
@@ -70,7 +68,7 @@ mod tests {
             handler: handler.to_owned(),
             ready: true,
             ip: None,
-            config: PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() },
+            config: Packed::new(&PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() }),
         })
     }
 

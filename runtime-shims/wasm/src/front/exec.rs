@@ -138,10 +138,10 @@ impl Pods {
             let state = self.state.lock();
             let record = state.containers.get(id).map(|container| container.record.clone());
             let record = record.ok_or_else(|| Status::not_found(format!("container {id:?}: not found")))?;
-            let sandbox = state.sandboxes.get(&record.sandbox).map(|sandbox| sandbox.config.clone());
+            let sandbox = state.sandboxes.get(&record.sandbox).map(|sandbox| sandbox.config.read());
             (sandbox.unwrap_or_default(), record)
         };
-        let (image, config) = (self.image_of(&record)?, record.config);
+        let (image, config) = (self.image_of(&record)?, record.config.read());
         // As a module: what is wanted is what every kind of guest is given.
         let plan = plan_guest(&sandbox, &config, &image, GuestKind::Module, &[]).map_err(Status::invalid_argument)?;
         let known = Known {

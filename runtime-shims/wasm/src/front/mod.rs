@@ -33,6 +33,7 @@ mod limits;
 mod link;
 mod logs;
 mod mounts;
+mod packed;
 mod plan;
 mod pods;
 mod process;

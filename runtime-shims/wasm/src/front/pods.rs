@@ -19,8 +19,9 @@ use super::addresses::NoAddress;
 use super::convert;
 use super::domain::Domain;
 use super::events::Events;
+use super::packed::Packed;
 use super::records::{Phase, Records, SandboxRecord};
-use super::state::{Container, Lookup, State};
+use super::state::{Lookup, State, name_of};
 use super::usage::Meter;
 use super::workers::Workers;
 use crate::clock::UnixNanos;
@@ -118,14 +119,15 @@ impl Pods {
             if let Some(ip) = sandbox.ip {
                 state.addresses.mark_used(ip);
             }
-            state.sandboxes.insert(sandbox.id.clone(), sandbox);
+            let name = name_of(&sandbox.config.read().metadata.unwrap_or_default());
+            state.add_sandbox(name, sandbox);
         }
         for record in self.records.containers()? {
             if !state.sandboxes.contains_key(&record.sandbox) {
                 self.records.remove_container(&record.id)?;
                 continue;
             }
-            state.containers.insert(record.id.clone(), Container::new(record));
+            state.add_container(record);
         }
         tracing::info!(sandboxes = state.sandboxes.len(), containers = state.containers.len(), "state read");
         Ok(())
@@ -169,11 +171,10 @@ impl Pods {
             })?;
         }
         let mut state = self.state.lock();
-        if let Some(other) = state.sandboxes.values().find(|other| other.config.metadata.as_ref() == Some(metadata)) {
-            let name = format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt);
+        let name = name_of(metadata);
+        if let Some(other) = state.named(&name) {
             return Err(Status::already_exists(format!(
-                "failed to reserve sandbox name {name:?}: name {name:?} is reserved for {:?}",
-                other.id
+                "failed to reserve sandbox name {name:?}: name {name:?} is reserved for {other:?}"
             )));
         }
         let ip = if in_host_network { None } else { Some(state.addresses.allocate().map_err(no_address)?) };
@@ -183,14 +184,14 @@ impl Pods {
             handler,
             ready: true,
             ip,
-            config,
+            config: Packed::new(&config),
         };
         if let Err(error) = self.records.save_sandbox(&record) {
             ip.inspect(|ip| state.addresses.release(*ip));
             return Err(record_failed(error));
         }
         let id = record.id.clone();
-        state.sandboxes.insert(id.clone(), record);
+        state.add_sandbox(name, record);
         self.announce(&state, &id, &id, ContainerEventType::ContainerCreatedEvent);
         self.announce(&state, &id, &id, ContainerEventType::ContainerStartedEvent);
         Ok(id)
@@ -233,7 +234,7 @@ impl Pods {
         self.records.remove_sandbox(&id).map_err(record_failed)?;
         let mut state = self.state.lock();
         self.announce(&state, &id, &id, ContainerEventType::ContainerDeletedEvent);
-        state.sandboxes.remove(&id);
+        state.remove_sandbox(&id);
         self.workers.forget(&Domain::Pod(id));
         Ok(())
     }

@@ -8,16 +8,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use coracle_cri::v1::{ContainerConfig, PodSandboxConfig};
 use ipnet::Ipv4Net;
-use prost::Message;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Groups;
 use super::domain::Domain;
+use super::packed::Packed;
 use super::plan::HttpPlan;
 use super::process::Identity;
 use crate::clock::UnixNanos;
@@ -32,8 +30,7 @@ pub(super) struct SandboxRecord {
     pub(super) ready: bool,
     /// None in the host's network, and once the sandbox has stopped.
     pub(super) ip: Option<Ipv4Addr>,
-    #[serde(with = "protobuf")]
-    pub(super) config: PodSandboxConfig,
+    pub(super) config: Packed<PodSandboxConfig>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,8 +45,7 @@ pub(super) struct ContainerRecord {
     /// The worker it runs in, by its id.
     #[serde(default)]
     pub(super) worker: Option<String>,
-    #[serde(with = "protobuf")]
-    pub(super) config: ContainerConfig,
+    pub(super) config: Packed<ContainerConfig>,
 }
 
 /// A worker process. It outlives the front, so the next one must find it.
@@ -213,22 +209,5 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// CRI's messages, as the bytes they have on the wire.
-mod protobuf {
-    use serde::{Deserializer, Serializer};
-
-    use super::{Deserialize, Engine, Message, STANDARD};
-
-    pub(super) fn serialize<M: Message, S: Serializer>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(message.encode_to_vec()))
-    }
-
-    pub(super) fn deserialize<'de, M: Message + Default, D: Deserializer<'de>>(deserializer: D) -> Result<M, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
-        M::decode(bytes.as_slice()).map_err(serde::de::Error::custom)
     }
 }

@@ -121,7 +121,7 @@ impl RuntimeService for Front {
             .filter(|sandbox| {
                 sandbox.id.starts_with(&filter.id)
                     && filter.state.is_none_or(|wanted| wanted.state() == convert::sandbox_state(sandbox))
-                    && convert::matches(&filter.label_selector, &sandbox.config.labels)
+                    && convert::matches(&filter.label_selector, || sandbox.config.read().labels)
             })
             .map(convert::sandbox_item)
             .collect();
@@ -172,7 +172,7 @@ impl RuntimeService for Front {
                 record.id.starts_with(&filter.id)
                     && record.sandbox.starts_with(&filter.pod_sandbox_id)
                     && filter.state.is_none_or(|wanted| wanted.state() == convert::container_state(&record.phase))
-                    && convert::matches(&filter.label_selector, &record.config.labels)
+                    && convert::matches(&filter.label_selector, || record.config.read().labels)
             })
             .map(convert::container_item)
             .collect();
@@ -187,7 +187,7 @@ impl RuntimeService for Front {
         let log = state
             .sandboxes
             .get(&container.record.sandbox)
-            .and_then(|sandbox| logs::path(&sandbox.config, &container.record.config));
+            .and_then(|sandbox| logs::path(&sandbox.config.read(), &container.record.config.read()));
         status.log_path = log.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Response::new(ContainerStatusResponse { status: Some(status), info: Default::default() }))
     }

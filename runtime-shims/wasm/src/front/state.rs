@@ -1,8 +1,9 @@
 //! What exists, in memory, and what may happen to it. No I/O: whoever changes something here writes it to the records.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use coracle_cri::v1::PodSandboxMetadata;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,15 @@ pub(super) struct State {
     pub(super) addresses: Addresses,
     /// Sandboxes that are being stopped: nothing starts in them.
     pub(super) stopping: HashSet<String>,
+    /// The ids of sandboxes by what must be theirs alone.
+    names: HashMap<Box<str>, String>,
+    /// The ids of sandboxes' containers, oldest first.
+    members: HashMap<String, Vec<String>>,
+}
+
+/// What names a sandbox to its user, as containerd writes it.
+pub(super) fn name_of(metadata: &PodSandboxMetadata) -> String {
+    format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
 }
 
 #[derive(Debug)]
@@ -96,12 +106,42 @@ impl State {
         self.sandboxes.get(sandbox).is_some_and(|found| found.ready) && !self.stopping.contains(sandbox)
     }
 
+    /// The id of the sandbox that has a name.
+    pub(super) fn named(&self, name: &str) -> Option<&String> {
+        self.names.get(name)
+    }
+
+    pub(super) fn add_sandbox(&mut self, name: String, record: SandboxRecord) {
+        self.names.insert(name.into(), record.id.clone());
+        self.sandboxes.insert(record.id.clone(), record);
+    }
+
+    pub(super) fn remove_sandbox(&mut self, id: &str) {
+        if let Some(sandbox) = self.sandboxes.remove(id) {
+            self.names.remove(&*name_of(&sandbox.config.read().metadata.unwrap_or_default()));
+        }
+        self.members.remove(id);
+    }
+
+    pub(super) fn add_container(&mut self, record: ContainerRecord) {
+        let members = self.members.entry(record.sandbox.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let created = |id: &String| self.containers.get(id).map_or(0, |other| other.record.created_at);
+        let at = members.partition_point(|id| created(id) <= record.created_at);
+        members.insert(at, record.id.clone());
+        self.containers.insert(record.id.clone(), Container::new(record));
+    }
+
+    pub(super) fn remove_container(&mut self, id: &str) -> Option<Container> {
+        let container = self.containers.remove(id)?;
+        if let Some(members) = self.members.get_mut(&container.record.sandbox) {
+            members.retain(|member| member != id);
+        }
+        Some(container)
+    }
+
     /// The containers of a sandbox, oldest first.
     pub(super) fn containers_of(&self, sandbox: &str) -> Vec<&Container> {
-        let mut containers: Vec<&Container> =
-            self.containers.values().filter(|container| container.record.sandbox == sandbox).collect();
-        containers.sort_by_key(|container| container.record.created_at);
-        containers
+        self.members.get(sandbox).into_iter().flatten().filter_map(|id| self.containers.get(id)).collect()
     }
 
     /// Whether a worker has a container, or is about to.

@@ -80,7 +80,7 @@ impl Front {
             let record = &container.record;
             record.id.starts_with(&filter.id)
                 && record.sandbox.starts_with(&filter.pod_sandbox_id)
-                && convert::matches(&filter.label_selector, &record.config.labels)
+                && convert::matches(&filter.label_selector, || record.config.read().labels)
         });
         matching.filter_map(|container| self.container_stats_of(container, usage.get(&container.record.id)?)).collect()
     }
@@ -94,14 +94,15 @@ impl Front {
         };
         let now = self.0.config.clock.now();
         let nano_cores = self.0.meter.nano_cores(&record.id, started_at, now, used.cpu_ns);
-        let limit = record.config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+        let config = record.config.read();
+        let limit = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let limit = limit.and_then(|all| u64::try_from(all.memory_limit_in_bytes).ok()).filter(|bytes| *bytes > 0);
         Some(ContainerStats {
             attributes: Some(ContainerAttributes {
                 id: record.id.clone(),
-                metadata: record.config.metadata.clone(),
-                labels: record.config.labels.clone(),
-                annotations: record.config.annotations.clone(),
+                metadata: config.metadata,
+                labels: config.labels,
+                annotations: config.annotations,
             }),
             cpu: Some(cpu(now, used.cpu_ns, nano_cores)),
             memory: Some(memory(now, used.memory_bytes, limit)),
@@ -117,17 +118,16 @@ impl Front {
         let matching = state.sandboxes.values().filter(|sandbox| {
             sandbox.ready
                 && sandbox.id.starts_with(&filter.id)
-                && convert::matches(&filter.label_selector, &sandbox.config.labels)
+                && convert::matches(&filter.label_selector, || sandbox.config.read().labels)
         });
         matching
-            .map(|sandbox| PodSandboxStats {
-                attributes: Some(PodSandboxAttributes {
-                    id: sandbox.id.clone(),
-                    metadata: sandbox.config.metadata.clone(),
-                    labels: sandbox.config.labels.clone(),
-                    annotations: sandbox.config.annotations.clone(),
-                }),
-                linux: Some(self.sum(&state, &sandbox.id, &usage, now)),
+            .map(|sandbox| {
+                let PodSandboxConfig { metadata, labels, annotations, .. } = sandbox.config.read();
+                let id = sandbox.id.clone();
+                PodSandboxStats {
+                    attributes: Some(PodSandboxAttributes { id, metadata, labels, annotations }),
+                    linux: Some(self.sum(&state, &sandbox.id, &usage, now)),
+                }
             })
             .collect()
     }
@@ -180,11 +180,12 @@ impl Pods {
             let mut state = self.state.lock();
             let id = state.container_id(id).map_err(lookup_failed)?;
             let container = state.containers.get_mut(&id).ok_or_else(|| Status::not_found("container"))?;
-            let resources = container.record.config.linux.get_or_insert_default().resources.get_or_insert_default();
-            limits::update(resources, news);
-            let bytes = u64::try_from(resources.memory_limit_in_bytes).ok().filter(|bytes| *bytes > 0);
-            let bytes = Some(bytes.unwrap_or(self.default_memory_bytes));
-            let cpu = limits::cpu(Some(resources));
+            let (bytes, cpu) = container.record.config.edit(|config| {
+                let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+                limits::update(resources, news);
+                let bytes = u64::try_from(resources.memory_limit_in_bytes).ok().filter(|bytes| *bytes > 0);
+                (Some(bytes.unwrap_or(self.default_memory_bytes)), limits::cpu(Some(resources)))
+            });
             self.records.save_container(&container.record).map_err(record_failed)?;
             let orders = [Command::SetMemoryLimit { id: id.clone(), bytes }, Command::SetCpu { id: id.clone(), cpu }];
             (id, container.generation, orders)
@@ -207,14 +208,16 @@ impl Pods {
             let mut state = self.state.lock();
             let id = state.sandbox_id(id).map_err(lookup_failed)?;
             let sandbox = state.sandboxes.get_mut(&id).ok_or_else(|| Status::not_found("sandbox"))?;
-            let linux = sandbox.config.linux.get_or_insert_default();
-            for (old, new) in [(&mut linux.overhead, overhead), (&mut linux.resources, resources)] {
-                if let Some(new) = new {
-                    limits::update(old.get_or_insert_default(), &new);
+            sandbox.config.edit(|config| {
+                let linux = config.linux.get_or_insert_default();
+                for (old, new) in [(&mut linux.overhead, overhead), (&mut linux.resources, resources)] {
+                    if let Some(new) = new {
+                        limits::update(old.get_or_insert_default(), &new);
+                    }
                 }
-            }
+            });
             self.records.save_sandbox(sandbox).map_err(record_failed)?;
-            let limits = limits::pod_limits(&id, &sandbox.config);
+            let limits = limits::pod_limits(&id, &sandbox.config.read());
             let containers = state.containers_of(&id).into_iter();
             let running = containers.filter_map(|container| Some((container.generation?, container.record.id.clone())));
             (limits, running.collect::<BTreeMap<u64, String>>())

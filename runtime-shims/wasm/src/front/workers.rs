@@ -174,7 +174,7 @@ impl Pods {
 
     /// Control groups for a pod's worker, with the worker in them; it has done nothing yet, so all it does will count.
     fn make_groups(&self, sandbox: &SandboxRecord, id: &str, pid: i32) -> Option<Groups> {
-        let made = Groups::make(&sandbox.config, &format!("coracle-{id}"), self.pod_limits(sandbox));
+        let made = Groups::make(&sandbox.config.read(), &format!("coracle-{id}"), self.pod_limits(sandbox));
         let joined = made.and_then(|groups| match groups.take_in(pid) {
             Ok(()) => Ok(groups),
             Err(error) => {
@@ -196,8 +196,8 @@ impl Pods {
     fn pod_limits(&self, sandbox: &SandboxRecord) -> cgroup::Limits {
         let state = self.state.lock();
         let live = state.containers_of(&sandbox.id).into_iter().filter(|container| !container.has_exited());
-        let configs: Vec<_> = live.map(|container| &container.record.config).collect();
-        cgroup::limits(&sandbox.config, &configs)
+        let configs: Vec<_> = live.map(|container| container.record.config.read()).collect();
+        cgroup::limits(&sandbox.config.read(), &configs)
     }
 
     /// A container has other limits: so has its pod.

@@ -340,13 +340,17 @@ impl Worker {
         stats.collect()
     }
 
-    fn start(&self, spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<(), String> {
+    fn start(&self, mut spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<(), String> {
         if self.is_retiring() {
             return Err("this Wasm worker process takes no containers any more".to_owned());
         }
         if self.running.lock().contains_key(&spec.id) {
             return Ok(());
         }
+        // It is kept as long as the container runs, and was read without knowing how long its lists would be.
+        spec.env.shrink_to_fit();
+        spec.args.shrink_to_fit();
+        spec.volumes.shrink_to_fit();
         let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
         let files = self.shared.loader.volumes(&spec.volumes, &fds, spec.working_dir.as_deref()).map_err(failed)?;
@@ -414,7 +418,8 @@ impl Worker {
         };
         self.running.lock().insert(container.spec.id.clone(), handle);
         let (running, ends, clock) = (self.running.clone(), self.ends.clone(), self.clock.clone());
-        let guest = guest(self.shared.clone(), container.clone(), code, listener, stopping);
+        // Behind a pointer: within the task it would be there twice, and there are thousands.
+        let guest = Box::pin(guest(self.shared.clone(), container.clone(), code, listener, stopping));
         let task = async move {
             let exit = match AssertUnwindSafe(guest).catch_unwind().await {
                 Ok(exit) => exit,

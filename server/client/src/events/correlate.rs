@@ -1,6 +1,6 @@
 //! Which occurrence becomes which write: client-go's `EventCorrelator` as a synchronous function.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use jiff::{SignedDuration, Timestamp};
@@ -54,7 +54,7 @@ struct Bucket {
 
 struct Group {
     /// Digests of the different ones, up to as many as make a group of them.
-    messages: BTreeSet<u64>,
+    messages: Vec<u64>,
     last: Timestamp,
 }
 
@@ -110,13 +110,14 @@ impl Correlator {
 
     fn is_combined(&mut self, key: GroupKey, occurrence: &Occurrence) -> bool {
         let at = occurrence.at;
-        let group = self.groups.get_or_insert(key, || Group { messages: BTreeSet::new(), last: at });
+        let group = self.groups.get_or_insert(key, || Group { messages: Vec::with_capacity(1), last: at });
         if at.duration_since(group.last) > SIMILAR_INTERVAL {
             group.messages.clear();
         }
         group.last = at;
-        if group.messages.len() < MAX_SIMILAR {
-            group.messages.insert(digest(&occurrence.message));
+        let message = digest(&occurrence.message);
+        if group.messages.len() < MAX_SIMILAR && !group.messages.contains(&message) {
+            group.messages.push(message);
         }
         // As upstream: from the tenth different message on.
         group.messages.len() >= MAX_SIMILAR
