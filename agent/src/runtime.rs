@@ -220,8 +220,8 @@ impl Runtime {
         Ok(self.call(async || self.endpoint.runtime().list_containers(request).await).await?.containers)
     }
 
-    pub async fn create_container(&self, request: CreateContainerRequest) -> Answer<String> {
-        Ok(self.call(async || self.endpoint.runtime().create_container(request).await).await?.container_id)
+    pub async fn create_container(&self, request: Box<CreateContainerRequest>) -> Answer<String> {
+        Ok(self.call(async || self.endpoint.runtime().create_container(*request).await).await?.container_id)
     }
 
     pub async fn start_container(&self, id: &str) -> Answer<()> {
@@ -301,7 +301,7 @@ impl Runtime {
     pub async fn pull(&self, request: PullImageRequest, on_turn: impl FnOnce()) -> Answer<String> {
         let _permit = self.pulls.acquire().await;
         on_turn();
-        Ok(self.endpoint.images().pull_image(request).await?.into_inner().image_ref)
+        Ok(Box::pin(self.endpoint.images().pull_image(request)).await?.into_inner().image_ref)
     }
 
     /// With all its names.

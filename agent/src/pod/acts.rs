@@ -3,6 +3,7 @@
 //! Each gives the input the machine is to be told. Must not decide anything about the pod.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -26,6 +27,7 @@ use super::machine::{CreateFault, ImageFault, ImageInfo, Input, ResizeFault, San
 use super::observe::{exit, sandbox_info};
 use crate::probes::{Check, http_check};
 use crate::runtime::{CriError, Runtime};
+use crate::sources::{Source, SourceError, SourceKey};
 use crate::volumes::{self, VolumeInput, token_key};
 
 /// What a hook may take if nothing bounds it.
@@ -116,8 +118,10 @@ pub(super) async fn ensure_image(context: &PodContext, pod: &Pod, name: Arc<str>
 }
 
 async fn try_ensure_image(context: &PodContext, pod: &Pod, name: &str) -> Result<ImageInfo, (ImageFault, String)> {
-    let declared = declared(pod, name).map_err(|message| (ImageFault::Inspect, message))?;
-    let written = declared.image.clone().unwrap_or_default();
+    let (written, policy) = {
+        let declared = declared(pod, name).map_err(|message| (ImageFault::Inspect, message))?;
+        (declared.image.clone().unwrap_or_default(), declared.image_pull_policy.clone())
+    };
     let image = with_default_tag(&written).map_err(|error| {
         (ImageFault::InvalidName, format!("Failed to apply default image tag \"{written}\": {error}"))
     })?;
@@ -132,7 +136,7 @@ async fn try_ensure_image(context: &PodContext, pod: &Pod, name: &str) -> Result
     let inspect = |error: CriError| (ImageFault::Inspect, format!("Failed to inspect image \"{written}\": {error}"));
     let found = runtime.image(spec.clone()).await.map_err(inspect)?;
     let default = if image.ends_with(":latest") { "Always" } else { "IfNotPresent" };
-    let policy = declared.image_pull_policy.as_deref().unwrap_or(default);
+    let policy = policy.as_deref().unwrap_or(default);
     let reference = context.reference(pod, Some(name));
     let event = |reason: &str, text: String| context.shared.recorder.event(&reference, EventType::Normal, reason, text);
     match (found, policy) {
@@ -146,7 +150,7 @@ async fn try_ensure_image(context: &PodContext, pod: &Pod, name: &str) -> Result
         }
         (_, _) => {
             event("Pulling", format!("Pulling image \"{written}\""));
-            let (waited, took) = pull(context, pod, &runtime, &spec).await.map_err(pull_fault)?;
+            let (waited, took) = Box::pin(pull(context, pod, &runtime, &spec)).await.map_err(pull_fault)?;
             let found = runtime.image(spec).await.map_err(inspect)?.ok_or_else(|| {
                 (ImageFault::Inspect, format!("Failed to inspect image \"{written}\": it is gone after its pull"))
             })?;
@@ -231,32 +235,52 @@ async fn try_create(
     sandbox: Option<SandboxInfo>,
 ) -> Result<String, (CreateFault, String)> {
     let config_fault = |message: String| (CreateFault::Config, message);
-    let declared = &*declared(pod, name).map_err(config_fault)?;
+    let references = super::env::references(&context.key.namespace, &*declared(pod, name).map_err(config_fault)?);
     let sandbox = sandbox.ok_or_else(|| config_fault("the pod's sandbox is gone".to_owned()))?;
     let (runtime, handler) = context.runtime(pod).await.map_err(config_fault)?;
-    let facts = context.facts(pod_ips(context, pod, &sandbox.ips));
-    let sources = context.fetch(&super::env::references(&context.key.namespace, declared)).await;
+    let sources = context.fetch(&references).await;
     let services = context.services(pod).await;
-    let input = EnvInput { pod, container: declared, facts: &facts, services: &services, sources: &sources };
-    let env = environment(&input).map_err(config_fault)?;
-    let mut mounts = volumes::mounts(pod, declared, &context.dirs, &env).map_err(config_fault)?;
-    let io_fault = |error: std::io::Error| config_fault(error.to_string());
-    mounts.extend(termination_log(context, declared, attempt).map_err(io_fault)?);
-    fs::create_dir_all(context.dirs.logs.join(name)).map_err(io_fault)?;
-    let node = context.shared.node_view();
-    let input =
-        ContainerInput { pod, container: declared, attempt, image, handler: &handler, env: &env, mounts, node: &node };
-    let config = config::container(input).map_err(config_fault)?;
-    let sandbox_config = config::sandbox(pod, &node, &context.dirs, sandbox.attempt).map_err(config_fault)?;
-    let request = CreateContainerRequest {
-        pod_sandbox_id: sandbox.id.to_string(),
-        config: Some(config),
-        sandbox_config: Some(sandbox_config),
-    };
+    let wanted = Wanted { name, attempt, image, sandbox: &sandbox, handler: &handler, services, sources };
+    let request = wanted.request(context, pod).map_err(config_fault)?;
     match runtime.create_container(request).await {
         Ok(id) => Ok(id),
-        Err(error) if error.is_unsure() => was_created(context, &runtime, &sandbox, name, attempt, error).await,
+        Err(error) if error.is_unsure() => {
+            Box::pin(was_created(context, &runtime, &sandbox, name, attempt, error)).await
+        }
         Err(error) => Err((CreateFault::Create, error.message)),
+    }
+}
+
+/// A container that is to be made, and what its environment is made of.
+struct Wanted<'a> {
+    name: &'a str,
+    attempt: u32,
+    image: &'a ImageInfo,
+    sandbox: &'a SandboxInfo,
+    handler: &'a str,
+    services: BTreeMap<String, String>,
+    sources: BTreeMap<SourceKey, Result<Arc<Source>, SourceError>>,
+}
+
+impl Wanted<'_> {
+    fn request(self, context: &PodContext, pod: &Pod) -> Result<Box<CreateContainerRequest>, String> {
+        let Wanted { name, attempt, image, sandbox, handler, services, sources } = self;
+        let declared = &*declared(pod, name)?;
+        let facts = context.facts(pod_ips(context, pod, &sandbox.ips));
+        let input = EnvInput { pod, container: declared, facts: &facts, services: &services, sources: &sources };
+        let env = environment(&input)?;
+        let mut mounts = volumes::mounts(pod, declared, &context.dirs, &env)?;
+        let failed = |error: std::io::Error| error.to_string();
+        mounts.extend(termination_log(context, declared, attempt).map_err(failed)?);
+        fs::create_dir_all(context.dirs.logs.join(&declared.name)).map_err(failed)?;
+        let node = context.shared.node_view();
+        let input =
+            ContainerInput { pod, container: declared, attempt, image, handler, env: &env, mounts, node: &node };
+        Ok(Box::new(CreateContainerRequest {
+            pod_sandbox_id: sandbox.id.to_string(),
+            config: Some(config::container(input)?),
+            sandbox_config: Some(config::sandbox(pod, &node, &context.dirs, sandbox.attempt)?),
+        }))
     }
 }
 

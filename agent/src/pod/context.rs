@@ -204,8 +204,9 @@ impl PodContext {
         if let Some(chosen) = self.chosen() {
             return Ok(chosen);
         }
-        let handler = self.handler(pod).await?;
-        let claimed = if handler.is_empty() { super::route::claim(self, pod).await? } else { None };
+        // Behind pointers: calls under way take kilobytes, and each act of each pod has room for what it may wait for.
+        let handler = Box::pin(self.handler(pod)).await?;
+        let claimed = if handler.is_empty() { Box::pin(super::route::claim(self, pod)).await? } else { None };
         let chosen = match claimed {
             Some(claimed) => claimed,
             None => {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use coracle_client::OnExit;
 use coracle_client::events::EventType;
-use futures::StreamExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -236,14 +236,14 @@ impl Worker {
     }
 
     fn add(&mut self, work: impl Future<Output = Input> + Send + 'static) {
-        self.work.push(Box::pin(async move { Done::Input(work.await) }));
+        self.work.push(Box::pin(work.map(Done::Input)));
     }
 
     /// Work that the machine may give up.
     fn add_abortable(&mut self, work: impl Future<Output = Input> + Send + 'static) {
         let (handle, registration) = AbortHandle::new_pair();
         self.lane = Some(handle);
-        self.work.push(Box::pin(async move { Abortable::new(work, registration).await.ok().into() }));
+        self.work.push(Box::pin(Abortable::new(work, registration).map(|outcome| outcome.ok().into())));
     }
 
     fn perform(&mut self, effect: Effect) {

@@ -267,7 +267,7 @@ async fn exec(command: &str) -> String {
     let metadata = Some(ContainerMetadata { name: "main".into(), attempt: 0 });
     let config = Some(ContainerConfig { metadata, image, ..Default::default() });
     let request = CreateContainerRequest { pod_sandbox_id: sandbox, config, sandbox_config };
-    let id = runtime.create_container(request).await.unwrap();
+    let id = runtime.create_container(Box::new(request)).await.unwrap();
     runtime.start_container(&id).await.unwrap();
     let scope = TaskScope::root();
     let client = Client::new(tower::service_fn(|_: http::Request<coracle_client::Body>| async {
