@@ -134,6 +134,9 @@ struct Record {
 
 type Outcome = Result<Compiled, CompileError>;
 
+/// What a compiler may take beyond what its processor time can come to.
+const IDLE_MOST: Duration = Duration::from_secs(60);
+
 /// How files begin that are not whole yet.
 const NEW: &str = ".new-";
 
@@ -344,8 +347,9 @@ impl Inner {
             }
             child.wait().await
         };
-        // The processor time is limited by the kernel; this is for a machine that gives it none.
-        let patience = Duration::from_secs(self.limits.cpu_seconds * 4);
+        // The processor time is limited by the kernel; this is for a machine that gives it none for long, and for a
+        // compiler that waits for something. One that works, next to others who do, must not be mistaken for either.
+        let patience = IDLE_MOST + Duration::from_secs(self.limits.cpu_seconds * 4);
         let status = match tokio::time::timeout(patience, listening).await {
             Ok(status) => status.map_err(|error| CompileError::io("waiting for the compiler", &error))?,
             Err(_) => return Err(CompileError::Failed(format!("it did not end within {} s", patience.as_secs()))),
