@@ -14,6 +14,7 @@ use coracle_api::Uid;
 use coracle_client::{OnExit, TaskScope};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use parking_lot::Mutex;
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -94,7 +95,10 @@ impl Records {
                     continue;
                 }
             };
-            match serde_json::from_slice::<Record>(&bytes) {
+            match std::str::from_utf8(&bytes)
+                .map_err(serde_json::Error::custom)
+                .and_then(serde_json::from_str::<Record>)
+            {
                 Ok(record) => {
                     let uid = record.pod.metadata.uid.clone().unwrap_or_default();
                     self.inner.written.lock().insert(uid.as_str().into(), Sha256::digest(&bytes).into());

@@ -1,9 +1,11 @@
 //! Figures of the release binary on this machine, beside what was asked for and what k3s took on one like it.
 //! `cargo bench -p coracle-tests` prints them all; `… -- pods api` only those sections.
 
+mod crowd;
 mod load;
 mod process;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use http_body_util::BodyExt as _;
 
 use load::{Measured, Target, load, now};
 
-const SECTIONS: &[&str] = &["start", "idle", "pods", "api", "list", "watch"];
+const SECTIONS: &[&str] = &["start", "idle", "pods", "api", "list", "watch", "crowd"];
 
 fn main() -> anyhow::Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -46,7 +48,12 @@ fn main() -> anyhow::Result<()> {
             watch(&target).await?;
         }
         anyhow::Ok(())
-    })
+    })?;
+    drop(cluster);
+    if wanted("crowd") {
+        runtime.block_on(crowd::crowd())?;
+    }
+    Ok(())
 }
 
 fn row(name: &str, measured: f64, unit: &str, goal: &str, k3s: &str) {
@@ -78,7 +85,8 @@ fn start() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn memory(cluster: &Cluster, state: &str, reference: Option<(f64, f64)>) -> f64 {
+/// Resident memory in MB, and the same with shared pages counted once.
+fn memory(cluster: &Cluster, state: &str, reference: Option<(f64, f64)>) -> [f64; 2] {
     let usage = process::usage(&cluster.all_processes());
     let (mut rss, mut pss) = (0.0, 0.0);
     for one in &usage {
@@ -91,7 +99,7 @@ fn memory(cluster: &Cluster, state: &str, reference: Option<(f64, f64)>) -> f64 
         reference.map_or((String::new(), String::new()), |(g, k)| (format!("<= {g:.0} MB"), format!("{k:.0} MB")));
     row(&format!("resident, all processes, {state}"), rss, "MB", &goal, &k3s);
     row("  shared pages counted once", pss, "MB", "", "");
-    rss
+    [rss, pss]
 }
 
 /// Share of a core over half a minute in which nothing is asked.
@@ -140,7 +148,7 @@ async fn pods(cluster: &Cluster, target: &Target) -> anyhow::Result<()> {
     }
     row("100 Wasm pods at once", 100.0 / sent.elapsed().as_secs_f64(), "pods/s", "", "");
     let after = memory(cluster, "with 100 more Wasm pods", None);
-    row("memory a Wasm pod", (after - before) * 1024.0 / 100.0, "KB", "", "");
+    row("memory a Wasm pod", (after[0] - before[0]) * 1024.0 / 100.0, "KB", "", "");
     for i in 0..100 {
         connection.call("DELETE", &format!("{path}/many-{i}?gracePeriodSeconds=0"), "").await?;
     }
@@ -151,7 +159,8 @@ async fn pods(cluster: &Cluster, target: &Target) -> anyhow::Result<()> {
 struct Events {
     body: hyper::body::Incoming,
     buffer: Vec<u8>,
-    ready: std::collections::BTreeSet<String>,
+    /// The addresses of pods that are Ready, by their names.
+    ready: BTreeMap<String, String>,
     _connection: load::Connection,
 }
 
@@ -176,12 +185,20 @@ impl Events {
     }
 
     async fn until_ready(&mut self, name: &str) -> anyhow::Result<()> {
-        while !self.ready.contains(name) {
-            let event: serde_json::Value = serde_json::from_str(&self.line().await?)?;
-            let conditions = event["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            if conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True") {
-                self.ready.insert(event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned());
-            }
+        while !self.ready.contains_key(name) {
+            self.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of one event.
+    async fn next(&mut self) -> anyhow::Result<()> {
+        let event: serde_json::Value = serde_json::from_str(&self.line().await?)?;
+        let (metadata, status) = (&event["object"]["metadata"], &event["object"]["status"]);
+        let is_ready = |condition: &serde_json::Value| condition["type"] == "Ready" && condition["status"] == "True";
+        if status["conditions"].as_array().is_some_and(|all| all.iter().any(is_ready)) {
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            self.ready.insert(text(&metadata["name"]), text(&status["podIP"]));
         }
         Ok(())
     }

@@ -271,7 +271,7 @@ async fn fill(store: &Store) {
         let draft = Draft {
             uid: "filler".into(),
             labels: BTreeMap::new(),
-            fields: Vec::new(),
+            fields: coracle_store::Fields::default(),
             json: b"{\"metadata\":{}}".to_vec(),
             revision_at: 13,
         };

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, marker::PhantomData, sync::Arc};
 
 use http::Method;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     Client, Error,
-    client::{encode, request},
+    client::{body_of, encode, request},
+    kinds::Wire,
     params::{DeleteParams, ListParams, Query, WatchParams},
     resource::{Kind, ResourceRef},
     watch::WatchStream,
@@ -31,11 +32,11 @@ pub struct List<K> {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct WireList<K> {
+struct WireList<'a> {
     #[serde(default)]
     metadata: WireListMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<K>,
+    #[serde(borrow, default)]
+    items: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize, Default)]
@@ -47,14 +48,15 @@ struct WireListMeta {
     remaining_item_count: Option<i64>,
 }
 
-impl<K> From<WireList<K>> for List<K> {
-    fn from(wire: WireList<K>) -> Self {
-        Self {
-            items: wire.items,
-            resource_version: wire.metadata.resource_version,
-            continue_token: wire.metadata.continue_token.filter(|token| !token.is_empty()),
-            remaining: wire.metadata.remaining_item_count,
-        }
+impl<K: Wire> List<K> {
+    pub(crate) fn decode(json: &str) -> serde_json::Result<Self> {
+        let WireList { metadata, items } = serde_json::from_str(json)?;
+        Ok(Self {
+            items: items.into_iter().map(|item| K::decode(item.get())).collect::<Result<_, _>>()?,
+            resource_version: metadata.resource_version,
+            continue_token: metadata.continue_token.filter(|token| !token.is_empty()),
+            remaining: metadata.remaining_item_count,
+        })
     }
 }
 
@@ -81,7 +83,7 @@ impl<K: Kind> Api<K> {
     }
 
     pub async fn get(&self, name: &str) -> Result<K, Error> {
-        self.client.json(request(Method::GET, &self.path(Some(name), None)?, None)).await
+        self.client.object(request(Method::GET, &self.path(Some(name), None)?, None)).await
     }
 
     /// `None` if the server says that it does not exist; any other failure is an error.
@@ -95,12 +97,11 @@ impl<K: Kind> Api<K> {
 
     pub async fn list(&self, params: &ListParams) -> Result<List<K>, Error> {
         let uri = format!("{}{}", self.path(None, None)?, params.query());
-        let wire: WireList<K> = self.client.json(request(Method::GET, &uri, None)).await?;
-        Ok(wire.into())
+        self.client.list(request(Method::GET, &uri, None)).await
     }
 
     pub async fn create(&self, object: &K) -> Result<K, Error> {
-        self.client.json(request(Method::POST, &self.path(None, None)?, Some((JSON, encode(object)?)))).await
+        self.client.object(request(Method::POST, &self.path(None, None)?, Some((JSON, body_of(object)?)))).await
     }
 
     /// Writes the whole object; a conflict unless its resourceVersion is unset or the current one.
@@ -113,7 +114,7 @@ impl<K: Kind> Api<K> {
     }
 
     async fn put(&self, name: &str, sub: Option<&str>, object: &K) -> Result<K, Error> {
-        self.client.json(request(Method::PUT, &self.path(Some(name), sub)?, Some((JSON, encode(object)?)))).await
+        self.client.object(request(Method::PUT, &self.path(Some(name), sub)?, Some((JSON, body_of(object)?)))).await
     }
 
     /// RFC 7386: a `null` removes, lists are replaced.
@@ -140,7 +141,7 @@ impl<K: Kind> Api<K> {
     }
 
     async fn patch(&self, name: &str, sub: Option<&str>, form: &'static str, patch: &Value) -> Result<K, Error> {
-        self.client.json(request(Method::PATCH, &self.path(Some(name), sub)?, Some((form, encode(patch)?)))).await
+        self.client.object(request(Method::PATCH, &self.path(Some(name), sub)?, Some((form, encode(patch)?)))).await
     }
 
     /// Succeeds once the server has accepted the deletion: finalizers or a grace period may keep the object for a while.

@@ -13,9 +13,10 @@ use tower::{Service, ServiceExt as _};
 
 use crate::{
     Error,
-    api::Api,
+    api::{Api, List},
     body::{self, Body, BoxError},
     dynamic::DynamicApi,
+    kinds::{Wire, text},
     remote::{Remote, RemoteConfig},
     resource::{Kind, ResourceRef, is_namespaced},
     watch::WatchStream,
@@ -153,6 +154,20 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|source| Error::Decode { subject, source })
     }
 
+    /// Sends a request and decodes the object it is answered with.
+    pub async fn object<T: Wire>(&self, request: Request<Body>) -> Result<T, Error> {
+        let subject = format!("{} {}", request.method(), request.uri().path());
+        let bytes = self.bytes(request).await?;
+        T::decode_bytes(&bytes).map_err(|source| Error::Decode { subject, source })
+    }
+
+    /// The same for the list it is answered with.
+    pub(crate) async fn list<T: Wire>(&self, request: Request<Body>) -> Result<List<T>, Error> {
+        let subject = format!("{} {}", request.method(), request.uri().path());
+        let bytes = self.bytes(request).await?;
+        text(&bytes).and_then(List::decode).map_err(|source| Error::Decode { subject, source })
+    }
+
     /// Opens a watch; a failure status is `Error::Api`. The deadline holds for the head of the answer.
     pub(crate) async fn watch<K>(&self, request: Request<Body>) -> Result<WatchStream<K>, Error> {
         let subject = format!("watch {}", request.uri().path());
@@ -220,8 +235,15 @@ pub(crate) fn request(method: Method, uri: &str, body: Option<(&'static str, Byt
     built.expect("the path and query were escaped when they were put together")
 }
 
+/// The body of a request that writes an object.
+pub(crate) fn body_of<T: Wire>(object: &T) -> Result<Bytes, Error> {
+    written(object.encode())
+}
+
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, Error> {
-    serde_json::to_vec(value)
-        .map(Bytes::from)
-        .map_err(|source| Error::Request(format!("the object cannot be written as JSON: {source}")))
+    written(serde_json::to_vec(value))
+}
+
+fn written(json: serde_json::Result<Vec<u8>>) -> Result<Bytes, Error> {
+    json.map(Bytes::from).map_err(|source| Error::Request(format!("the object cannot be written as JSON: {source}")))
 }

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{
     Body, Client, Error, List,
-    api::{JSON, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, WireList},
-    client::{encode, request},
+    api::{JSON, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH},
+    client::{body_of, encode, request},
     params::{DeleteParams, ListParams, WatchParams},
     resource::{PartialObjectMetadata, ResourceRef},
     watch::WatchStream,
@@ -41,7 +41,7 @@ impl DynamicApi {
     }
 
     pub async fn get(&self, name: &str) -> Result<Object, Error> {
-        self.client.json(request(Method::GET, &self.path(Some(name), None)?, None)).await
+        self.client.object(request(Method::GET, &self.path(Some(name), None)?, None)).await
     }
 
     /// `None` if the server says that it does not exist; any other failure is an error.
@@ -51,7 +51,7 @@ impl DynamicApi {
 
     pub async fn get_metadata(&self, name: &str) -> Result<PartialObjectMetadata, Error> {
         let path = self.path(Some(name), None)?;
-        self.client.json(accepting(request(Method::GET, &path, None), AS_METADATA)).await
+        self.client.object(accepting(request(Method::GET, &path, None), AS_METADATA)).await
     }
 
     /// `None` if the server says that it does not exist; any other failure is an error.
@@ -61,29 +61,27 @@ impl DynamicApi {
 
     pub async fn list(&self, params: &ListParams) -> Result<List<Object>, Error> {
         let uri = format!("{}{}", self.path(None, None)?, params.query());
-        let wire: WireList<Object> = self.client.json(request(Method::GET, &uri, None)).await?;
-        Ok(wire.into())
+        self.client.list(request(Method::GET, &uri, None)).await
     }
 
     pub async fn list_metadata(&self, params: &ListParams) -> Result<List<PartialObjectMetadata>, Error> {
         let uri = format!("{}{}", self.path(None, None)?, params.query());
         let request = accepting(request(Method::GET, &uri, None), AS_METADATA_LIST);
-        let wire: WireList<PartialObjectMetadata> = self.client.json(request).await?;
-        Ok(wire.into())
+        self.client.list(request).await
     }
 
     pub async fn create(&self, object: &Object) -> Result<Object, Error> {
-        self.client.json(request(Method::POST, &self.path(None, None)?, Some((JSON, encode(object)?)))).await
+        self.client.object(request(Method::POST, &self.path(None, None)?, Some((JSON, body_of(object)?)))).await
     }
 
     pub async fn replace(&self, name: &str, object: &Object) -> Result<Object, Error> {
-        self.client.json(request(Method::PUT, &self.path(Some(name), None)?, Some((JSON, encode(object)?)))).await
+        self.client.object(request(Method::PUT, &self.path(Some(name), None)?, Some((JSON, body_of(object)?)))).await
     }
 
     /// PUT to a subresource, such as a namespace's `finalize`.
     pub async fn replace_subresource(&self, name: &str, sub: &str, object: &Object) -> Result<Object, Error> {
         let path = self.path(Some(name), Some(sub))?;
-        self.client.json(request(Method::PUT, &path, Some((JSON, encode(object)?)))).await
+        self.client.object(request(Method::PUT, &path, Some((JSON, body_of(object)?)))).await
     }
 
     pub async fn merge_patch(&self, name: &str, patch: &Value) -> Result<Object, Error> {
@@ -99,7 +97,7 @@ impl DynamicApi {
     }
 
     async fn patch(&self, name: &str, form: &'static str, patch: &Value) -> Result<Object, Error> {
-        self.client.json(request(Method::PATCH, &self.path(Some(name), None)?, Some((form, encode(patch)?)))).await
+        self.client.object(request(Method::PATCH, &self.path(Some(name), None)?, Some((form, encode(patch)?)))).await
     }
 
     /// Succeeds once the server has accepted the deletion.

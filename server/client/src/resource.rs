@@ -4,20 +4,14 @@ use std::{any::TypeId, fmt::Debug, sync::Arc};
 
 use coracle_api::meta::{GroupResource, ObjectKey, api_version};
 use k8s_openapi::{Metadata, NamespaceResourceScope, Resource, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, kinds::Wire};
 
-/// A typed kind of k8s-openapi. Implemented for all of them that are stored.
-pub trait Kind:
-    Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Serialize + Clone + Debug + Send + Sync + 'static
-{
-}
+/// A typed kind of k8s-openapi.
+pub trait Kind: Resource + Metadata<Ty = ObjectMeta> + Wire + Clone + Debug + Send + Sync + 'static {}
 
-impl<K> Kind for K where
-    K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Serialize + Clone + Debug + Send + Sync + 'static
-{
-}
+impl<K> Kind for K where K: Resource + Metadata<Ty = ObjectMeta> + Wire + Clone + Debug + Send + Sync + 'static {}
 
 /// Whether objects of this kind live in namespaces.
 pub fn is_namespaced<K: Kind>() -> bool {
@@ -95,7 +89,7 @@ impl PartialObjectMetadata {
 }
 
 /// Objects an informer can hold.
-pub trait Cached: DeserializeOwned + Send + Sync + 'static {
+pub trait Cached: Wire + Send + Sync + 'static {
     fn meta(&self) -> &ObjectMeta;
     fn meta_mut(&mut self) -> &mut ObjectMeta;
 

@@ -13,10 +13,15 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use coracle_api::{meta::ObjectKey, status::Status};
 use futures::Stream;
 use http_body::Body as _;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Error, body::Body, resource::PartialObjectMetadata};
+use crate::{
+    Error,
+    body::Body,
+    kinds::{Wire, text},
+    resource::PartialObjectMetadata,
+};
 
 /// A watch line longer than this is an error: no object may be larger than a few MiB.
 const MAX_LINE_BYTES: usize = 16 << 20;
@@ -75,7 +80,7 @@ impl<K> WatchStream<K> {
     }
 }
 
-impl<K: DeserializeOwned> Stream for WatchStream<K> {
+impl<K: Wire> Stream for WatchStream<K> {
     type Item = Result<WatchEvent<K>, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -136,29 +141,25 @@ struct BookmarkMeta {
     annotations: std::collections::BTreeMap<String, String>,
 }
 
-fn decode<K: DeserializeOwned>(subject: &str, line: &[u8]) -> Result<WatchEvent<K>, Error> {
+fn decode<K: Wire>(subject: &str, line: &[u8]) -> Result<WatchEvent<K>, Error> {
     let wrong = |source| Error::Decode { subject: subject.to_owned(), source };
-    let frame: Frame<'_> = serde_json::from_slice(line).map_err(wrong)?;
-    let text = frame.object.get();
+    let frame: Frame<'_> = text(line).and_then(serde_json::from_str).map_err(wrong)?;
+    let object = frame.object.get();
     match &*frame.kind {
-        "ADDED" => {
-            serde_json::from_str(text).map(WatchEvent::Added).or_else(|e| unreadable(text, false, e)).map_err(wrong)
-        }
+        "ADDED" => K::decode(object).map(WatchEvent::Added).or_else(|e| unreadable(object, false, e)).map_err(wrong),
         "MODIFIED" => {
-            serde_json::from_str(text).map(WatchEvent::Modified).or_else(|e| unreadable(text, false, e)).map_err(wrong)
+            K::decode(object).map(WatchEvent::Modified).or_else(|e| unreadable(object, false, e)).map_err(wrong)
         }
-        "DELETED" => {
-            serde_json::from_str(text).map(WatchEvent::Deleted).or_else(|e| unreadable(text, true, e)).map_err(wrong)
-        }
+        "DELETED" => K::decode(object).map(WatchEvent::Deleted).or_else(|e| unreadable(object, true, e)).map_err(wrong),
         "BOOKMARK" => {
-            let BookmarkObject { metadata } = serde_json::from_str(text).map_err(wrong)?;
+            let BookmarkObject { metadata } = serde_json::from_str(object).map_err(wrong)?;
             Ok(WatchEvent::Bookmark {
                 initial_end: metadata.annotations.get(INITIAL_EVENTS_END).is_some_and(|v| v == "true"),
                 resource_version: metadata.resource_version,
             })
         }
         "ERROR" => {
-            let status: Status = serde_json::from_str(text).map_err(wrong)?;
+            let status: Status = serde_json::from_str(object).map_err(wrong)?;
             Err(Error::from(status))
         }
         other => {
@@ -171,7 +172,7 @@ fn decode<K: DeserializeOwned>(subject: &str, line: &[u8]) -> Result<WatchEvent<
 
 /// What is left to tell of an object; its own error if not even its metadata can be read.
 fn unreadable<K>(text: &str, deleted: bool, error: serde_json::Error) -> Result<WatchEvent<K>, serde_json::Error> {
-    let Ok(object) = serde_json::from_str::<PartialObjectMetadata>(text) else { return Err(error) };
+    let Ok(object) = PartialObjectMetadata::decode(text) else { return Err(error) };
     let resource_version = object.metadata.resource_version.clone();
     Ok(WatchEvent::Unreadable(Unreadable { key: object.key(), resource_version, deleted, problem: error.to_string() }))
 }

@@ -183,8 +183,8 @@ pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
 pub fn declared<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
     container(spec, name).map(Cow::Borrowed).or_else(|| {
         let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)?;
-        let value = serde_json::to_value(ephemeral).expect("a container is plain data");
-        Some(Cow::Owned(serde_json::from_value(value).expect("its fields are a container's")))
+        let json = serde_json::to_string(ephemeral).expect("a container is plain data");
+        Some(Cow::Owned(serde_json::from_str(&json).expect("its fields are a container's")))
     })
 }
 

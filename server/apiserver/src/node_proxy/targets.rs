@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use coracle_api::meta::GroupResource;
 use coracle_api::status::Status;
+use coracle_client::Wire;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::de::DeserializeOwned;
 
 use crate::auth::objects::Objects;
 
@@ -42,15 +42,10 @@ impl TargetName<'_> {
     }
 }
 
-pub(super) fn object<T: DeserializeOwned>(
-    objects: &dyn Objects,
-    resource: &str,
-    namespace: &str,
-    name: &str,
-) -> Result<T, Status> {
+pub(super) fn object<T: Wire>(objects: &dyn Objects, resource: &str, namespace: &str, name: &str) -> Result<T, Status> {
     let stored = objects.get(resource, namespace, name);
     let json = stored.ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))?;
-    serde_json::from_slice(&json).map_err(Status::internal)
+    T::decode_bytes(&json).map_err(Status::internal)
 }
 
 pub(super) fn node(objects: &dyn Objects, name: &str) -> Result<NodeAddress, Status> {
@@ -113,7 +108,7 @@ pub(super) fn service(
         if slice_namespace != namespace {
             continue;
         }
-        let slice: EndpointSlice = serde_json::from_slice(&json).map_err(Status::internal)?;
+        let slice = EndpointSlice::decode_bytes(&json).map_err(Status::internal)?;
         let labels = slice.metadata.labels.as_ref();
         if labels.and_then(|labels| labels.get("kubernetes.io/service-name")).is_none_or(|name| name != target.name) {
             continue;

@@ -16,11 +16,12 @@ use coracle_api::meta::GroupResource;
 use coracle_api::schema::{ResourceDef, Schema, Verb as SchemaVerb};
 use coracle_api::selector::{FieldSelector, LabelSelector};
 use coracle_api::status::Status;
+use coracle_client::Wire;
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+
 use serde_json::{Value, json};
 
 use super::{Inner, targets};
@@ -140,7 +141,7 @@ impl Inner {
         metadata
     }
 
-    fn select<T: DeserializeOwned>(
+    fn select<T: Wire>(
         &self,
         resource: &str,
         wanted: &Wanted<'_>,
@@ -151,7 +152,7 @@ impl Inner {
             if !wanted.namespace.is_empty() && namespace != wanted.namespace {
                 continue;
             }
-            let object: T = serde_json::from_slice(&json).map_err(Status::internal)?;
+            let object = T::decode_bytes(&json).map_err(Status::internal)?;
             let metadata = metadata(&object);
             let name = metadata.name.as_deref().unwrap_or_default();
             let fields = |field: &str| match field {
