@@ -1,5 +1,6 @@
 //! A client beside a running container: it hears what the container writes from now on, and what it types goes to the
-//! container's standard input. That it leaves changes nothing for the container.
+//! container's standard input. That it leaves changes nothing for the container. When its input ends, it leaves, except
+//! with `stdinOnce` and no terminal: then the container's input has ended too, and the client hears it to its end.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,8 +27,11 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 impl Pods {
     pub(super) async fn attach(&self, request: &AttachRequest, streams: Streams) -> Result<(), String> {
         let (link, id) = self.link_of(&request.container_id).map_err(told)?;
-        let ended = self.state.lock().containers.get(&id).map(|container| container.ended.clone());
-        let ended = ended.ok_or("the container is gone")?;
+        let found = self.state.lock().containers.get(&id).map(|container| {
+            let config = container.record.config.read();
+            (container.ended.clone(), config.stdin && (!config.stdin_once || request.tty))
+        });
+        let (ended, more_may_attach) = found.ok_or("the container is gone")?;
         let Streams { stdin, stdout, stderr, .. } = streams;
         // With a terminal there is one stream for both.
         let stderr = if request.tty { stdout.clone() } else { stderr };
@@ -45,7 +49,9 @@ impl Pods {
         let typing = async {
             match typing.await {
                 Ok(Typed::Interrupted) => return,
-                Ok(Typed::All) => {}
+                // Who has said all leaves others their turn; where nobody else has one, the container may still answer.
+                Ok(Typed::All) if more_may_attach => return,
+                Ok(Typed::All | Typed::Nothing) => {}
                 Err(why) => tracing::debug!(container = id, why, "a client's input goes nowhere"),
             }
             std::future::pending().await
@@ -100,6 +106,8 @@ async fn hear(
 }
 
 enum Typed {
+    /// The client cannot type, or the container takes no more.
+    Nothing,
     All,
     Interrupted,
 }
@@ -111,7 +119,7 @@ async fn type_in(
     stdin: Option<mpsc::Receiver<Bytes>>,
     echo: Option<Output>,
 ) -> Result<Typed, String> {
-    let Some(mut stdin) = stdin else { return Ok(Typed::All) };
+    let Some(mut stdin) = stdin else { return Ok(Typed::Nothing) };
     let (mut ours, theirs) = input().map_err(|error| error.to_string())?;
     let order = Command::AttachStdin { id: id.to_owned() };
     link.order(order, &[theirs.as_fd()]).await.map_err(|error| error.to_string())?;
@@ -125,8 +133,7 @@ async fn type_in(
             let _ = echo.send(with_returns(&bytes)).await;
         }
         if ours.write_all(&bytes).await.is_err() {
-            // The container takes no more.
-            break;
+            return Ok(Typed::Nothing);
         }
     }
     Ok(Typed::All)

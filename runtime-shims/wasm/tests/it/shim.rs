@@ -41,6 +41,7 @@ pub struct Guest {
     pub cpu_shares: i64,
     pub working_dir: String,
     pub stdin: bool,
+    pub stdin_once: bool,
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -250,6 +251,7 @@ impl Shim {
             args: guest.args,
             working_dir: guest.working_dir,
             stdin: guest.stdin,
+            stdin_once: guest.stdin_once,
             envs: guest.env.into_iter().map(|(key, value)| KeyValue { key, value: value.into_bytes() }).collect(),
             mounts: guest.mounts,
             annotations: guest.annotations,

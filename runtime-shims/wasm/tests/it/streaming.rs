@@ -402,6 +402,36 @@ async fn those_who_attach_hear_the_container_and_speak_to_it_and_leave_it_runnin
     assert!(seen.ends_with("error: \"{\\\"metadata\\\":{},\\\"status\\\":\\\"Success\\\"}\"\n"), "{seen}");
 }
 
+#[tokio::test]
+async fn who_has_said_all_leaves_and_with_stdin_once_hears_the_container_to_its_end() {
+    let shim = Shim::start().await;
+    let kinds = ["stdin", "stdout", "stderr", "error"];
+    let success = "error: \"{\\\"metadata\\\":{},\\\"status\\\":\\\"Success\\\"}\"\n";
+    let attach = |id: &str| {
+        let request =
+            AttachRequest { container_id: id.to_owned(), stdin: true, stdout: true, stderr: true, tty: false };
+        let mut runtime = shim.runtime();
+        async move { runtime.attach(request).await.expect("a URL").into_inner().url }
+    };
+    // Others may come after it, so the program hears no end.
+    let pod = tool(&shim).await;
+    for word in ["one\n", "two\n"] {
+        let seen = talk(&attach(&pod.container).await, &kinds, "", word, false).await;
+        assert!(seen.ends_with(success), "{seen}");
+        eventually("it is heard", || async {
+            shim.log("tool", "main").contains(&format!("read {word}")).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
+    // Nobody comes after it, so the program hears the end and may still answer.
+    let once = shim.run("once", Guest { stdin: true, stdin_once: true, ..guest("listener") }).await;
+    eventually("it is up", || async { shim.log("once", "main").contains("listening").then_some(()) }).await;
+    let seen = talk(&attach(&once.container).await, &kinds, "", "a line\n", false).await;
+    assert!(seen.starts_with("stdout: \"told to stop\\n\"\n") && seen.ends_with(success), "{seen}");
+    assert_eq!(shim.ending(&once.container).await, r#"7 Error """#);
+}
+
 /// One connection through a forwarded port: what came back, and what went wrong.
 async fn through(shim: &Shim, sandbox: &str, port: &str, request: &'static str) -> (String, String) {
     let forward = PortForwardRequest { pod_sandbox_id: sandbox.to_owned(), port: Vec::new() };
