@@ -23,6 +23,7 @@ use super::outgoing::Outgoing;
 use super::pod::PodNet;
 use super::roots::Trust;
 use super::share::PodShare;
+use super::sockets::Undecided;
 use super::stdin::Stdin;
 use super::traffic::Traffic;
 use crate::wire::GuestSpec;
@@ -66,6 +67,8 @@ pub(super) struct Instance {
     pub(super) traffic: Arc<Traffic>,
     /// Sockets and files that are counted, by their number in the table, or as WASI 0.1 numbers files.
     pub(super) open: HashMap<u32, Arc<Held>>,
+    /// Its sockets for datagrams of which nobody knows yet whom they send to.
+    pub(super) undecided: Undecided,
     /// Held for connections that were accepted and have no number yet. Only guests of WASI 0.3 count them so: theirs come
     /// by a stream.
     pub(super) accepted: Option<Arc<Mutex<Vec<Held>>>>,
@@ -128,6 +131,7 @@ impl Container {
             allowance: self.allowance.clone(),
             traffic: self.traffic.clone(),
             open: HashMap::new(),
+            undecided: Undecided::default(),
             accepted,
             config: self.config.clone(),
             keyvalue: self.keyvalue.clone(),

@@ -1,6 +1,8 @@
 //! `wasi:sockets` on the pod's address. wasmtime-wasi does the work; addresses are changed on their way in, names are
 //! looked up in the cluster, sockets and bytes are counted.
 
+mod datagrams;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,11 +12,7 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress};
 use wasmtime_wasi::p2::bindings::sockets::tcp::{self, HostTcpSocket, ShutdownType};
-use wasmtime_wasi::p2::bindings::sockets::udp::{
-    self, HostIncomingDatagramStream, HostOutgoingDatagramStream, HostUdpSocket, IncomingDatagram,
-    IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream,
-};
-use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp_create_socket};
+use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp, udp_create_socket};
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, DynPollable, IoError, Network, Pollable, SocketError, SocketResult, TcpSocket,
     UdpSocket, subscribe,
@@ -25,6 +23,7 @@ use super::allowance::{Allowance, Held, Kind, Refused};
 use super::guest::Instance;
 use super::pod::{NAME_BYTES, NameError, PodNet};
 use super::traffic::{CountedInput, CountedOutput, Nothing, Traffic};
+pub(super) use datagrams::Undecided;
 
 /// Puts the pod's sockets in place of those of the host.
 pub(super) fn add_to_linker(linker: &mut Linker<Instance>) -> wasmtime::Result<()> {
@@ -51,6 +50,7 @@ struct PodSocketsView<'a> {
     allowance: Arc<Allowance>,
     /// What is counted, by its number in the table.
     open: &'a mut HashMap<u32, Arc<Held>>,
+    undecided: &'a mut Undecided,
     accepted: Option<Arc<Mutex<Vec<Held>>>>,
 }
 
@@ -58,7 +58,8 @@ impl PodSocketsView<'_> {
     fn of(instance: &mut Instance) -> PodSocketsView<'_> {
         let (net, traffic, allowance) = (instance.net.clone(), instance.traffic.clone(), instance.allowance.clone());
         let accepted = instance.accepted.clone();
-        PodSocketsView { host: instance.wasi.sockets(), net, traffic, allowance, open: &mut instance.open, accepted }
+        let (open, undecided) = (&mut instance.open, &mut instance.undecided);
+        PodSocketsView { host: instance.wasi.sockets(), net, traffic, allowance, open, undecided, accepted }
     }
 
     fn one_more(&self) -> Result<Held, ErrorCode> {
@@ -281,122 +282,6 @@ impl HostTcpSocket for PodSocketsView<'_> {
     fn drop(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<()> {
         self.open.remove(&this.rep());
         HostTcpSocket::drop(&mut self.host, this)
-    }
-}
-
-impl udp::Host for PodSocketsView<'_> {}
-
-impl HostUdpSocket for PodSocketsView<'_> {
-    async fn start_bind(
-        &mut self,
-        this: Resource<UdpSocket>,
-        network: Resource<Network>,
-        local: IpSocketAddress,
-    ) -> SocketResult<()> {
-        let local = self.moved(local, PodNet::datagram_bind_address);
-        HostUdpSocket::start_bind(&mut self.host, this, network, local).await
-    }
-
-    fn finish_bind(&mut self, this: Resource<UdpSocket>) -> SocketResult<()> {
-        HostUdpSocket::finish_bind(&mut self.host, this)
-    }
-
-    async fn stream(
-        &mut self,
-        this: Resource<UdpSocket>,
-        remote: Option<IpSocketAddress>,
-    ) -> SocketResult<(Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>)> {
-        let remote = remote.map(|remote| self.moved(remote, PodNet::remote_address));
-        HostUdpSocket::stream(&mut self.host, this, remote).await
-    }
-
-    fn local_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
-        HostUdpSocket::local_address(&mut self.host, this)
-    }
-
-    fn remote_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
-        HostUdpSocket::remote_address(&mut self.host, this)
-    }
-
-    fn address_family(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<IpAddressFamily> {
-        HostUdpSocket::address_family(&mut self.host, this)
-    }
-
-    fn unicast_hop_limit(&mut self, this: Resource<UdpSocket>) -> SocketResult<u8> {
-        HostUdpSocket::unicast_hop_limit(&mut self.host, this)
-    }
-
-    fn set_unicast_hop_limit(&mut self, this: Resource<UdpSocket>, value: u8) -> SocketResult<()> {
-        HostUdpSocket::set_unicast_hop_limit(&mut self.host, this, value)
-    }
-
-    fn receive_buffer_size(&mut self, this: Resource<UdpSocket>) -> SocketResult<u64> {
-        HostUdpSocket::receive_buffer_size(&mut self.host, this)
-    }
-
-    fn set_receive_buffer_size(&mut self, this: Resource<UdpSocket>, value: u64) -> SocketResult<()> {
-        HostUdpSocket::set_receive_buffer_size(&mut self.host, this, value)
-    }
-
-    fn send_buffer_size(&mut self, this: Resource<UdpSocket>) -> SocketResult<u64> {
-        HostUdpSocket::send_buffer_size(&mut self.host, this)
-    }
-
-    fn set_send_buffer_size(&mut self, this: Resource<UdpSocket>, value: u64) -> SocketResult<()> {
-        HostUdpSocket::set_send_buffer_size(&mut self.host, this, value)
-    }
-
-    fn subscribe(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<Resource<DynPollable>> {
-        HostUdpSocket::subscribe(&mut self.host, this)
-    }
-
-    fn drop(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<()> {
-        self.open.remove(&this.rep());
-        HostUdpSocket::drop(&mut self.host, this)
-    }
-}
-
-impl HostIncomingDatagramStream for PodSocketsView<'_> {
-    fn receive(&mut self, this: Resource<IncomingDatagramStream>, max: u64) -> SocketResult<Vec<IncomingDatagram>> {
-        let received = HostIncomingDatagramStream::receive(&mut self.host, this, max)?;
-        self.traffic.receive(received.iter().map(|datagram| datagram.data.len()).sum());
-        Ok(received)
-    }
-
-    fn subscribe(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        HostIncomingDatagramStream::subscribe(&mut self.host, this)
-    }
-
-    fn drop(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<()> {
-        HostIncomingDatagramStream::drop(&mut self.host, this)
-    }
-}
-
-impl HostOutgoingDatagramStream for PodSocketsView<'_> {
-    fn check_send(&mut self, this: Resource<OutgoingDatagramStream>) -> SocketResult<u64> {
-        HostOutgoingDatagramStream::check_send(&mut self.host, this)
-    }
-
-    fn send(&mut self, this: Resource<OutgoingDatagramStream>, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
-        let lengths: Vec<usize> = datagrams.iter().map(|datagram| datagram.data.len()).collect();
-        let datagrams = datagrams
-            .into_iter()
-            .map(|datagram| OutgoingDatagram {
-                remote_address: datagram.remote_address.map(|remote| self.moved(remote, PodNet::remote_address)),
-                ..datagram
-            })
-            .collect();
-        let sent = HostOutgoingDatagramStream::send(&mut self.host, this, datagrams)?;
-        self.traffic.send(lengths.iter().take(usize::try_from(sent).unwrap_or(usize::MAX)).sum());
-        Ok(sent)
-    }
-
-    fn subscribe(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        HostOutgoingDatagramStream::subscribe(&mut self.host, this)
-    }
-
-    async fn drop(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<()> {
-        HostOutgoingDatagramStream::drop(&mut self.host, this).await
     }
 }
 

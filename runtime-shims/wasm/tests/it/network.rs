@@ -152,3 +152,25 @@ async fn names_and_requests_go_through_the_clusters_dns() {
         get hello:8080 /: 200 Greetings from a Wasm pod
         get nobody /: ErrorCode::DnsError(DnsErrorPayload { rcode: Some("NXDOMAIN"), info-code: None })"#]].assert_eq(&shown);
 }
+
+#[tokio::test]
+async fn pods_send_each_other_datagrams() {
+    let shim = Shim::start().await;
+    // With a connection, and without.
+    for how in ["udp-ask", "udp-send"] {
+        let (server, client) = (format!("server-{how}"), format!("client-{how}"));
+        let answering = shim.run(&server, guest("net").args(&["udp-answer", "7010"])).await;
+        let asking = shim.run(&client, guest("net").args(&[how, &answering.ip, "7010"])).await;
+        for pod in [&asking, &answering] {
+            assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+        }
+        // Each is seen at its pod's address and answered at the port it has asked from.
+        let (answered, asked) = (shim.log(&server, "main"), shim.log(&client, "main"));
+        let from = asked.trim_end().rsplit_once(" to ").map(|(_, from)| from).expect("where the answer came to");
+        assert!(asking.ip != answering.ip && from.starts_with(&format!("{}:", asking.ip)), "{asked}");
+        assert_eq!(answered, format!("stdout F udp-answer 7010: \"a question\" from {from}\n"));
+        let at = &answering.ip;
+        let expected = format!("stdout F {how} {at} 7010: \"heard a question\" from {at}:7010 to {from}\n");
+        assert_eq!(asked, expected);
+    }
+}

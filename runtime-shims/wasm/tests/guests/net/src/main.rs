@@ -1,8 +1,9 @@
 //! Uses the network as a guest can, and says what came of it. Each argument is something to do:
 //!
 //! `lookup NAME` · `serve PORT` (accepts one connection, echoes one line) · `ask ADDRESS PORT` (sends a line, prints the
-//! answer) · `bind ADDRESS PORT` · `self PORT` (serves and asks itself over 127.0.0.1) · `get AUTHORITY PATH` · `get-tls AUTHORITY
-//! PATH`
+//! answer) · `bind ADDRESS PORT` · `self PORT` (serves and asks itself over 127.0.0.1) · `udp ADDRESS PORT` (binds) ·
+//! `udp-answer PORT` (answers one datagram) · `udp-ask ADDRESS PORT` (sends datagrams until there is an answer) · `udp-send ADDRESS
+//! PORT` (the same, without a connection) · `get AUTHORITY PATH` · `get-tls AUTHORITY PATH`
 
 use wasi::http::outgoing_handler;
 use wasi::http::types::{Fields, IncomingBody, OutgoingRequest, Scheme};
@@ -12,6 +13,7 @@ use wasi::sockets::ip_name_lookup::resolve_addresses;
 use wasi::sockets::network::{ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress};
 use wasi::sockets::tcp::TcpSocket;
 use wasi::sockets::tcp_create_socket::create_tcp_socket;
+use wasi::sockets::udp::{IncomingDatagram, IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream, UdpSocket};
 use wasi::sockets::udp_create_socket::create_udp_socket;
 
 fn main() {
@@ -21,6 +23,9 @@ fn main() {
         ["lookup", name] => lookup(name),
         ["bind", address, port] => bound(address, port.parse().expect("a port")).and_then(|socket| local(&socket)),
         ["udp", address, port] => udp(address, port.parse().expect("a port")),
+        ["udp-answer", port] => udp_answer(port.parse().expect("a port")),
+        ["udp-ask", address, port] => udp_ask(at(address, port.parse().expect("a port")), true),
+        ["udp-send", address, port] => udp_ask(at(address, port.parse().expect("a port")), false),
         ["ask", address, port] => connect(address, port.parse().expect("a port")).and_then(|(socket, input, output)| {
             let mine = local(&socket)?;
             say(&output, "question\n");
@@ -81,10 +86,65 @@ fn bound(address: &str, port: u16) -> Result<TcpSocket, ErrorCode> {
 }
 
 fn udp(address: &str, port: u16) -> Result<String, ErrorCode> {
+    udp_bound(address, port)?.local_address().map(text)
+}
+
+fn udp_bound(address: &str, port: u16) -> Result<UdpSocket, ErrorCode> {
     let socket = create_udp_socket(IpAddressFamily::Ipv4)?;
     socket.start_bind(&instance_network(), at(address, port))?;
     socket.finish_bind()?;
-    socket.local_address().map(text)
+    Ok(socket)
+}
+
+/// Without a remote address, so that it hears everybody and says whom each answer is for.
+fn udp_answer(port: u16) -> Result<String, ErrorCode> {
+    let socket = udp_bound("0.0.0.0", port)?;
+    let (input, output) = socket.stream(None)?;
+    let asked = loop {
+        match received(&input)? {
+            Some(asked) => break asked,
+            None => input.subscribe().block(),
+        }
+    };
+    let data = [b"heard ", asked.data.as_slice()].concat();
+    sent(&output, OutgoingDatagram { data, remote_address: Some(asked.remote_address) })?;
+    Ok(format!("{:?} from {}", String::from_utf8_lossy(&asked.data), text(asked.remote_address)))
+}
+
+/// With a remote address, or with one in each datagram. Nobody may be there yet, and datagrams may be lost: it asks again.
+fn udp_ask(remote: IpSocketAddress, connected: bool) -> Result<String, ErrorCode> {
+    let socket = udp_bound("0.0.0.0", 0)?;
+    let (input, output) = socket.stream(connected.then_some(remote))?;
+    loop {
+        let remote_address = (!connected).then_some(remote);
+        match sent(&output, OutgoingDatagram { data: b"a question".to_vec(), remote_address }) {
+            Ok(()) | Err(ErrorCode::ConnectionRefused) => {}
+            Err(error) => return Err(error),
+        }
+        let a_while = wasi::clocks::monotonic_clock::subscribe_duration(50_000_000);
+        wasi::io::poll::poll(&[&input.subscribe(), &a_while]);
+        match received(&input) {
+            Ok(Some(answer)) => {
+                let (mine, from) = (socket.local_address().map(text)?, text(answer.remote_address));
+                return Ok(format!("{:?} from {from} to {mine}", String::from_utf8_lossy(&answer.data)));
+            }
+            Ok(None) | Err(ErrorCode::ConnectionRefused) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn received(input: &IncomingDatagramStream) -> Result<Option<IncomingDatagram>, ErrorCode> {
+    Ok(input.receive(1)?.pop())
+}
+
+fn sent(output: &OutgoingDatagramStream, datagram: OutgoingDatagram) -> Result<(), ErrorCode> {
+    loop {
+        if output.check_send()? > 0 && output.send(std::slice::from_ref(&datagram))? == 1 {
+            return Ok(());
+        }
+        output.subscribe().block();
+    }
 }
 
 fn connect(address: &str, port: u16) -> Result<(TcpSocket, InputStream, OutputStream), ErrorCode> {
