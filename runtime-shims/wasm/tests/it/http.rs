@@ -3,8 +3,11 @@
 use coracle_cri::v1::*;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::shim::{Shim, eventually, get, guest, request, within};
 
@@ -278,6 +281,47 @@ async fn heads_that_are_too_large_never_reach_a_guest() {
     within("it is answered", stream.read_to_end(&mut answer)).await.expect("the connection ends well");
     assert!(answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(shim.log("heads", "main"), "");
+}
+
+/// A client of HTTP/2 whose connection is carried for it.
+async fn http2(ip: &str) -> (http2::SendRequest<String>, JoinSet<()>) {
+    let stream = TcpStream::connect((ip, 8080)).await.expect("it listens");
+    let (client, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("it speaks HTTP/2");
+    let mut carrying = JoinSet::new();
+    carrying.spawn(async move { drop(connection.await) });
+    (client, carrying)
+}
+
+/// The status of the answer, or none where the connection is ended.
+async fn status_of(client: &mut http2::SendRequest<String>, fields: &[(String, String)]) -> Option<u16> {
+    let mut request = hyper::Request::builder().uri("http://pod/");
+    for (name, value) in fields {
+        request = request.header(name, value);
+    }
+    let request = request.body(String::new()).expect("a request");
+    within("it is answered", client.send_request(request)).await.ok().map(|response| response.status().as_u16())
+}
+
+#[tokio::test]
+async fn heads_of_http2_that_are_too_large_never_reach_a_guest_and_others_are_served() {
+    let shim = Shim::start().await;
+    let pod = shim.run("heads", guest("hello:dev")).await;
+    let many: Vec<_> = (0..3000).map(|number| (format!("x-{number}"), "y".to_owned())).collect();
+    let large = [("x-large".to_owned(), "y".repeat(70 << 10))];
+    let endless = [("x-endless".to_owned(), "y".repeat(2 << 20))];
+    let (mut client, _carrying) = http2(&pod.ip).await;
+    assert_eq!(status_of(&mut client, &many).await, Some(431));
+    assert_eq!(status_of(&mut client, &large).await, Some(431));
+    assert_eq!(status_of(&mut client, &[]).await, Some(200), "the same connection serves on");
+    // One head that does not come to an end is not read to its end.
+    assert_eq!(status_of(&mut client, &endless).await, None);
+    let (mut client, _carrying) = http2(&pod.ip).await;
+    assert_eq!(status_of(&mut client, &many[..100]).await, Some(200));
+    eventually("its lines are in the log", || async {
+        (shim.log("heads", "main") == "stdout F GET /\nstdout F GET /\n").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -101,6 +101,46 @@ async fn pods_that_count_at_the_same_time_lose_nothing() {
 }
 
 #[tokio::test]
+async fn workers_of_a_namespace_see_each_others_writes_while_the_front_is_restarted() {
+    let mut shim = Shim::start().await;
+    let waits = |pod: &'static str| {
+        let shim = &shim;
+        eventually("it waits", move || async move { shim.log(pod, "main").contains("waits").then_some(()) })
+    };
+    let alone = |args: &[&str]| Guest { stdin: true, ..guest("state").args(args) };
+    let one = alone(&["set:talk:one:first", "wait", "get:talk:two", "add:talk:hits:50"]);
+    let one = shim.run_as("wasm-pod", "shop", "one", one).await;
+    waits("one").await;
+    let two = alone(&["get:talk:one", "set:talk:two:second", "wait", "add:talk:hits:50"]);
+    let two = shim.run_as("wasm-pod", "shop", "two", two).await;
+    waits("two").await;
+    let workers = shim.workers();
+    assert_eq!(workers.len(), 2, "each has its own");
+
+    shim.kill_front().await;
+    shim.start_front().await;
+    // Both go on at the same time.
+    tokio::join!(shim.stop(&one.container, 60), shim.stop(&two.container, 60));
+    for pod in [&one, &two] {
+        assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+    }
+    let said = |pod: &str| shim.log(pod, "main").replace("stdout F ", "");
+    assert!(said("one").contains("\nget:talk:two: Ok(Some(\"second\"))\n"), "{}", said("one"));
+    assert!(said("two").starts_with("get:talk:one: Ok(Some(\"first\"))\n"), "{}", said("two"));
+    // A worker that came later, of another class.
+    let last = shim.run_as("wasm", "shop", "last", guest("state").args(&["get:talk:hits", "keys:talk"])).await;
+    assert_eq!(shim.ending(&last.container).await, r#"0 Completed """#);
+    expect![[r#"
+        get:talk:hits: Ok(Some("100"))
+        keys:talk: Ok(KeyResponse { keys: ["one", "two", "hits"], cursor: None })
+    "#]]
+    .assert_eq(&said("last"));
+    let other = shim.run_as("wasm-pod", "other", "stranger", guest("state").args(&["get:talk:one"])).await;
+    assert_eq!(shim.ending(&other.container).await, r#"0 Completed """#);
+    assert_eq!(said("stranger"), "get:talk:one: Ok(None)\n");
+}
+
+#[tokio::test]
 async fn a_namespace_cannot_fill_the_disk() {
     let shim = Shim::start_with(&["--keyvalue-limit-mib", "4"]).await;
     let sandbox = shim.sandbox_in("shop", "greedy").await;

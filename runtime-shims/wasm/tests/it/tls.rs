@@ -69,4 +69,10 @@ async fn the_clusters_authority_is_trusted_by_pods_that_have_it() {
     assert_eq!(told(&shim, &sandbox, "with", with).await, "200 trusted");
     let without = told(&shim, &sandbox, "without", asking).await;
     assert!(without.contains("Tls"), "{without}");
+    // An authority that is not the cluster's vouches for nobody.
+    let (stranger, _unknown, _serving_too) = server(&other).await;
+    let asking = guest("net").args(&["get-tls", &stranger.to_string(), "/"]);
+    let with = asking.mount(&account, "/var/run/secrets/kubernetes.io/serviceaccount", true);
+    let refused = told(&shim, &sandbox, "stranger", with).await;
+    assert!(refused.contains("Tls"), "{refused}");
 }
