@@ -27,6 +27,11 @@ impl Addresses {
         self.range
     }
 
+    /// The node's own, which no pod gets.
+    pub(super) fn node(&self) -> Option<Ipv4Addr> {
+        self.range.and_then(|range| range.hosts().next())
+    }
+
     /// Addresses of another range that are in use stay with their pods.
     pub(super) fn set_range(&mut self, range: Ipv4Net) {
         if self.range != Some(range) {

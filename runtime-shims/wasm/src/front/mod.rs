@@ -8,6 +8,7 @@
 //! link      one of them
 //! adopt     what is done about workers of the front before
 //! upgrade   how workers of another build are left
+//! host_ports   pods' ports on the node's addresses
 //! exec, attach, streaming   commands and clients beside a container's own program
 //! plan, programs, mounts, addresses   decisions without I/O
 //! records   the state on disk
@@ -27,6 +28,7 @@ mod domain;
 mod events;
 mod exec;
 mod falls;
+mod host_ports;
 mod image_service;
 mod keyvalue;
 mod limits;

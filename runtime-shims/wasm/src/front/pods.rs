@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use coracle_cri::Status;
 use coracle_cri::streaming::StreamingServer;
-use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, NamespaceMode, PodSandboxConfig};
+use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, PodSandboxConfig};
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use super::addresses::NoAddress;
 use super::convert;
 use super::domain::Domain;
 use super::events::Events;
+use super::host_ports::{self, HostPorts, NoPort};
 use super::packed::Packed;
 use super::records::{Phase, Records, SandboxRecord};
 use super::state::{Lookup, State, name_of};
@@ -44,6 +45,7 @@ pub(super) struct Pods {
     pub(super) events: Events,
     pub(super) meter: Meter,
     pub(super) workers: Workers,
+    pub(super) host_ports: HostPorts,
     pub(super) default_memory_bytes: u64,
     pub(super) threads: usize,
     pub(super) tasks: TaskTracker,
@@ -99,6 +101,7 @@ impl Pods {
             events: Events::new(stop.clone()),
             meter: Meter::default(),
             workers,
+            host_ports: HostPorts::default(),
             tasks: TaskTracker::new(),
             stop,
             streams: OnceLock::new(),
@@ -157,12 +160,7 @@ impl Pods {
         let Some(metadata) = &config.metadata else {
             return Err(Status::invalid_argument("config.metadata is required"));
         };
-        let in_host_network = config
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.security_context.as_ref())
-            .and_then(|context| context.namespace_options.as_ref())
-            .is_some_and(|options| options.network() == NamespaceMode::Node);
+        let host_ports = host_ports::wanted(&config).map_err(Status::invalid_argument)?;
         Domain::check(&handler).map_err(Status::invalid_argument)?;
         super::plan::plan_net(&config, None).map_err(Status::invalid_argument)?;
         if !config.log_directory.is_empty() {
@@ -177,7 +175,11 @@ impl Pods {
                 "failed to reserve sandbox name {name:?}: name {name:?} is reserved for {other:?}"
             )));
         }
-        let ip = if in_host_network { None } else { Some(state.addresses.allocate().map_err(no_address)?) };
+        let opened = host_ports::open(&host_ports, state.addresses.range()).map_err(no_port)?;
+        let ip = match host_ports::in_host_network(&config) {
+            true => None,
+            false => Some(state.addresses.allocate().map_err(no_address)?),
+        };
         let record = SandboxRecord {
             id: self.config.ids.next(),
             created_at: self.config.clock.now(),
@@ -191,10 +193,28 @@ impl Pods {
             return Err(record_failed(error));
         }
         let id = record.id.clone();
+        if let Some(ip) = ip {
+            self.host_ports.begin(&id, opened, ip, state.addresses.node(), &self.stop);
+        }
         state.add_sandbox(name, record);
         self.announce(&state, &id, &id, ContainerEventType::ContainerCreatedEvent);
         self.announce(&state, &id, &id, ContainerEventType::ContainerStartedEvent);
         Ok(id)
+    }
+
+    /// Of the sandboxes there were. To be called when the front before this one is gone, and its sockets with it.
+    pub(super) fn open_host_ports(&self) {
+        let state = self.state.lock();
+        for sandbox in state.sandboxes.values().filter(|sandbox| sandbox.ready) {
+            let Some(ip) = sandbox.ip else { continue };
+            let wanted = host_ports::wanted(&sandbox.config.read()).unwrap_or_default();
+            match host_ports::open(&wanted, state.addresses.range()) {
+                Ok(opened) => self.host_ports.begin(&sandbox.id, opened, ip, state.addresses.node(), &self.stop),
+                Err(error) => {
+                    tracing::error!(sandbox = sandbox.id, %error, "a pod is not reached on the node any more")
+                }
+            }
+        }
     }
 
     /// Ends the containers at once and gives the address back. An unknown sandbox has been stopped well enough.
@@ -209,6 +229,7 @@ impl Pods {
         };
         let stopping = containers.iter().map(|container| self.stop_container(container, 0));
         futures::future::try_join_all(stopping).await?;
+        self.host_ports.end(&id).await;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.stopping.remove(&id);
@@ -343,6 +364,10 @@ pub(super) fn lookup_failed(error: Lookup) -> Status {
 
 pub(super) fn record_failed(error: std::io::Error) -> Status {
     Status::internal(format!("cannot record the change: {error}"))
+}
+
+fn no_port(error: NoPort) -> Status {
+    Status::failed_precondition(error.to_string())
 }
 
 fn no_address(error: NoAddress) -> Status {

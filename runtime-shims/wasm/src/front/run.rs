@@ -52,6 +52,7 @@ pub fn run(config: FrontConfig) -> Result<(), FrontError> {
     runtime.block_on(async {
         let front = Arc::new(Front(Pods::open(config)?));
         front.0.adopt_workers().await.map_err(io)?;
+        front.0.open_host_ports();
         front.serve().await
     })
 }

@@ -7,6 +7,7 @@ mod cri;
 mod distribution;
 mod footprint;
 mod guests;
+mod host_ports;
 mod hostile;
 mod http;
 mod images;

@@ -184,6 +184,11 @@ impl Shim {
         self.run_sandbox(self.sandbox_config(name, ports, annotations)).await
     }
 
+    /// With ports on the node too.
+    pub async fn sandbox_on_node(&self, name: &str, port_mappings: Vec<PortMapping>) -> Result<String, Status> {
+        self.run_sandbox(PodSandboxConfig { port_mappings, ..self.sandbox_config(name, &[], &[]) }).await
+    }
+
     pub async fn sandbox_with_dns(&self, name: &str, server: &str, searches: &[&str]) -> String {
         let dns_config = DnsConfig {
             servers: vec![server.to_owned()],
