@@ -21,7 +21,7 @@ use super::state::State;
 use super::{convert, keyvalue, logs};
 use crate::compile::{CompileError, Compiled};
 use crate::images::{Image, Released};
-use crate::wire::{Command, GuestSpec, KeyvalueSpec};
+use crate::wire::{Answer, Command, GuestSpec, KeyvalueSpec};
 
 /// Beyond its grace, a guest gets this long to be seen as ended. After that its worker is stuck.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
@@ -114,25 +114,51 @@ impl Pods {
         let image = self.image_of(&record)?;
         let compiled = self.compiled(&image).await?;
         let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).map_err(StartFailure::Failed)?;
-        let lease = self.worker_for(&sandbox).await.map_err(|error| StartFailure::Failed(error.to_string()))?;
+        loop {
+            match self.start_in_worker(&sandbox, &record, &prepared).await? {
+                Placed::Runs => return Ok(()),
+                // A worker that has nothing yet is never full, so this comes to an end.
+                Placed::NoRoom => {}
+            }
+        }
+    }
+
+    /// Gives a container to the worker that is next.
+    async fn start_in_worker(
+        self: &Arc<Pods>,
+        sandbox: &SandboxRecord,
+        record: &ContainerRecord,
+        prepared: &Prepared,
+    ) -> Result<Placed, StartFailure> {
+        let id = &*record.id;
+        let lease = self.worker_for(sandbox).await.map_err(|error| StartFailure::Failed(error.to_string()))?;
         let link = lease.link.clone();
         // Before the order: a guest may be over before the answer is here.
         {
             let mut state = self.state.lock();
             // A sandbox that is being stopped has looked for what runs in it already.
             self.must_be_ready(&state, &record.sandbox)?;
+            let mut is_first = true;
             if let Some(container) = state.containers.get_mut(id) {
+                is_first = container.record.phase == Phase::Created;
                 container.record.phase = Phase::Running { started_at: self.config.clock.now() };
                 container.record.worker = Some(link.record.id.clone());
                 container.generation = Some(link.generation);
                 self.records.save_container(&container.record).map_err(record_failed)?;
             }
-            self.announce(&state, id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
+            if is_first {
+                self.announce(&state, id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
+            }
         }
         drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
-        match link.order(Command::Start(Box::new(prepared.spec)), &fds).await {
-            Ok(_) => Ok(()),
+        match link.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
+            Ok(Answer::Full(why)) => {
+                tracing::info!(worker = link.record.id, why, "a worker is full: containers go to another");
+                link.set_full(true);
+                Ok(Placed::NoRoom)
+            }
+            Ok(Answer::Nothing | Answer::Descriptor | Answer::Stats(_)) => Ok(Placed::Runs),
             Err(OrderError::Refused(why)) => Err(StartFailure::Failed(why)),
             Err(gone @ OrderError::Gone) => Err(StartFailure::Failed(gone.to_string())),
             Err(stuck @ OrderError::Stuck) => {
@@ -344,6 +370,13 @@ impl Pods {
             CompileError::Failed(_) => Status::internal(error.to_string()),
         })
     }
+}
+
+/// What became of an order to run a container.
+enum Placed {
+    Runs,
+    /// The worker is full.
+    NoRoom,
 }
 
 /// Why a container does not run.

@@ -59,6 +59,8 @@ pub(super) struct Link {
     pub(super) generation: u64,
     /// It takes no containers any more.
     retired: AtomicBool,
+    /// It takes none until one of those it has is gone.
+    full: AtomicBool,
     since: Instant,
     next: AtomicU64,
     gone: AtomicBool,
@@ -160,6 +162,7 @@ impl Link {
             record,
             generation,
             retired: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             since: Instant::now(),
             next: AtomicU64::new(1),
             gone: AtomicBool::new(false),
@@ -224,6 +227,14 @@ impl Link {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
     }
 
     pub(super) fn is_retired(&self) -> bool {

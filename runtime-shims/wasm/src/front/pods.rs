@@ -285,12 +285,16 @@ impl Pods {
 
     fn end(&self, state: &mut State, id: &str, at: UnixNanos, code: i32, reason: &str, message: String) -> bool {
         let Some(container) = state.containers.get_mut(id) else { return true };
+        let generation = container.generation;
         if !container.end(at, code, reason, message) {
             return true;
         }
         let recorded = self.records.save_container(&container.record);
         if let Err(error) = &recorded {
             tracing::error!(container = id, %error, "cannot record the end of a container");
+        }
+        if let Some(link) = self.workers.get(generation) {
+            link.set_full(false);
         }
         let sandbox = container.record.sandbox.clone();
         self.announce(state, id, &sandbox, ContainerEventType::ContainerStoppedEvent);

@@ -17,7 +17,7 @@ use futures::StreamExt;
 
 use super::link::{Link, OrderError};
 use super::pods::Pods;
-use crate::wire::Command;
+use crate::wire::{Answer, Command};
 
 /// What requests get to finish in a worker that is left.
 pub(super) const DRAIN_MS: u64 = 600_000;
@@ -96,6 +96,13 @@ impl Pods {
         drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
         let started = new.order(Command::Start(Box::new(prepared.spec)), &fds).await;
+        let started = started.and_then(|answer| match answer {
+            Answer::Full(why) => {
+                new.set_full(true);
+                Err(OrderError::Refused(why))
+            }
+            Answer::Nothing | Answer::Descriptor | Answer::Stats(_) => Ok(()),
+        });
         let moved = started.is_ok() && self.settle(id, old, &new);
         if !moved {
             self.state.lock().abandon_move(id);

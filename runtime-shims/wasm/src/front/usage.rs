@@ -65,7 +65,7 @@ impl Front {
                 Ok(wire::Answer::Stats(stats)) => {
                     usage.extend(stats.into_iter().map(|stats| (stats.id.clone(), stats)));
                 }
-                Ok(wire::Answer::Nothing | wire::Answer::Descriptor) => {}
+                Ok(wire::Answer::Nothing | wire::Answer::Descriptor | wire::Answer::Full(_)) => {}
                 Err(error) => tracing::warn!(%error, "a worker gives no usage"),
             }
         }

@@ -123,8 +123,15 @@ impl Pods {
     pub(super) async fn worker_for(self: &Arc<Pods>, sandbox: &SandboxRecord) -> Result<Lease, NoWorker> {
         let domain = Domain::of(sandbox);
         let mut slot = self.workers.slot(&domain).lock_owned().await;
-        if let Some(link) = slot.link.clone().filter(|link| !link.is_gone() && !link.is_retired()) {
+        let usable = |link: &Arc<Link>| !link.is_gone() && !link.is_retired() && !link.is_full();
+        let link = slot.link.clone().filter(usable).or_else(|| {
+            // Where there was no room before there may be some now.
+            let own = |link: &Arc<Link>| link.record.domain == domain && link.record.build == self.config.build;
+            self.workers.all().into_iter().find(|link| own(link) && usable(link))
+        });
+        if let Some(link) = link {
             self.limit_worker(&link, sandbox);
+            slot.link = Some(link.clone());
             return Ok(Lease { link, _slot: slot });
         }
         if let Some(why) = slot.falls.why_wait(Instant::now()) {

@@ -240,6 +240,8 @@ pub(crate) enum Answer {
     /// It came along as a descriptor.
     Descriptor,
     Stats(Vec<GuestStats>),
+    /// No more containers fit into this worker; there may be room in another.
+    Full(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,13 +16,25 @@ pub(super) struct Descriptors {
     total: usize,
     used: AtomicUsize,
     containers: AtomicUsize,
+    /// What containers have from their beginning to their end.
+    fixed: AtomicUsize,
+}
+
+/// How many of a worker's descriptors its containers may have from the beginning: as many are left for what they open.
+fn most_fixed(total: usize) -> usize {
+    total / 2
 }
 
 impl Descriptors {
     /// `limit` is what the system allows the process.
     pub(super) fn new(limit: usize) -> Arc<Descriptors> {
         let total = limit.saturating_sub(RESERVE).max(RESERVE);
-        Arc::new(Descriptors { total, used: AtomicUsize::new(0), containers: AtomicUsize::new(0) })
+        Arc::new(Descriptors {
+            total,
+            used: AtomicUsize::new(0),
+            containers: AtomicUsize::new(0),
+            fixed: AtomicUsize::new(0),
+        })
     }
 
     /// What this process may have open.
@@ -70,6 +82,19 @@ impl Kind {
     }
 }
 
+/// What keeps a container out of this worker.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoRoom {
+    /// Others have what there is: another worker has room.
+    #[error("the Wasm worker's containers have {used} of {total} files open and this one needs {fixed} more")]
+    Full { used: usize, total: usize, fixed: usize },
+    #[error(
+        "this container needs {fixed} open files, and a Wasm worker has {total}; raise the limit of open files \
+         (LimitNOFILE of the service)"
+    )]
+    Never { total: usize, fixed: usize },
+}
+
 /// There is no more of it for this container now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused;
@@ -93,10 +118,12 @@ impl Allowance {
         fixed: usize,
         descriptors: Arc<Descriptors>,
         log: Arc<Log>,
-    ) -> Result<Arc<Allowance>, String> {
+    ) -> Result<Arc<Allowance>, NoRoom> {
         let used = descriptors.used.fetch_add(fixed, Ordering::Relaxed);
-        descriptors.containers.fetch_add(1, Ordering::Relaxed);
+        let others = descriptors.containers.fetch_add(1, Ordering::Relaxed);
         let total = descriptors.total;
+        let of_containers = descriptors.fixed.fetch_add(fixed, Ordering::Relaxed);
+        // Given back with it, also if it comes to nothing.
         let allowance = Allowance {
             limits: [limits.sockets, limits.files, limits.lookups],
             used: Default::default(),
@@ -105,11 +132,12 @@ impl Allowance {
             descriptors,
             log,
         };
-        if used + fixed > total {
-            return Err(format!(
-                "the Wasm worker has {used} of {total} files open and this container needs {fixed} more; raise the \
-                 limit of open files (LimitNOFILE of the service) or run fewer pods on this node"
-            ));
+        if fixed > total {
+            return Err(NoRoom::Never { total, fixed });
+        }
+        // What containers have from the beginning must leave something to open; what is open now may be closed soon.
+        if others > 0 && (of_containers + fixed > most_fixed(total) || used + fixed > total) {
+            return Err(NoRoom::Full { used, total, fixed });
         }
         Ok(Arc::new(allowance))
     }
@@ -145,6 +173,7 @@ impl Allowance {
 impl Drop for Allowance {
     fn drop(&mut self) {
         self.descriptors.used.fetch_sub(self.fixed, Ordering::Relaxed);
+        self.descriptors.fixed.fetch_sub(self.fixed, Ordering::Relaxed);
         self.descriptors.containers.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -210,12 +239,23 @@ mod tests {
     #[test]
     fn a_container_that_does_not_fit_is_refused_in_words() {
         let descriptors = Descriptors::new(0);
-        let one = allowance(1000, &descriptors);
-        let _all = take_all(&one);
-        descriptors.used.fetch_add(100, Ordering::Relaxed);
-        let writer = LogWriter::start().expect("a thread can be started");
-        let log = writer.log(None, Clock::stepping(0), LogLimits::default());
-        let refused = Allowance::new(&GuestLimits::default(), 3, descriptors.clone(), log).map(drop);
-        assert!(refused.is_err_and(|why| why.contains("LimitNOFILE")));
+        let new = |fixed: usize| {
+            let writer = LogWriter::start().expect("a thread can be started");
+            let log = writer.log(None, Clock::stepping(0), LogLimits::default());
+            Allowance::new(&GuestLimits::default(), fixed, descriptors.clone(), log)
+        };
+        let never = new(RESERVE + 1).expect_err("more than there is");
+        assert!(matches!(never, NoRoom::Never { .. }) && never.to_string().contains("LimitNOFILE"), "{never}");
+
+        // Half may be had from the beginning; the first is taken in even if it has all of it.
+        let first = new(RESERVE / 2 - 3).expect("there is room");
+        let second = new(3).expect("there is just room");
+        let full = new(1).expect_err("the rest is for what they open");
+        assert!(matches!(full, NoRoom::Full { .. }), "{full}");
+        drop(second);
+        new(3).expect("there is room again");
+        drop(first);
+        assert_eq!(descriptors.fixed.load(Ordering::Relaxed), 0);
+        new(RESERVE).expect("alone");
     }
 }

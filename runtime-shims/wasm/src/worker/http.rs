@@ -89,14 +89,10 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     container: Arc<Container>,
     serve: Serve,
-    listener: std::net::TcpListener,
+    listener: Arc<TcpListener>,
     spec: HttpSpec,
     mut stop: watch::Receiver<Stop>,
 ) -> Exit {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return exit::panicked(&format!("the listening socket cannot be used: {error}")),
-    };
     let service = Arc::new(Service {
         shared,
         container,
@@ -192,7 +188,7 @@ impl Connections {
     }
 
     /// Takes no more connections and lets requests finish until the grace is over.
-    async fn drain(&self, listener: TcpListener, stop: watch::Receiver<Stop>) -> Exit {
+    async fn drain(&self, listener: Arc<TcpListener>, stop: watch::Receiver<Stop>) -> Exit {
         // Clients whose connection the kernel has accepted already would otherwise be cut off unheard.
         while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
             self.serve(stream);

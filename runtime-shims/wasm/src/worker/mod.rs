@@ -52,7 +52,6 @@ mod traffic;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -64,6 +63,7 @@ use futures::FutureExt;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -72,7 +72,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::confine::{self, Calls, Limits};
 use crate::wire::{self, Answer, Command, Door, Ended, Exit, GuestSpec, GuestStats, Setup};
-use allowance::{Allowance, Descriptors};
+use allowance::{Allowance, Descriptors, NoRoom};
 use code::{Code, Loader};
 use config::Config;
 use cpu::{Cpu, Used};
@@ -217,7 +217,7 @@ struct Handle {
     budget: Arc<Budget>,
     used: Arc<Used>,
     /// Of an HTTP guest that accepts; what another worker would go on with.
-    listener: Option<OwnedFd>,
+    listener: Option<Arc<TcpListener>>,
     /// It runs elsewhere; nobody asks how it ended here.
     forgotten: bool,
     traffic: Arc<Traffic>,
@@ -250,7 +250,7 @@ impl Worker {
     fn obey(&self, what: Command, fds: Vec<OwnedFd>) -> Outcome {
         let nothing = Ok((Answer::Nothing, None));
         match what {
-            Command::Start(spec) => self.start(*spec, fds).and(nothing),
+            Command::Start(spec) => self.start(*spec, fds).map(|answer| (answer, None)),
             Command::Stop { id, grace_ms } => {
                 self.tell(&id, |handle| handle.stop(grace_ms));
                 nothing
@@ -340,12 +340,12 @@ impl Worker {
         stats.collect()
     }
 
-    fn start(&self, mut spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<(), String> {
+    fn start(&self, mut spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
         if self.is_retiring() {
             return Err("this Wasm worker process takes no containers any more".to_owned());
         }
         if self.running.lock().contains_key(&spec.id) {
-            return Ok(());
+            return Ok(Answer::Nothing);
         }
         // It is kept as long as the container runs, and was read without knowing how long its lists would be.
         spec.env.shrink_to_fit();
@@ -355,13 +355,17 @@ impl Worker {
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
         let files = self.shared.loader.volumes(&spec.volumes, &fds, spec.working_dir.as_deref()).map_err(failed)?;
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
-        let descriptors = fds.len();
-        // The only copy but the one in the handle: when both are dropped, the kernel refuses connections.
+        // A volume is opened once more, as the directory a guest is given.
+        let descriptors = fds.len() + spec.volumes.len();
         let mut take = |index: usize| fds.get_mut(index).and_then(Option::take).ok_or("a descriptor is missing");
         let listener = spec.http.as_ref().map(|http| take(http.listener).map(|fd| (fd, http.clone()))).transpose()?;
         let log = spec.log.map(&mut take).transpose()?;
         let log = self.logs.log(log.map(File::from), self.clock.clone(), spec.limits.log);
-        let allowance = Allowance::new(&spec.limits, descriptors, self.descriptors.clone(), log.clone())?;
+        let allowance = match Allowance::new(&spec.limits, descriptors, self.descriptors.clone(), log.clone()) {
+            Ok(allowance) => allowance,
+            Err(full @ NoRoom::Full { .. }) => return Ok(Answer::Full(full.to_string())),
+            Err(never @ NoRoom::Never { .. }) => return Err(never.to_string()),
+        };
         let share = spec.pod.as_ref().map(|limits| (limits, self.pods.of(limits)));
         let pod_memory = share.as_ref().filter(|(limits, _)| limits.memory_bytes.is_some());
         let pod_cpu = share.as_ref().filter(|(limits, _)| limits.cpu_quota_us.is_some());
@@ -393,7 +397,7 @@ impl Worker {
             alive: Arc::default(),
             spec,
         });
-        self.run(container, code, listener)
+        self.run(container, code, listener).map(|()| Answer::Nothing)
     }
 
     fn run(
@@ -403,14 +407,20 @@ impl Worker {
         listener: Option<(OwnedFd, wire::HttpSpec)>,
     ) -> Result<(), String> {
         let (stop, stopping) = watch::channel(Stop::Run);
-        let lent = listener.as_ref().map(|(listener, _)| wire::duplicate(listener.as_fd()));
+        let failed = |error: io::Error| format!("cannot start {}: {error}", container.spec.title);
+        let listener = listener.map(|(listener, spec)| {
+            let _runtime = self.guests.enter();
+            // Here and in the handle: when both let go of it, the kernel refuses connections.
+            TcpListener::from_std(listener.into()).map(|listener| (Arc::new(listener), spec)).map_err(failed)
+        });
+        let listener = listener.transpose()?;
         let handle = Handle {
             stop,
             log: container.log.clone(),
             stdin: container.stdin.clone(),
             budget: container.budget.clone(),
             used: container.used.clone(),
-            listener: lent.transpose().map_err(|error| format!("cannot start {}: {error}", container.spec.title))?,
+            listener: listener.as_ref().map(|(listener, _)| listener.clone()),
             forgotten: false,
             traffic: container.traffic.clone(),
             container: container.clone(),
@@ -477,11 +487,10 @@ async fn guest(
     shared: Arc<Shared>,
     container: Arc<Container>,
     code: Arc<Code>,
-    listener: Option<(OwnedFd, wire::HttpSpec)>,
+    listener: Option<(Arc<TcpListener>, wire::HttpSpec)>,
     mut stop: watch::Receiver<Stop>,
 ) -> Exit {
     if let Some((listener, spec)) = listener {
-        let listener = TcpListener::from(listener);
         let serve = match serve(&shared, &container, &code, &spec) {
             Ok(serve) => serve,
             Err(error) => return exit::of_error(&error),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use coracle_cri::v1::{ContainerState, StatusRequest};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -230,4 +230,33 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     shim.stop(&hello.container, 5).await;
     assert_eq!(shim.ending(&hello.container).await, r#"0 Completed """#);
     shim.remove_pod(&alone.sandbox).await;
+}
+
+#[tokio::test]
+async fn when_a_worker_is_full_containers_go_to_another() {
+    let shim = Shim::start().await;
+    // Of 300 files a worker keeps 128 for itself, and gives half of the rest to containers from the beginning.
+    let limit = Rlimit { current: Some(300), maximum: Some(300) };
+    let front = Pid::from_raw(i32::try_from(shim.front_pid()).unwrap());
+    prlimit(front, Resource::Nofile, limit).expect("a limit can be lowered");
+    let mut pods = Vec::new();
+    for number in 0..70 {
+        pods.push(shim.run(&format!("hello-{number}"), guest("hello:dev")).await);
+    }
+    let workers = shim.workers();
+    assert_eq!(workers.len(), 2, "two descriptors for each of 70 pods, 86 for those of a worker");
+    for pod in &pods {
+        assert_eq!(get(&pod.ip, "/").await.0, 200, "{}", pod.ip);
+    }
+    // Where pods go, others come: no third one is needed.
+    for pod in pods.drain(..10) {
+        shim.remove_pod(&pod.sandbox).await;
+    }
+    for number in 70..80 {
+        pods.push(shim.run(&format!("hello-{number}"), guest("hello:dev")).await);
+    }
+    assert_eq!(shim.workers(), workers);
+    for pod in &pods {
+        assert_eq!(get(&pod.ip, "/").await.0, 200, "{}", pod.ip);
+    }
 }
