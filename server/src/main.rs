@@ -91,7 +91,8 @@ fn raise_descriptor_limit() {
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     raise_descriptor_limit();
-    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("coracle").build()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_name("coracle").on_thread_park(memory::give_back).build()
 }
 
 #[cfg(test)]
