@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::load::{Measured, Target, now};
-use crate::{Events, memory, row};
+use crate::{Events, memory, rest, row};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const ARGS: &[&str] = &["examples/hello", "--max-pods", "6000", "--node-cidr-mask-size", "18"];
@@ -20,8 +20,6 @@ const FIRST: usize = 1000;
 const ALL: usize = 5000;
 /// Pods asked for the first time.
 const ASKED: usize = 50;
-/// What burst and collection leave behind is gone by then.
-const REST: Duration = Duration::from_secs(15);
 
 pub(crate) async fn crowd() -> anyhow::Result<()> {
     let cluster = Cluster::up(ARGS);
@@ -77,11 +75,6 @@ pub(crate) async fn crowd() -> anyhow::Result<()> {
         ask(ip).await?;
     }
     Ok(())
-}
-
-#[allow(clippy::disallowed_methods, reason = "idleness is what is measured")]
-fn rest() {
-    std::thread::sleep(REST);
 }
 
 /// Of pods that nobody asks, not even a probe: each of its requests would make an instance.

@@ -29,6 +29,7 @@ fn main() -> anyhow::Result<()> {
     }
     let cluster = Cluster::up(&["examples/hello"]);
     if wanted("idle") {
+        rest();
         memory(&cluster, "idle, hello's 2 pods", Some((60.0, 505.0)));
         idle_cpu(&cluster);
     }
@@ -102,10 +103,15 @@ fn memory(cluster: &Cluster, state: &str, reference: Option<(f64, f64)>) -> [f64
     [rss, pss]
 }
 
+/// What a start or a burst leaves behind is gone after this.
+#[allow(clippy::disallowed_methods, reason = "idleness is what is measured")]
+fn rest() {
+    std::thread::sleep(Duration::from_secs(15));
+}
+
 /// Share of a core over half a minute in which nothing is asked.
 #[allow(clippy::disallowed_methods, reason = "idleness is what is measured")]
 fn idle_cpu(cluster: &Cluster) {
-    std::thread::sleep(Duration::from_secs(5));
     let ticks = || process::usage(&cluster.all_processes()).iter().map(|u| u.cpu_ticks).sum::<u64>();
     let (before, window) = (ticks(), Duration::from_secs(30));
     std::thread::sleep(window);
