@@ -105,13 +105,15 @@ impl StatusWriter {
             delete: false,
             failures: 0,
         });
-        // An event that is older than the answer to our own write tells nothing new.
+        // An event that is older than the answer to our own write tells nothing new, and that of the write itself nothing
+        // that another write would change.
         if revision >= entry.known_at {
+            let news = revision > entry.known_at;
             entry.known_at = revision;
             entry.known = SharedStatus::of(pod);
             match &entry.wanted {
                 Some(wanted) if **wanted == *entry.known => entry.wanted = Some(entry.known.clone()),
-                Some(wanted) if difference(&entry.known, wanted).is_some() => self.queue.add(uid),
+                Some(wanted) if news && difference(&entry.known, wanted).is_some() => self.queue.add(uid),
                 Some(_) | None => {}
             }
         }
@@ -186,8 +188,10 @@ impl StatusWriter {
     fn wrote(&self, uid: &Uid, status: SharedStatus, revision: Revision) {
         if let Some(entry) = self.pods.lock().get_mut(uid) {
             entry.failures = 0;
-            // The object may have been seen before the answer.
-            if revision > entry.known_at {
+            // The object may have been seen before the answer. What the server did not take as it was told it will not take
+            // the next time.
+            let seen = revision == entry.known_at && difference(&entry.known, &status).is_none();
+            if revision >= entry.known_at && !seen {
                 entry.known_at = revision;
                 entry.known = status;
             }
@@ -282,7 +286,7 @@ fn ended<'a>(known: &'a PodStatus, wanted: &'a PodStatus) -> impl Iterator<Item 
     gone.map(|condition| json!({ "$patch": "delete", "type": condition.type_ }))
 }
 
-/// Reason and message of the condition before must not survive in the merged one.
+/// What only the condition before has must not survive in the merged one.
 fn condition_value(known: &PodStatus, condition: &PodCondition) -> Value {
     let mut merged = value(condition);
     let before = known.conditions.iter().flatten().find(|other| other.type_ == condition.type_);
@@ -290,6 +294,7 @@ fn condition_value(known: &PodStatus, condition: &PodCondition) -> Value {
         for (name, had, has) in [
             ("reason", before.reason.is_some(), condition.reason.is_some()),
             ("message", before.message.is_some(), condition.message.is_some()),
+            ("lastProbeTime", before.last_probe_time.is_some(), condition.last_probe_time.is_some()),
         ] {
             if had && !has {
                 merged.insert(name.to_owned(), Value::Null);

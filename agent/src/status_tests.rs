@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use coracle_client::full_body;
 use expect_test::{Expect, expect};
 use serde_json::json;
 
@@ -43,4 +46,29 @@ fn lists_with_a_merge_key_are_replaced() {
         expect![[r#"{"podIP":"10.0.0.2","podIPs":[{"$patch":"replace"},{"ip":"10.0.0.2"}]}"#]],
     );
     check_patch(json!({"reason": "Evicted"}), json!({}), expect![[r#"{"reason":null}"#]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_changes_nothing_is_not_made_again() {
+    let object = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "5"},
+        "status": {"phase": "Pending"}});
+    let writes = Arc::new(AtomicUsize::new(0));
+    let (counted, answer) = (writes.clone(), object.to_string());
+    // A server that takes everything and changes nothing.
+    let client = Client::new(tower::service_fn(move |_: http::Request<coracle_client::Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok::<_, std::io::Error>(http::Response::new(full_body(answer.clone()))))
+    }));
+    let scope = TaskScope::root();
+    let writer = StatusWriter::start(client, &scope);
+    let pod: Arc<Pod> = Arc::new(serde_json::from_value(object).unwrap());
+    let settled = || tokio::time::advance(RETRY_MAX);
+    writer.observe(&pod);
+    let running = PodStatus { phase: Some("Running".into()), ..PodStatus::default() };
+    writer.publish(&Uid::from("u"), SharedStatus::Made(Arc::new(running)));
+    settled().await;
+    writer.observe(&pod);
+    settled().await;
+    scope.shutdown().await;
+    assert_eq!(writes.load(Ordering::Relaxed), 1);
 }

@@ -52,8 +52,8 @@ fn collect() {
 fn release_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     for (start, length) in maps.lines().filter_map(code) {
-        // SAFETY: these pages are executable and cannot be written to, so they are as they are in the program's file, from
-        // which the kernel fills them again.
+        // SAFETY: the kernel fills these pages again from their file, and nothing of them was ever changed: the program has
+        // no relocations in its code, and processes that make or load other code (the Wasm workers) do not call this.
         let advised = unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), length, Advice::LinuxDontNeed) };
         if let Err(error) = advised {
             tracing::debug!(%error, "the code of the start stays mapped");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use coracle_cri::Status;
 use coracle_cri::v1::{ContainerConfig, ContainerEventType};
 
+use super::domain::Domain;
 use super::limits::plan_pod;
 use super::link::OrderError;
 use super::mounts::{MountPlan, plan_mounts};
@@ -17,7 +18,7 @@ use super::packed::Packed;
 use super::plan::{GuestPlan, check_release, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
-use super::state::State;
+use super::state::{Container, State};
 use super::{convert, keyvalue, logs};
 use crate::compile::{CompileError, Compiled};
 use crate::images::{Image, Released};
@@ -87,15 +88,20 @@ impl Pods {
             let turn = state.containers[&id].turn.clone();
             (id, turn)
         };
-        let _turn = turn.lock().await;
-        match self.start_in_turn(&id).await {
-            Ok(()) => Ok(()),
-            Err(StartFailure::Refused(status)) => Err(status),
-            Err(StartFailure::Failed(why)) => {
-                self.ended(&id, NOT_STARTED, START_ERROR, why.clone());
-                Err(Status::unknown(why))
+        let pods = self.clone();
+        // A client that leaves in the middle must not leave a container that is neither started nor not.
+        let started = self.tasks.spawn(async move {
+            let _turn = turn.lock().await;
+            match pods.start_in_turn(&id).await {
+                Ok(()) => Ok(()),
+                Err(StartFailure::Refused(status)) => Err(status),
+                Err(StartFailure::Failed(why)) => {
+                    pods.ended(&id, NOT_STARTED, START_ERROR, why.clone());
+                    Err(Status::unknown(why))
+                }
             }
-        }
+        });
+        started.await.unwrap_or_else(|error| Err(Status::internal(format!("the start was given up: {error}"))))
     }
 
     async fn start_in_turn(self: &Arc<Pods>, id: &str) -> Result<(), StartFailure> {
@@ -114,11 +120,12 @@ impl Pods {
         let image = self.image_of(&record)?;
         let compiled = self.compiled(&image).await?;
         let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).map_err(StartFailure::Failed)?;
+        let mut is_first = true;
         loop {
-            match self.start_in_worker(&sandbox, &record, &prepared).await? {
+            match self.start_in_worker(&sandbox, &record, &prepared, is_first).await? {
                 Placed::Runs => return Ok(()),
                 // A worker that has nothing yet is never full, so this comes to an end.
-                Placed::NoRoom => {}
+                Placed::NoRoom => is_first = false,
             }
         }
     }
@@ -129,6 +136,7 @@ impl Pods {
         sandbox: &SandboxRecord,
         record: &ContainerRecord,
         prepared: &Prepared,
+        is_first: bool,
     ) -> Result<Placed, StartFailure> {
         let id = &*record.id;
         let lease = self.worker_for(sandbox).await.map_err(|error| StartFailure::Failed(error.to_string()))?;
@@ -138,14 +146,14 @@ impl Pods {
             let mut state = self.state.lock();
             // A sandbox that is being stopped has looked for what runs in it already.
             self.must_be_ready(&state, &record.sandbox)?;
-            let mut is_first = true;
-            if let Some(container) = state.containers.get_mut(id) {
-                is_first = container.record.phase == Phase::Created;
-                container.record.phase = Phase::Running { started_at: self.config.clock.now() };
-                container.record.worker = Some(link.record.id.clone());
-                container.generation = Some(link.generation);
-                self.records.save_container(&container.record).map_err(record_failed)?;
-            }
+            let created = |container: &&mut Container| container.record.phase == Phase::Created;
+            let Some(container) = state.containers.get_mut(id).filter(created) else {
+                return Err(Status::failed_precondition(format!("container {id:?} ended meanwhile")).into());
+            };
+            container.record.phase = Phase::Running { started_at: self.config.clock.now() };
+            container.record.worker = Some(link.record.id.clone());
+            container.generation = Some(link.generation);
+            self.records.save_container(&container.record).map_err(record_failed)?;
             if is_first {
                 self.announce(&state, id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
             }
@@ -153,9 +161,12 @@ impl Pods {
         drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
         match link.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
+            // A pod's own worker is what its limits hold for: there is no second one.
+            Ok(Answer::Full(why)) if matches!(link.record.domain, Domain::Pod(_)) => Err(StartFailure::Failed(why)),
             Ok(Answer::Full(why)) => {
                 tracing::info!(worker = link.record.id, why, "a worker is full: containers go to another");
                 link.set_full(true);
+                self.take_back(id, link.generation).map_err(record_failed)?;
                 Ok(Placed::NoRoom)
             }
             Ok(Answer::Nothing | Answer::Descriptor | Answer::Stats(_)) => Ok(Placed::Runs),
@@ -166,6 +177,17 @@ impl Pods {
                 Err(StartFailure::Failed(stuck.to_string()))
             }
         }
+    }
+
+    /// The worker has not taken it: it does not run there.
+    fn take_back(&self, id: &str, generation: u64) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let there = |container: &&mut Container| container.is_running() && container.generation == Some(generation);
+        let Some(container) = state.containers.get_mut(id).filter(there) else { return Ok(()) };
+        container.record.phase = Phase::Created;
+        container.record.worker = None;
+        container.generation = None;
+        self.records.save_container(&container.record)
     }
 
     /// Opens what the guest needs. An HTTP guest is served on `listener`, if there is one already.

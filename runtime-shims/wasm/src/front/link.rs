@@ -237,6 +237,11 @@ impl Link {
         self.full.store(full, Ordering::Relaxed);
     }
 
+    /// Nobody is to put a container into it any more.
+    pub(super) fn set_retired(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Relaxed)
     }
@@ -247,7 +252,7 @@ impl Link {
 
     /// From now on it gets no containers; when it has none, it ends.
     pub(super) async fn retire(&self) {
-        self.retired.store(true, Ordering::Relaxed);
+        self.set_retired();
         match self.order(Command::Retire, &[]).await {
             // An empty one ends before it answers.
             Ok(_) | Err(OrderError::Gone) => {}

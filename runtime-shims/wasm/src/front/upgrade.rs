@@ -89,20 +89,21 @@ impl Pods {
         let (_, sandbox) = self.sandbox(&record.sandbox).map_err(|_stopping| Stays::Ended)?;
         let listener = old.borrow_listener(id).await.map_err(|error| failed(&error))?;
         let prepared = self.prepare(&sandbox, &record, &image, &compiled, Some(listener)).map_err(Stays::Failed)?;
-        let lease = self.worker_for(&sandbox).await.map_err(|error| failed(&error))?;
-        let new = lease.link.clone();
-        // Should it end there before it is on record there, that is no end of the container.
-        self.state.lock().begin_move(id, new.generation);
-        drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
-        let started = new.order(Command::Start(Box::new(prepared.spec)), &fds).await;
-        let started = started.and_then(|answer| match answer {
-            Answer::Full(why) => {
-                new.set_full(true);
-                Err(OrderError::Refused(why))
+        let (new, started) = loop {
+            let lease = self.worker_for(&sandbox).await.map_err(|error| failed(&error))?;
+            let new = lease.link.clone();
+            // Should it end there before it is on record there, that is no end of the container.
+            self.state.lock().begin_move(id, new.generation);
+            drop(lease);
+            match new.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
+                Ok(Answer::Full(_)) => {
+                    self.state.lock().abandon_move(id);
+                    new.set_full(true);
+                }
+                other => break (new, other),
             }
-            Answer::Nothing | Answer::Descriptor | Answer::Stats(_) => Ok(()),
-        });
+        };
         let moved = started.is_ok() && self.settle(id, old, &new);
         if !moved {
             self.state.lock().abandon_move(id);

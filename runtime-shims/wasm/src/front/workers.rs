@@ -339,6 +339,7 @@ impl Pods {
             if slot.link.as_ref().is_some_and(|other| other.generation == link.generation) {
                 slot.link = None;
             }
+            link.set_retired();
         }
         tracing::info!(worker = link.record.id, domain = ?link.record.domain, "an empty worker is ended");
         link.retire().await;

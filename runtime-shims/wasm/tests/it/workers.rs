@@ -240,11 +240,11 @@ async fn when_a_worker_is_full_containers_go_to_another() {
     let front = Pid::from_raw(i32::try_from(shim.front_pid()).unwrap());
     prlimit(front, Resource::Nofile, limit).expect("a limit can be lowered");
     let mut pods = Vec::new();
-    for number in 0..70 {
+    for number in 0..86 {
         pods.push(shim.run(&format!("hello-{number}"), guest("hello:dev")).await);
     }
     let workers = shim.workers();
-    assert_eq!(workers.len(), 2, "two descriptors for each of 70 pods, 86 for those of a worker");
+    assert_eq!(workers.len(), 2, "two descriptors for each of 86 pods, 86 for those of a worker");
     for pod in &pods {
         assert_eq!(get(&pod.ip, "/").await.0, 200, "{}", pod.ip);
     }
@@ -252,7 +252,7 @@ async fn when_a_worker_is_full_containers_go_to_another() {
     for pod in pods.drain(..10) {
         shim.remove_pod(&pod.sandbox).await;
     }
-    for number in 70..80 {
+    for number in 86..96 {
         pods.push(shim.run(&format!("hello-{number}"), guest("hello:dev")).await);
     }
     assert_eq!(shim.workers(), workers);

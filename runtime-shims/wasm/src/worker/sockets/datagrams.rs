@@ -60,6 +60,19 @@ impl PodSocketsView<'_> {
         Ok(twin)
     }
 
+    /// The same with streams, for a socket whose own are not there yet.
+    async fn streaming_twin(&mut self, this: &Resource<UdpSocket>, pod: IpAddr) -> SocketResult<Twin> {
+        let held = self.one_more()?;
+        let socket = self.twin(this, pod).await?;
+        match HostUdpSocket::stream(&mut self.host, same(&socket), None).await {
+            Ok((incoming, outgoing)) => Ok(Twin { of: (this.rep(), 0), socket, incoming, outgoing, _held: held }),
+            Err(error) => {
+                self.host.table.delete(socket)?;
+                Err(error)
+            }
+        }
+    }
+
     /// Before the first datagrams are sent.
     fn decide(&mut self, this: &Resource<OutgoingDatagramStream>, datagrams: &[OutgoingDatagram]) -> SocketResult<()> {
         let Some(remote) = datagrams.iter().find_map(|datagram| datagram.remote_address) else { return Ok(()) };
@@ -128,15 +141,22 @@ impl HostUdpSocket for PodSocketsView<'_> {
             }
             (Some(_) | None, _) => {}
         }
-        let streams = HostUdpSocket::stream(&mut self.host, same(&this), remote).await?;
-        if let (Some(pod), None) = (pod, remote) {
-            let held = self.one_more()?;
-            let socket = self.twin(&this, pod).await?;
-            let (incoming, outgoing) = HostUdpSocket::stream(&mut self.host, same(&socket), None).await?;
-            let of = (this.rep(), streams.0.rep());
-            self.undecided.0.insert(streams.1.rep(), Twin { of, socket, incoming, outgoing, _held: held });
+        // First, so that what fails leaves no streams that the guest does not know of. A guest that may have no more
+        // sockets goes without.
+        let twin = match (pod, remote) {
+            (Some(pod), None) => self.streaming_twin(&this, pod).await.ok(),
+            (Some(_), Some(_)) | (None, _) => None,
+        };
+        let streams = HostUdpSocket::stream(&mut self.host, same(&this), remote).await;
+        match (twin, &streams) {
+            (Some(twin), Ok(streams)) => {
+                let twin = Twin { of: (this.rep(), streams.0.rep()), ..twin };
+                self.undecided.0.insert(streams.1.rep(), twin);
+            }
+            (Some(twin), Err(_)) => self.discard(twin)?,
+            (None, _) => {}
         }
-        Ok(streams)
+        streams
     }
 
     fn local_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
