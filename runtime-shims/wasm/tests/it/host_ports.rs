@@ -1,16 +1,19 @@
 //! Ports that pods have on the node's addresses.
 
 use std::net::{TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use coracle_cri::v1::{PortMapping, Protocol, StopPodSandboxRequest};
 use tokio::net::TcpStream;
 
 use crate::shim::{Shim, eventually, guest, refusal, request, within};
 
-/// One that nobody has just now.
+/// One that nobody has, and that no connection of another test is given: those come from the upper half.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 100).expect("it is below 100") * 100;
+    let mut all = (0..100).map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed) % 100);
+    all.find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok()).expect("one of a hundred is free")
 }
 
 fn mapping(protocol: Protocol, host_ip: &str, host_port: u16, container_port: u16) -> Vec<PortMapping> {
