@@ -429,7 +429,13 @@ impl Call<'_> {
         let def = self.resource.def.clone();
         let sub = def.subresource(&self.context.subresource).ok_or_else(Status::no_such_path)?;
         let target = Target::subresource(&def, sub).ok_or_else(Status::no_such_path)?;
-        let mut object = self.decode(bytes, &target)?;
+        let mut object = match self.decode(bytes, &target) {
+            // As upstream: kubectl before 1.22 knows no other spelling.
+            Err(error) if &*def.plural == "pods" && self.context.subresource == "eviction" => {
+                self.decode(bytes, &Target { version: "v1beta1", ..target }).map_err(|_older| error)?
+            }
+            decoded => decoded?,
+        };
         let registry = &self.server.registry;
         if !object.name().is_empty() && *object.name() != *self.context.name {
             let text = format!("the name in the URL does not match the name in the {} object", sub.kind);

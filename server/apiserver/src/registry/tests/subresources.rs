@@ -70,7 +70,8 @@ async fn eviction_respects_the_budget() {
             POST /apis/policy/v1/namespaces/default/poddisruptionbudgets {{"metadata":{{"name":"b"}},"spec":{{"minAvailable":1,"selector":{{"matchLabels":{{"app":"x"}}}}}}}} | metadata.generation
             POST /api/v1/namespaces/default/pods/p/eviction {{"metadata":{{"name":"p"}}}} | code reason message details.causes
             PATCH /apis/policy/v1/namespaces/default/poddisruptionbudgets/b/status {{"status":{{"observedGeneration":1,"currentHealthy":1,"desiredHealthy":1,"disruptionsAllowed":0,"expectedPods":1}}}} | status.disruptionsAllowed
-            POST /api/v1/namespaces/default/pods/p/eviction {{"metadata":{{"name":"p"}}}} | code details.causes
+            POST /api/v1/namespaces/default/pods/p/eviction {{"apiVersion":"policy/v1beta1","kind":"Eviction","metadata":{{"name":"p"}}}} | code details.causes
+            POST /api/v1/namespaces/default/pods/p/eviction {{"apiVersion":"policy/v2","kind":"Eviction","metadata":{{"name":"p"}}}} | code message
             PATCH /apis/policy/v1/namespaces/default/poddisruptionbudgets/b/status {{"status":{{"disruptionsAllowed":1}}}} | status.disruptionsAllowed
             POST /api/v1/namespaces/default/pods/p/eviction {{"metadata":{{"name":"p"}}}}
             GET /apis/policy/v1/namespaces/default/poddisruptionbudgets/b | status.disruptionsAllowed status.disruptedPods
@@ -85,6 +86,7 @@ async fn eviction_respects_the_budget() {
             429 code=429 reason="TooManyRequests" message="Cannot evict pod as it would violate the pod's disruption budget." details.causes=[{"message":"The disruption budget b is still being processed by the server.","reason":"DisruptionBudget"}]
             200 status.disruptionsAllowed=0
             429 code=429 details.causes=[{"message":"The disruption budget b needs 1 healthy pods and has 1 currently","reason":"DisruptionBudget"}]
+            400 code=400 message="the API version in the data (policy/v2) does not match the expected API version (policy/v1)"
             200 status.disruptionsAllowed=1
             201 {"apiVersion":"v1","code":201,"kind":"Status","metadata":{},"status":"Success"}
             200 status.disruptionsAllowed=0 status.disruptedPods={"p":"2026-01-01T00:00:00Z"}
