@@ -54,10 +54,13 @@ async fn a_write_that_changes_nothing_is_not_made_again() {
         "status": {"phase": "Pending"}});
     let writes = Arc::new(AtomicUsize::new(0));
     let (counted, answer) = (writes.clone(), object.to_string());
-    // A server that takes everything and changes nothing.
+    // A server that takes everything and changes nothing, and would not stand it for ever.
     let client = Client::new(tower::service_fn(move |_: http::Request<coracle_client::Body>| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        std::future::ready(Ok::<_, std::io::Error>(http::Response::new(full_body(answer.clone()))))
+        let answer = match counted.fetch_add(1, Ordering::Relaxed) {
+            0..10 => Ok(http::Response::new(full_body(answer.clone()))),
+            _ => Err(std::io::Error::other("again")),
+        };
+        std::future::ready(answer)
     }));
     let scope = TaskScope::root();
     let writer = StatusWriter::start(client, &scope);

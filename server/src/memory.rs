@@ -88,8 +88,19 @@ mod tests {
         ] {
             assert_eq!(code(other), None, "{other}");
         }
-        // This very function is there after it as before.
+    }
+
+    #[test]
+    fn what_is_released_is_less_and_comes_back() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+            line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+        };
+        let before = resident();
         release_code();
-        assert_eq!(code(code_line), Some((0x5555_df00_0000, 0x20_0000)));
+        let after = resident();
+        assert!(after < before, "{before} kB, then {after} kB");
+        assert_eq!(code("1000-2000 r-xp 0 fe:00 1 /bin/sh"), Some((0x1000, 0x1000)));
     }
 }

@@ -136,18 +136,31 @@ fn a_guest_that_fails_is_seen_in_describe() {
     import(
         &cluster,
         "exit3",
-        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32))) (memory (export "memory") 1)
-            (func (export "_start") (call $exit (i32.const 3))))"#,
+        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1) (data (i32.const 8) "last words\n")
+            (func (export "_start") (i32.store (i32.const 0) (i32.const 8)) (i32.store (i32.const 4) (i32.const 11))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32))) (call $exit (i32.const 3))))"#,
     );
+    // It begins as a module does, and goes on as none.
+    let corrupt = cluster.dir().join("corrupt.wasm");
+    fs::write(&corrupt, b"\0asm\x01\0\0\0\x0a\x05\x01junk").unwrap();
+    import_file(&cluster, "corrupt", &corrupt);
     k.apply(&pod("trap", "trap:dev", ""));
     k.apply(&pod("exit3", "exit3:dev", ""));
+    k.apply(&pod("corrupt", "corrupt:dev", ""));
     k.apply(&pod("bomb", "bomb:dev", ", resources: {limits: {memory: 16Mi}}"));
     k.apply(&pod("spin", "spin:dev", ""));
     k.apply(&pod("missing", "127.0.0.1:1/nobody:v1", ""));
     described(&cluster, "trap", &["CrashLoopBackOff", "134", "unreachable"]);
     described(&cluster, "exit3", &["CrashLoopBackOff", "Exit Code:    3", "Error"]);
+    wait_for("what the container before the present one said", || {
+        let previous = k.run(&["logs", "exit3", "--previous"]);
+        (previous.ok && previous.stdout == "last words\n").then_some(())
+    });
+    described(&cluster, "corrupt", &["CreateContainerError", "it is not valid WebAssembly"]);
     described(&cluster, "bomb", &["OOMKilled", "137"]);
-    described(&cluster, "missing", &["ImagePullBackOff", "127.0.0.1:1"]);
+    described(&cluster, "missing", &["ErrImagePull", "ImagePullBackOff", "127.0.0.1:1"]);
     // The guest that never ends holds up nobody, and goes when it is told to.
     import(&cluster, "ends", r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
     k.apply(&pod("ends", "ends:dev", "").replace("spec:", "spec:\n  restartPolicy: Never"));

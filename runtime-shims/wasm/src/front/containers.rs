@@ -150,22 +150,26 @@ impl Pods {
             let Some(container) = state.containers.get_mut(id).filter(created) else {
                 return Err(Status::failed_precondition(format!("container {id:?} ended meanwhile")).into());
             };
-            container.record.phase = Phase::Running { started_at: self.config.clock.now() };
-            container.record.worker = Some(link.record.id.clone());
+            let mut running = container.record.clone();
+            running.phase = Phase::Running { started_at: self.config.clock.now() };
+            running.worker = Some(link.record.id.clone());
+            // What cannot be recorded is not begun.
+            self.records.save_container(&running).map_err(record_failed)?;
+            container.record = running;
             container.generation = Some(link.generation);
-            self.records.save_container(&container.record).map_err(record_failed)?;
             if is_first {
                 self.announce(&state, id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
             }
         }
         drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
+        let ends = link.ends();
         match link.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
             // A pod's own worker is what its limits hold for: there is no second one.
             Ok(Answer::Full(why)) if matches!(link.record.domain, Domain::Pod(_)) => Err(StartFailure::Failed(why)),
             Ok(Answer::Full(why)) => {
                 tracing::info!(worker = link.record.id, why, "a worker is full: containers go to another");
-                link.set_full(true);
+                link.was_full(ends);
                 self.take_back(id, link.generation).map_err(record_failed)?;
                 Ok(Placed::NoRoom)
             }

@@ -59,8 +59,10 @@ pub(super) struct Link {
     pub(super) generation: u64,
     /// It takes no containers any more.
     retired: AtomicBool,
-    /// It takes none until one of those it has is gone.
-    full: AtomicBool,
+    /// How many of its containers have ended, and how many had when there was no room for another: until one more has,
+    /// there still is none.
+    ends: AtomicU64,
+    full_at: AtomicU64,
     since: Instant,
     next: AtomicU64,
     gone: AtomicBool,
@@ -162,7 +164,8 @@ impl Link {
             record,
             generation,
             retired: AtomicBool::new(false),
-            full: AtomicBool::new(false),
+            ends: AtomicU64::new(0),
+            full_at: AtomicU64::new(u64::MAX),
             since: Instant::now(),
             next: AtomicU64::new(1),
             gone: AtomicBool::new(false),
@@ -230,11 +233,20 @@ impl Link {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.full_at.load(Ordering::Relaxed) == self.ends()
     }
 
-    pub(super) fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
+    pub(super) fn ends(&self) -> u64 {
+        self.ends.load(Ordering::Relaxed)
+    }
+
+    /// There was no room when so many had ended; an end since then has made some.
+    pub(super) fn was_full(&self, ends: u64) {
+        self.full_at.store(ends, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_end(&self) {
+        self.ends.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Nobody is to put a container into it any more.

@@ -294,7 +294,7 @@ impl Pods {
             tracing::error!(container = id, %error, "cannot record the end of a container");
         }
         if let Some(link) = self.workers.get(generation) {
-            link.set_full(false);
+            link.count_end();
         }
         let sandbox = container.record.sandbox.clone();
         self.announce(state, id, &sandbox, ContainerEventType::ContainerStoppedEvent);

@@ -96,10 +96,11 @@ impl Pods {
             // Should it end there before it is on record there, that is no end of the container.
             self.state.lock().begin_move(id, new.generation);
             drop(lease);
+            let ends = new.ends();
             match new.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
                 Ok(Answer::Full(_)) => {
                     self.state.lock().abandon_move(id);
-                    new.set_full(true);
+                    new.was_full(ends);
                 }
                 other => break (new, other),
             }
