@@ -148,8 +148,9 @@ pub(super) fn image_failed(error: ImageError) -> Status {
         ImageError::TooLarge { .. } => Status::resource_exhausted(text),
         ImageError::Unknown { .. } | ImageError::NotFound { .. } => Status::not_found(text),
         ImageError::Unauthorized { .. } => Status::permission_denied(text),
-        // These two prefixes are how a kubelet knows the fault, and the code without a name keeps them at the beginning.
-        ImageError::Registry { .. } => Status::unknown(format!("RegistryUnavailable: {text}")),
+        // As containerd: no reason of its own, so that a kubelet shows ErrImagePull, which is what people and alerts look for.
+        ImageError::Registry { .. } => Status::unknown(text),
+        // This prefix is how a kubelet knows the fault, and the code without a name keeps it at the beginning.
         ImageError::Untrusted { .. } => Status::unknown(format!("SignatureValidationFailed: {text}")),
         ImageError::Settings { .. } => Status::failed_precondition(text),
         ImageError::Io { .. } => Status::internal(text),
