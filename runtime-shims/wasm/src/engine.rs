@@ -44,8 +44,10 @@ const POOL_INSTANCES: u32 = 512;
 /// Pulley's bytecode for this machine's pointers.
 const PULLEY: &str = if cfg!(target_pointer_width = "64") { "pulley64" } else { "pulley32" };
 
-/// An instance is freed within one of these periods after it is cancelled, and yields to its neighbours as often.
-pub(crate) const EPOCH_MS: u64 = 5;
+/// An instance is freed within one of these periods after it is cancelled, and yields to its neighbours as often. Also the
+/// kernel looks anew for who is to run when it does: else it may leave somebody who was woken waiting until its own next
+/// tick, which is 4 ms away on many machines.
+pub(crate) const EPOCH_MS: u64 = 1;
 
 impl Profile {
     /// Tries whether the pool's address space can be had.

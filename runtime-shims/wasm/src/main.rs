@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let filter: Targets = filter.parse().expect("both are lists of targets");
     registry().with(fmt::layer().with_writer(std::io::stderr).with_filter(filter)).init();
     match words.as_slice() {
-        ["worker", _which] => worker::run_on_stdin(),
+        ["worker", _which] => worker::run_on_stdin(|| ()),
         ["compile", task] => compile::run(task),
         ["front", data_dir, options @ ..] => serve(Path::new(data_dir), options),
         _ => misused(),
@@ -74,7 +74,7 @@ fn serve(data_dir: &Path, options: &[&str]) -> ExitCode {
             (_, _) => return misused(),
         }
     }
-    match front::run(config) {
+    match front::run(config, || ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the Wasm runtime ends");

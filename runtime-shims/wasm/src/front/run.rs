@@ -42,13 +42,15 @@ impl From<OpenError> for FrontError {
 
 /// Serves until it is told to stop: by SIGTERM or SIGINT, which end everything, or by SIGHUP, which leaves the workers
 /// and all that runs in them to the next front. To be called on a thread that lives as long as the process: compilers
-/// die with it. Makes a tokio runtime of its own.
-pub fn run(config: FrontConfig) -> Result<(), FrontError> {
+/// die with it. Makes a tokio runtime of its own. `on_idle` is called when there is nothing to do; an allocator may want
+/// to know.
+pub fn run(config: FrontConfig, on_idle: fn()) -> Result<(), FrontError> {
     let root = config.root.clone();
     let io = |source| FrontError::Io { path: root.clone(), source };
     fs::create_dir_all(&root).map_err(io)?;
     let _alone = alone(&root)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().on_thread_park(on_idle).build().map_err(io)?;
     runtime.block_on(async {
         let front = Arc::new(Front(Pods::open(config)?));
         front.0.adopt_workers().await.map_err(io)?;

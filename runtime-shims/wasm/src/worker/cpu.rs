@@ -1,34 +1,29 @@
-//! Keeps guests from holding a thread for long, counts what they use, and holds them to what they may use.
+//! Keeps guests from holding a thread for long, counts what they use, and knows what they may use.
 //!
 //! A plain thread advances the engines' epoch while guests run, and sleeps while none does: idle means idle. It is not
 //! a task, because a guest that never yields could hold the very thread that owns the timer.
-//!
-//! ```text
-//! poll ──▶ quota used up? wait for the next period ──▶ guest runs ──▶ it waits for something: over
-//!                                                          └──▶ epoch: its slice is over, it waits for a turn (`fair`)
-//! ```
 
 use std::cell::Cell;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use wasmtime::Engine;
 
 use super::bucket::CpuQuota;
-use super::fair::{Member, Turn, Turns};
+use super::busy::{Busy, Runs};
+use super::fair::Member;
 use crate::engine::EPOCH_MS;
 use crate::wire::CpuSpec;
 
 /// Rounds without a guest before the thread goes to sleep: waking it costs a system call, which a busy server should
 /// not pay for each request.
-const IDLE_ROUNDS: u32 = 40;
+const IDLE_ROUNDS: u32 = 200;
 /// All guest threads are inside one call each for so long: something that cannot be interrupted holds them.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -37,21 +32,55 @@ const STALL: Duration = Duration::from_secs(30);
 pub(super) struct Cpu {
     state: Arc<State>,
     ticker: Thread,
-    turns: Arc<Turns>,
+    busy: Arc<Busy>,
     members: AtomicU64,
+    guest_threads: usize,
+}
+
+/// Which threads poll a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Those that serve the network.
+    Network,
+    /// Those for guests that compute for long.
+    Busy,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Guests that are being polled at this moment.
-    running: AtomicUsize,
-    /// Polls so far.
-    polls: AtomicU64,
+    network: Polls,
+    busy: Polls,
     asleep: AtomicBool,
 }
 
+/// Guests on the threads of one lane.
+#[derive(Debug, Default)]
+struct Polls {
+    /// Those that are being polled at this moment.
+    running: AtomicUsize,
+    /// Polls so far.
+    count: AtomicU64,
+}
+
+impl State {
+    fn polls(&self, lane: Lane) -> &Polls {
+        match lane {
+            Lane::Network => &self.network,
+            Lane::Busy => &self.busy,
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.network.running.load(Ordering::SeqCst) + self.busy.running.load(Ordering::SeqCst)
+    }
+
+    fn count(&self) -> u64 {
+        self.network.count.load(Ordering::SeqCst) + self.busy.count.load(Ordering::SeqCst)
+    }
+}
+
 impl Cpu {
-    /// Starts the thread. `guest_threads` is how many guests can be polled at once.
+    /// Starts the thread. `guest_threads` is how many guests can be polled at once in each lane.
     pub(super) fn start(engines: Vec<Engine>, guest_threads: usize) -> std::io::Result<Arc<Cpu>> {
         let state = Arc::new(State::default());
         let shared = state.clone();
@@ -59,54 +88,106 @@ impl Cpu {
             .name("epoch".to_owned())
             .stack_size(128 << 10)
             .spawn(move || tick(&shared, &engines, guest_threads))?;
-        let (ticker, turns) = (handle.thread().clone(), Turns::new(guest_threads));
-        Ok(Arc::new(Cpu { state, ticker, turns, members: AtomicU64::new(1) }))
+        let (ticker, members) = (handle.thread().clone(), AtomicU64::new(1));
+        Ok(Arc::new(Cpu { state, ticker, busy: Arc::default(), members, guest_threads }))
     }
 
-    fn enter(&self) {
-        self.state.running.fetch_add(1, Ordering::SeqCst);
-        self.state.polls.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn busy(&self) -> &Busy {
+        &self.busy
+    }
+
+    pub(super) fn guest_threads(&self) -> usize {
+        self.guest_threads
+    }
+
+    /// Polls a guest: counts its time, and sees to it that it is interrupted.
+    pub(super) fn run<F: Runs>(
+        &self,
+        lane: Lane,
+        used: &Used,
+        watch: Watch,
+        guest: &mut F,
+        cx: &mut Context<'_>,
+    ) -> Slice<F::Output> {
+        self.enter(lane);
+        let polled = Polled { cpu: self, lane, used, watch };
+        SLICE_OVER.set(false);
+        let outcome = Pin::new(guest).poll(cx);
+        let interrupted = SLICE_OVER.take();
+        let used_ns = polled.count();
+        // Counted: it is there for panics only.
+        std::mem::forget(polled);
+        Slice { outcome, interrupted, used_ns }
+    }
+
+    fn enter(&self, lane: Lane) {
+        let polls = self.state.polls(lane);
+        polls.running.fetch_add(1, Ordering::SeqCst);
+        polls.count.fetch_add(1, Ordering::Relaxed);
         if self.state.asleep.load(Ordering::SeqCst) {
             self.ticker.unpark();
         }
     }
 
-    fn leave(&self) {
-        self.state.running.fetch_sub(1, Ordering::SeqCst);
+    fn leave(&self, lane: Lane) {
+        self.state.polls(lane).running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 fn tick(state: &State, engines: &[Engine], guest_threads: usize) {
     let mut idle = 0;
-    let mut stalled_rounds = 0_u64;
+    let mut stalls = [Stall::new(Lane::Network), Stall::new(Lane::Busy)];
     let mut before = 0;
     loop {
         thread::park_timeout(Duration::from_millis(EPOCH_MS));
         for engine in engines {
             engine.increment_epoch();
         }
-        let polls = state.polls.load(Ordering::Relaxed);
-        let running = state.running.load(Ordering::SeqCst);
-        idle = if running == 0 && polls == before { idle + 1 } else { 0 };
-        stalled_rounds = if running >= guest_threads && polls == before { stalled_rounds + 1 } else { 0 };
-        before = polls;
-        if stalled_rounds * EPOCH_MS >= STALL.as_millis() as u64 {
-            tracing::error!(
-                seconds = STALL.as_secs(),
-                "no guest can run: every thread is held by a call that does not end"
-            );
-            // The front reports the containers of a dead worker and starts another; nothing gentler is left.
-            std::process::abort();
+        let count = state.count();
+        idle = if state.running() == 0 && count == before { idle + 1 } else { 0 };
+        before = count;
+        for stall in &mut stalls {
+            if stall.goes_on(state, guest_threads) {
+                tracing::error!(
+                    seconds = STALL.as_secs(),
+                    lane = ?stall.lane,
+                    "no guest can run: every thread is held by a call that does not end"
+                );
+                // The front reports the containers of a dead worker and starts another; nothing gentler is left.
+                std::process::abort();
+            }
         }
         if idle >= IDLE_ROUNDS {
             state.asleep.store(true, Ordering::SeqCst);
             // Whoever enters from here on sees `asleep` and wakes us; whoever entered before is seen here.
-            while state.running.load(Ordering::SeqCst) == 0 && state.polls.load(Ordering::SeqCst) == polls {
+            while state.running() == 0 && state.count() == count {
                 thread::park();
             }
             state.asleep.store(false, Ordering::SeqCst);
             idle = 0;
         }
+    }
+}
+
+/// How long the threads of a lane have been held by the same calls.
+struct Stall {
+    lane: Lane,
+    rounds: u64,
+    before: u64,
+}
+
+impl Stall {
+    fn new(lane: Lane) -> Stall {
+        Stall { lane, rounds: 0, before: 0 }
+    }
+
+    fn goes_on(&mut self, state: &State, threads: usize) -> bool {
+        let polls = state.polls(self.lane);
+        let count = polls.count.load(Ordering::Relaxed);
+        let held = polls.running.load(Ordering::SeqCst) >= threads && count == self.before;
+        self.rounds = if held { self.rounds + 1 } else { 0 };
+        self.before = count;
+        self.rounds * EPOCH_MS >= STALL.as_millis() as u64
     }
 }
 
@@ -117,7 +198,7 @@ pub(super) struct Used {
     /// Of it, what the queue for turns knows of.
     charged: AtomicU64,
     member: Member,
-    turns: Arc<Turns>,
+    busy: Arc<Busy>,
     own: Throttle,
     pod: Option<Arc<Throttle>>,
 }
@@ -125,11 +206,15 @@ pub(super) struct Used {
 impl Used {
     pub(super) fn new(cpu: &Cpu, spec: CpuSpec, pod: Option<Arc<Throttle>>) -> Arc<Used> {
         let member = cpu.members.fetch_add(1, Ordering::Relaxed);
-        cpu.turns.join(member, spec.weight);
+        cpu.busy.join(member, spec.weight);
         let own = Throttle::default();
         own.set(spec.quota_us, spec.period_us);
-        let (ns, charged, turns) = (AtomicU64::new(0), AtomicU64::new(0), cpu.turns.clone());
-        Arc::new(Used { ns, charged, member, turns, own, pod })
+        let (ns, charged, busy) = (AtomicU64::new(0), AtomicU64::new(0), cpu.busy.clone());
+        Arc::new(Used { ns, charged, member, busy, own, pod })
+    }
+
+    pub(super) fn member(&self) -> Member {
+        self.member
     }
 
     pub(super) fn ns(&self) -> u64 {
@@ -139,7 +224,7 @@ impl Used {
     /// Another limit and weight from now on.
     pub(super) fn set(&self, spec: CpuSpec) {
         self.own.set(spec.quota_us, spec.period_us);
-        self.turns.set_weight(self.member, spec.weight);
+        self.busy.set_weight(self.member, spec.weight);
     }
 
     fn add(&self, ns: u64) {
@@ -150,22 +235,23 @@ impl Used {
         }
     }
 
-    fn wait(&self) -> Option<Instant> {
+    /// Until when its quota is used up, if it is.
+    pub(super) fn wait(&self) -> Option<Instant> {
         let pod = self.pod.as_ref().and_then(|pod| pod.wait());
         self.own.wait().max(pod)
     }
 
     /// Tells the queue what was used since it was told last.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         let now = self.ns();
         let before = self.charged.swap(now, Ordering::Relaxed);
-        self.turns.charge(self.member, now.saturating_sub(before));
+        self.busy.charge(self.member, now.saturating_sub(before));
     }
 }
 
 impl Drop for Used {
     fn drop(&mut self) {
-        self.turns.leave(self.member);
+        self.busy.leave(self.member);
     }
 }
 
@@ -208,78 +294,43 @@ impl Throttle {
 }
 
 thread_local! {
-    /// The turn of the guest that this thread is polling, if it needed one.
-    static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
+    /// The guest that this thread polls has been interrupted.
+    static SLICE_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A guest's slice is over: it goes behind its neighbours and behind what waits for the network, and on again when it is
-/// its container's turn. To be awaited within [`Guest`].
-pub(super) async fn slice_over(used: Arc<Used>) {
-    // Kept until it is known what the slice has cost: who gives it away first would always be behind who waits.
-    let before = TURN.take();
-    tokio::task::yield_now().await;
-    used.settle();
-    let (turn, waited) = used.turns.turn(used.member, before).await;
-    if waited {
-        // Who is woken by another guest would run at once, before anything the network has brought.
-        tokio::task::yield_now().await;
-    }
-    TURN.set(turn);
-}
-
-/// A future that runs guest code: the epoch moves while it is polled, its time is counted, and it waits while there is
-/// none left for it.
-pub(super) struct Guest<F> {
-    inner: F,
-    cpu: Arc<Cpu>,
-    used: Arc<Used>,
-    throttled: Option<Pin<Box<Sleep>>>,
-    /// It has computed much within its last few polls, so its time is measured more exactly for as many more.
-    heavy: u8,
-}
-
-impl<F: Future + Unpin> Guest<F> {
-    pub(super) fn new(inner: F, cpu: Arc<Cpu>, used: Arc<Used>) -> Guest<F> {
-        Guest { inner, cpu, used, throttled: None, heavy: 0 }
-    }
-}
-
-impl<F: Future + Unpin> Future for Guest<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        loop {
-            if let Some(sleep) = &mut this.throttled {
-                ready!(sleep.as_mut().poll(cx));
-                this.throttled = None;
-            }
-            match this.used.wait() {
-                Some(until) => this.throttled = Some(Box::pin(tokio::time::sleep_until(until))),
-                None => break,
-            }
+/// A guest's slice is over: whoever polls it decides where and when it goes on. To be awaited by what is polled with [`Cpu::run`].
+pub(super) async fn slice_over() {
+    let mut over = false;
+    std::future::poll_fn(|cx| {
+        if over {
+            return Poll::Ready(());
         }
-        this.cpu.enter();
-        let polled = Polled { cpu: &this.cpu, used: &this.used, watch: Watch::start(this.heavy > 0) };
-        let outcome = Pin::new(&mut this.inner).poll(cx);
-        this.heavy = if polled.watch.spent() >= HEAVY_NS { HEAVY_POLLS } else { this.heavy.saturating_sub(1) };
-        outcome
-    }
+        over = true;
+        SLICE_OVER.set(true);
+        // A guest of several tasks has a waker for each, and polls those only that were woken.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
-/// A poll that takes longer may well have been interrupted by other processes, whose time is not the guest's.
-const HEAVY_NS: u64 = 1_000_000;
-const HEAVY_POLLS: u8 = 16;
+/// What came of one poll.
+pub(super) struct Slice<T> {
+    pub(super) outcome: Poll<T>,
+    /// It did not end by itself.
+    pub(super) interrupted: bool,
+    pub(super) used_ns: u64,
+}
 
 /// Time of the wall, which costs nothing to read; or of the thread's processor, which costs a system call.
-enum Watch {
+pub(super) enum Watch {
     Wall(Instant),
     Thread(u64),
 }
 
 impl Watch {
-    fn start(heavy: bool) -> Watch {
-        if heavy { Watch::Thread(thread_ns()) } else { Watch::Wall(Instant::now()) }
+    pub(super) fn of_thread() -> Watch {
+        Watch::Thread(thread_ns())
     }
 
     fn spent(&self) -> u64 {
@@ -304,15 +355,22 @@ fn thread_ns() -> u64 {
 /// One poll; also when it ends in a panic.
 struct Polled<'a> {
     cpu: &'a Cpu,
+    lane: Lane,
     used: &'a Used,
     watch: Watch,
 }
 
+impl Polled<'_> {
+    fn count(&self) -> u64 {
+        let spent = self.watch.spent();
+        self.used.add(spent);
+        self.cpu.leave(self.lane);
+        spent
+    }
+}
+
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
-        self.used.add(self.watch.spent());
-        self.cpu.leave();
-        // It waits for something now, or is over.
-        drop(TURN.take());
+        self.count();
     }
 }

@@ -16,7 +16,8 @@ use wasmtime_wasi::WasiCtxBuilder;
 use super::code::Code;
 use super::guest::Container;
 use super::pipes::{PipeIn, PipeOut};
-use super::{Shared, Stop, command, cpu, exit};
+use super::running::Guest;
+use super::{Shared, Stop, command, exit};
 use crate::wire::{AttachSpec, ExecSpec, Exit};
 
 /// Commands at once in one container: each may cost as much as the container itself.
@@ -123,13 +124,21 @@ async fn run(
         }
     });
     let outcome = {
-        let calling = Box::pin(AssertUnwindSafe(command::call(store, &code)).catch_unwind());
-        let calling = cpu::Guest::new(calling, container.cpu.clone(), container.used.clone());
-        tokio::select! {
+        let calling = async move { command::call(store, &code).await };
+        let calling = Box::pin(AssertUnwindSafe(calling).catch_unwind());
+        let mut calling = Guest::new(calling, container.cpu.clone(), container.used.clone());
+        let outcome = tokio::select! {
             biased;
             // With the container ends what runs beside its program.
-            _ = stop.wait_for(|stop| *stop == Stop::Kill) => return exit::stopped(false),
-            outcome = calling => outcome,
+            _ = stop.wait_for(|stop| *stop == Stop::Kill) => None,
+            outcome = &mut calling => Some(outcome),
+        };
+        match outcome {
+            Some(outcome) => outcome,
+            None => {
+                calling.end().await;
+                return exit::stopped(false);
+            }
         }
     };
     let exit = match outcome {

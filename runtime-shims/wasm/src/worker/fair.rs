@@ -1,13 +1,7 @@
-//! Who runs next when more guests want to compute than there are threads: a container that has had less than its weight
-//! says goes first. The queue is decided here, synchronously; [`Turns`] lets guests wait in it.
-//!
-//! Guests that compute for less than a slice at a time never get here: only one that was interrupted waits for a turn.
+//! Who runs next when guests want to compute for long: a container that has had less than its weight says goes first.
+//! Decided here, synchronously and without threads; [`super::busy`] has those.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 /// Containers, by number.
 pub(super) type Member = u64;
@@ -21,8 +15,6 @@ const UNIT: u64 = 1024;
 /// The queue. `W` is whatever waits.
 #[derive(Debug)]
 pub(super) struct FairQueue<W> {
-    slots: usize,
-    running: usize,
     /// What the last one to be let in had had. Who comes back from idling starts here: time not used is not saved up.
     floor: Virtual,
     members: HashMap<Member, Share<W>>,
@@ -37,16 +29,19 @@ struct Share<W> {
     waiting: VecDeque<W>,
 }
 
-impl<W> FairQueue<W> {
-    pub(super) fn new(slots: usize) -> FairQueue<W> {
-        FairQueue { slots, running: 0, floor: 0, members: HashMap::new(), order: BTreeSet::new() }
+impl<W> Default for FairQueue<W> {
+    fn default() -> FairQueue<W> {
+        FairQueue { floor: 0, members: HashMap::new(), order: BTreeSet::new() }
     }
+}
 
+impl<W> FairQueue<W> {
     pub(super) fn join(&mut self, member: Member, weight: u64) {
         let share = Share { weight: weight.max(1), had: self.floor, waiting: VecDeque::new() };
         self.members.insert(member, share);
     }
 
+    /// Nobody of it waits any more: who waits keeps its container.
     pub(super) fn leave(&mut self, member: Member) {
         if let Some(share) = self.members.remove(&member) {
             self.order.remove(&(share.had, member));
@@ -69,49 +64,28 @@ impl<W> FairQueue<W> {
         }
     }
 
-    /// A turn at once, if one is free; else `waiter` waits. A member that is not known is not held up.
-    pub(super) fn ask(&mut self, member: Member, waiter: W) -> Asked<W> {
-        let Some(share) = self.members.get_mut(&member) else { return Asked::Go(waiter) };
-        share.had = share.had.max(self.floor);
-        if self.running < self.slots && self.order.is_empty() {
-            self.running += 1;
-            self.floor = self.floor.max(share.had);
-            return Asked::Go(waiter);
-        }
+    /// `waiter` waits, behind the others of its container.
+    pub(super) fn push(&mut self, member: Member, waiter: W) {
+        let floor = self.floor;
+        self.wait(member, floor, waiter);
+    }
+
+    /// A slice is over, and who had it wants another: it has not been idle, so what it had less than others stays its.
+    pub(super) fn again(&mut self, member: Member, waiter: W) {
+        self.wait(member, 0, waiter);
+    }
+
+    fn wait(&mut self, member: Member, floor: Virtual, waiter: W) {
+        let share = self.members.get_mut(&member).expect("who waits has joined, and not left");
         if share.waiting.is_empty() {
+            share.had = share.had.max(floor);
             self.order.insert((share.had, member));
         }
         share.waiting.push_back(waiter);
-        Asked::Wait
     }
 
-    /// A slice is over, and who had it wants another: it goes on if nobody who waits has had less. Else it waits, and the
-    /// first of the others is given.
-    pub(super) fn again(&mut self, member: Member, waiter: W) -> (Asked<W>, Option<W>) {
-        self.running = self.running.saturating_sub(1);
-        let Some(share) = self.members.get_mut(&member) else { return (Asked::Go(waiter), self.next()) };
-        if self.order.first().is_none_or(|(least, _)| share.had < *least) {
-            self.running += 1;
-            self.floor = self.floor.max(share.had);
-            return (Asked::Go(waiter), None);
-        }
-        if share.waiting.is_empty() {
-            self.order.insert((share.had, member));
-        }
-        share.waiting.push_back(waiter);
-        (Asked::Wait, self.next())
-    }
-
-    /// A turn is over. Gives who is next, if there is room for one.
-    pub(super) fn done(&mut self) -> Option<W> {
-        self.running = self.running.saturating_sub(1);
-        self.next()
-    }
-
-    pub(super) fn next(&mut self) -> Option<W> {
-        if self.running >= self.slots {
-            return None;
-        }
+    /// Who is next.
+    pub(super) fn pop(&mut self) -> Option<W> {
         let (had, member) = self.order.pop_first()?;
         let share = self.members.get_mut(&member)?;
         let waiter = share.waiting.pop_front();
@@ -119,125 +93,51 @@ impl<W> FairQueue<W> {
             self.order.insert((had, member));
         }
         self.floor = self.floor.max(had);
-        self.running += 1;
         waiter
     }
-}
 
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked<W> {
-    Go(W),
-    Wait,
-}
-
-/// The queue that guests wait in.
-#[derive(Debug)]
-pub(super) struct Turns(Mutex<FairQueue<oneshot::Sender<Turn>>>);
-
-/// The right to compute; given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Turn(Option<Arc<Turns>>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(turns) = self.0.take() {
-            let next = turns.0.lock().done();
-            turns.grant(next);
+    /// Takes one out of the queue, if it is still there.
+    pub(super) fn remove(&mut self, member: Member, is_it: impl FnMut(&W) -> bool) -> Option<W> {
+        let share = self.members.get_mut(&member)?;
+        let place = share.waiting.iter().position(is_it)?;
+        let waiter = share.waiting.remove(place);
+        if share.waiting.is_empty() {
+            self.order.remove(&(share.had, member));
         }
-    }
-}
-
-impl Turns {
-    pub(super) fn new(threads: usize) -> Arc<Turns> {
-        Arc::new(Turns(Mutex::new(FairQueue::new(threads))))
-    }
-
-    pub(super) fn join(&self, member: Member, weight: u64) {
-        self.0.lock().join(member, weight);
-    }
-
-    pub(super) fn leave(&self, member: Member) {
-        // What waited is dropped with its sender, outside of the lock: it may give back a turn.
-        let mut queue = self.0.lock();
-        queue.leave(member);
-    }
-
-    pub(super) fn set_weight(&self, member: Member, weight: u64) {
-        self.0.lock().set_weight(member, weight);
-    }
-
-    pub(super) fn charge(&self, member: Member, ns: u64) {
-        self.0.lock().charge(member, ns);
-    }
-
-    /// Waits for a turn, or for another after `before`; says whether it had to wait. Dropping the future gives it up.
-    pub(super) async fn turn(self: &Arc<Turns>, member: Member, before: Option<Turn>) -> (Option<Turn>, bool) {
-        let (sender, receiver) = oneshot::channel();
-        let asked = match before {
-            None => self.0.lock().ask(member, sender),
-            Some(mut before) => {
-                // Given back by `again`.
-                before.0 = None;
-                let (asked, next) = self.0.lock().again(member, sender);
-                self.grant(next);
-                asked
-            }
-        };
-        match asked {
-            Asked::Go(_) => (Some(Turn(Some(self.clone()))), false),
-            // Without an answer the container is over, and so is whoever asked.
-            Asked::Wait => (receiver.await.ok(), true),
-        }
-    }
-
-    /// Hands a turn on; to the one after, if who waited has given up meanwhile.
-    fn grant(self: &Arc<Turns>, mut next: Option<oneshot::Sender<Turn>>) {
-        while let Some(waiter) = next.take() {
-            if let Err(mut turn) = waiter.send(Turn(Some(self.clone()))) {
-                // Given back here: a thousand who have given up must not nest a thousand deep.
-                turn.0 = None;
-                next = self.0.lock().done();
-            }
-        }
+        waiter
     }
 }
 
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
-    use futures::FutureExt;
 
     use super::*;
 
     /// Members that always want to compute, in slices of 5 ms, on `slots` threads, for `rounds` slices each thread: how
     /// many slices each gets. A member may have several instances.
     fn check(slots: usize, rounds: usize, members: &[(u64, usize)], expected: Expect) {
-        let mut queue = FairQueue::new(slots);
-        for (number, (weight, _)) in members.iter().enumerate() {
-            queue.join(number as u64, *weight);
-        }
-        let mut running: VecDeque<u64> = VecDeque::new();
-        for (number, (_, instances)) in members.iter().enumerate() {
+        let mut queue = FairQueue::default();
+        for (number, (weight, instances)) in members.iter().enumerate() {
+            let member = number as u64;
+            queue.join(member, *weight);
             for _ in 0..*instances {
-                if let Asked::Go(member) = queue.ask(number as u64, number as u64) {
-                    running.push_back(member);
-                }
+                queue.push(member, member);
             }
         }
+        let all: usize = members.iter().map(|(_, instances)| instances).sum();
         let mut got = vec![0; members.len()];
+        let mut running: Vec<u64> = (0..slots).filter_map(|_| queue.pop()).collect();
         for _ in 0..rounds {
-            // All who run come to the end of a slice.
-            for member in std::mem::take(&mut running) {
+            assert_eq!(running.len(), slots.min(all), "nobody waits while there is a free thread");
+            // All who run come to the end of a slice, one after the other.
+            for place in &mut running {
+                let member = *place;
                 got[usize::try_from(member).expect("small")] += 1;
                 queue.charge(member, 5_000_000);
-                let (asked, next) = queue.again(member, member);
-                running.extend(next);
-                if let Asked::Go(member) = asked {
-                    running.push_back(member);
-                }
+                queue.again(member, member);
+                *place = queue.pop().expect("one waits at least");
             }
-            let all: usize = members.iter().map(|(_, instances)| instances).sum();
-            assert_eq!(running.len(), slots.min(all), "nobody waits while there is a free thread");
         }
         expected.assert_eq(&format!("{got:?}"));
     }
@@ -264,46 +164,42 @@ mod tests {
 
     #[test]
     fn idling_is_not_saved_up() {
-        let mut queue = FairQueue::new(1);
+        let mut queue = FairQueue::default();
         queue.join(1, 1024);
         queue.join(2, 1024);
-        assert_eq!(queue.ask(1, 'a'), Asked::Go('a'));
+        queue.push(1, 'a');
         for _ in 0..100 {
+            assert_eq!(queue.pop(), Some('a'));
             queue.charge(1, 5_000_000);
-            assert_eq!(queue.again(1, 'a'), (Asked::Go('a'), None));
+            queue.again(1, 'a');
         }
         // The second comes late: from here on they alternate.
-        assert_eq!(queue.ask(2, 'b'), Asked::Wait);
+        queue.push(2, 'b');
         let mut order = String::new();
-        let mut now = (1, 'a');
         for _ in 0..8 {
-            queue.charge(now.0, 5_000_000);
-            let (asked, next) = queue.again(now.0, now.1);
-            assert_eq!(asked, Asked::Wait);
-            let next = next.expect("the other waits");
-            now = (if next == 'a' { 1 } else { 2 }, next);
+            let next = queue.pop().expect("both want more");
             order.push(next);
+            let member = if next == 'a' { 1 } else { 2 };
+            queue.charge(member, 5_000_000);
+            queue.again(member, next);
         }
         expect!["babababa"].assert_eq(&order);
     }
 
-    #[tokio::test]
-    async fn a_turn_that_nobody_waits_for_any_more_goes_to_the_next() {
-        let turns = Turns::new(1);
-        for member in 1..=3 {
-            turns.join(member, 1024);
+    #[test]
+    fn who_is_called_off_is_gone_and_holds_up_nobody() {
+        let mut queue = FairQueue::default();
+        queue.join(1, 1024);
+        queue.join(2, 1024);
+        for waiter in ["a", "b"] {
+            queue.push(1, waiter);
         }
-        let (first, waited) = turns.turn(1, None).await;
-        assert!(first.is_some() && !waited);
-        let mut given_up = Box::pin(turns.turn(2, None));
-        let mut patient = Box::pin(turns.turn(3, None));
-        assert!((&mut given_up).now_or_never().is_none() && (&mut patient).now_or_never().is_none());
-        drop(given_up);
-        drop(first);
-        let (second, waited) = patient.now_or_never().expect("it is handed on");
-        assert!(second.is_some() && waited);
-        drop(second);
-        turns.leave(2);
-        assert!(turns.turn(1, None).now_or_never().is_some(), "nobody holds it");
+        queue.push(2, "c");
+        assert_eq!(queue.remove(1, |waiter| *waiter == "a"), Some("a"));
+        assert_eq!(queue.remove(1, |waiter| *waiter == "a"), None);
+        assert_eq!(queue.remove(1, |waiter| *waiter == "b"), Some("b"));
+        assert_eq!((queue.pop(), queue.pop()), (Some("c"), None));
+        queue.leave(1);
+        assert_eq!(queue.remove(1, |_| true), None);
     }
 }

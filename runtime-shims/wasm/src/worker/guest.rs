@@ -147,10 +147,7 @@ impl Container {
             table.set_max_capacity(self.spec.limits.host_objects.saturating_mul(8));
         }
         store.set_epoch_deadline(1);
-        let used = self.used.clone();
-        store.epoch_deadline_callback(move |_| {
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(cpu::slice_over(used.clone()))))
-        });
+        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(cpu::slice_over()))));
         store
     }
 }

@@ -31,13 +31,13 @@ use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::allowance::{Held, Kind};
-use super::cpu::Guest;
 use super::greeting::Greeting;
 use super::guest::{Container, Instance};
 use super::kept::Kept;
 use super::log::Log;
 use super::memory::OutOfMemory;
 use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
+use super::running::Guest;
 use super::slots::Slot;
 use super::traffic::Counted;
 use super::{Shared, Stop, exit, grace_over};

@@ -6,6 +6,7 @@
 //! ```text
 //! main thread     orders in, reports out (`fronts`); never runs guest code, so it is always there to stop one
 //! guest threads   tokio; guests yield to each other at every epoch
+//! busy-guests     those that need more than one epoch, or much lately (`busy`)
 //! epoch           advances the epoch while guests run (`cpu`)
 //! log-writer      buffers to files (`log`)
 //! ```
@@ -14,6 +15,7 @@
 
 mod allowance;
 mod bucket;
+mod busy;
 mod code;
 mod command;
 mod config;
@@ -40,6 +42,7 @@ mod pod;
 mod reports;
 mod response;
 mod roots;
+mod running;
 mod share;
 mod slots;
 mod slow_log;
@@ -85,6 +88,7 @@ use memory::Budget;
 use pod::PodNet;
 use reports::Ends;
 use roots::{Roots, Trust};
+use running::Guest;
 use share::PodShares;
 use slots::Slots;
 use stdin::Stdin;
@@ -109,8 +113,9 @@ pub const LOG_FILTER: &str = "off,coracle_shim_wasm=info";
 
 /// Entry of the worker process, with its end of the socket pair (its standard input, where the front started it).
 /// Returns when a front says so, or none can come any more. Must be called before this process has other threads.
-pub fn run(control: OwnedFd) -> ExitCode {
-    match work(control) {
+/// `on_idle` is called by each thread for guests that has nothing to do; an allocator may want to know.
+pub fn run(control: OwnedFd, on_idle: fn()) -> ExitCode {
+    match work(control, on_idle) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the worker ends");
@@ -120,9 +125,9 @@ pub fn run(control: OwnedFd) -> ExitCode {
 }
 
 /// [`run`] on the standard input.
-pub fn run_on_stdin() -> ExitCode {
+pub fn run_on_stdin(on_idle: fn()) -> ExitCode {
     match io::stdin().as_fd().try_clone_to_owned() {
-        Ok(control) => run(control),
+        Ok(control) => run(control, on_idle),
         Err(error) => {
             tracing::error!(%error, "the worker's standard input is no socket");
             ExitCode::FAILURE
@@ -130,7 +135,7 @@ pub fn run_on_stdin() -> ExitCode {
     }
 }
 
-fn work(control: OwnedFd) -> Result<(), WorkerError> {
+fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
     let message = wire::receive_blocking(&control)?.ok_or(WorkerError::NoSetup)?;
     let setup: Setup = message.parse()?;
     let mut fds = message.fds.into_iter();
@@ -151,6 +156,7 @@ fn work(control: OwnedFd) -> Result<(), WorkerError> {
         .max_blocking_threads(16)
         .thread_name("guests")
         .thread_stack_size(1 << 20)
+        .on_thread_park(on_idle)
         .enable_all()
         .build()?;
     let worker = Worker {
@@ -497,23 +503,29 @@ async fn guest(
         };
         return http::serve(shared, container, serve, listener, spec, stop).await;
     }
-    let running = Box::pin(command::run(&shared, &container, &code));
-    let mut running = cpu::Guest::new(running, container.cpu.clone(), container.used.clone());
+    let running = {
+        let container = container.clone();
+        Box::pin(async move { command::run(&shared, &container, &code).await })
+    };
+    let mut running = Guest::new(running, container.cpu.clone(), container.used.clone());
     let stopped = tokio::select! {
         biased;
         stopped = stop.wait_for(|stop| *stop != Stop::Run) => stopped.map_or(Stop::Kill, |stop| *stop),
         exit = &mut running => return exit,
     };
-    match stopped {
+    let exit = match stopped {
         Stop::Run | Stop::Kill => exit::stopped(false),
         Stop::Drain { .. } if container.stdin.tell() => tokio::select! {
             biased;
-            exit = running => exit,
+            exit = &mut running => return exit,
             () = grace_over(stop) => exit::stopped(false),
         },
         // A guest that does not look cannot be told: like a process without a handler for SIGTERM, it just ends.
         Stop::Drain { .. } => exit::stopped(true),
-    }
+    };
+    // What it held is free when it is said to have ended: its successor wants the same ports.
+    running.end().await;
+    exit
 }
 
 /// Returns when what a guest was given to end by itself is over. A later stop may shorten that, and never lengthens it.

@@ -1,0 +1,291 @@
+//! A guest as a future: it waits while its quota is used up, and runs where what it has used lately says.
+//!
+//! ```text
+//! poll ──▶ quota used up? wait for the next period ──▶ guest runs ──▶ it waits for something: over
+//!                                                          └──▶ its slice is over: it goes on elsewhere (`busy`)
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep};
+
+use super::busy::{Away, Bell, Returned, Runs};
+use super::cpu::{Cpu, Lane, Used, Watch};
+
+/// A future that runs guest code: the epoch moves while it is polled, its time is counted, it waits while there is none
+/// left for it, and runs elsewhere while it needs much.
+pub(super) struct Guest<F: Future> {
+    place: Place<F>,
+    cpu: Arc<Cpu>,
+    used: Arc<Used>,
+    throttled: Option<Pin<Box<Sleep>>>,
+    /// To be carried over before it runs again.
+    interrupted: bool,
+    lately: Lately,
+}
+
+/// Where the guest is.
+enum Place<F: Future> {
+    Here(F),
+    /// Here, and waits for something: it was polled elsewhere, so it is the bell that tells.
+    Waits(F, Arc<Bell>),
+    Away(Away<F>),
+    /// It has ended, or panicked.
+    Nowhere,
+}
+
+impl<F: Runs> Guest<F> {
+    pub(super) fn new(inner: F, cpu: Arc<Cpu>, used: Arc<Used>) -> Guest<F> {
+        let (place, lately) = (Place::Here(inner), Lately::default());
+        Guest { place, cpu, used, throttled: None, interrupted: false, lately }
+    }
+
+    /// Ends the guest, and returns when it and all it held are gone. Dropped, it may go on for a slice.
+    pub(super) async fn end(self) {
+        match self.place {
+            Place::Away(away) => away.end().await,
+            Place::Here(_) | Place::Waits(..) | Place::Nowhere => {}
+        }
+    }
+
+    /// Waits while its quota is used up.
+    fn poll_quota(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(sleep) = &mut self.throttled {
+                ready!(sleep.as_mut().poll(cx));
+                self.throttled = None;
+            }
+            match self.used.wait() {
+                Some(until) => self.throttled = Some(Box::pin(tokio::time::sleep_until(until))),
+                None => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// A guest that is here runs, or is carried over.
+    fn poll_here(&mut self, mut guest: F, cx: &mut Context<'_>) -> Option<Poll<F::Output>> {
+        if self.poll_quota(cx).is_pending() {
+            self.place = Place::Here(guest);
+            return Some(Poll::Pending);
+        }
+        let now = Instant::now();
+        if std::mem::take(&mut self.interrupted) | self.lately.is_much(now) {
+            match self.send(guest, cx) {
+                Ok(()) => return None,
+                Err(stays) => guest = stays,
+            }
+        }
+        let watch = if self.lately.ns >= HEAVY_NS { Watch::of_thread() } else { Watch::Wall(now) };
+        let slice = self.cpu.run(Lane::Network, &self.used, watch, &mut guest, cx);
+        self.lately.add(slice.used_ns);
+        if slice.outcome.is_pending() && slice.interrupted {
+            self.used.settle();
+            match self.send(guest, cx) {
+                Ok(()) => return None,
+                // Its waker has been called: it comes behind what waits for this thread.
+                Err(stays) => guest = stays,
+            }
+        }
+        if slice.outcome.is_pending() {
+            self.place = Place::Here(guest);
+        }
+        Some(slice.outcome)
+    }
+
+    /// Carries the guest over, if it can be.
+    fn send(&mut self, guest: F, cx: &Context<'_>) -> Result<(), F> {
+        Away::send(&self.cpu, &self.used, guest, cx.waker()).map(|away| self.place = Place::Away(away))
+    }
+
+    fn poll_away(&mut self, mut away: Away<F>, cx: &mut Context<'_>) -> Option<Poll<F::Output>> {
+        let returned = away.poll(cx);
+        self.lately.forget(Instant::now());
+        self.lately.add(away.take_used_ns());
+        match returned {
+            Poll::Pending => {
+                self.place = Place::Away(away);
+                return Some(Poll::Pending);
+            }
+            Poll::Ready(Returned::Over(output)) => return Some(Poll::Ready(output)),
+            Poll::Ready(Returned::Waits(guest, bell)) => self.place = Place::Waits(guest, bell),
+            Poll::Ready(Returned::Throttled(guest)) => {
+                self.place = Place::Here(guest);
+                self.interrupted = true;
+            }
+        }
+        None
+    }
+}
+
+impl<F: Runs> Future for Guest<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        loop {
+            let outcome = match std::mem::replace(&mut this.place, Place::Nowhere) {
+                Place::Here(guest) => this.poll_here(guest, cx),
+                Place::Waits(guest, bell) if bell.is_quiet(cx.waker()) => {
+                    this.place = Place::Waits(guest, bell);
+                    Some(Poll::Pending)
+                }
+                Place::Waits(guest, _) => {
+                    this.place = Place::Here(guest);
+                    None
+                }
+                Place::Away(away) => this.poll_away(away, cx),
+                Place::Nowhere => panic!("a guest that has ended is polled"),
+            };
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+}
+
+/// A poll that takes longer may well have been interrupted by other processes, whose time is not the guest's.
+const HEAVY_NS: u64 = 1_000_000;
+/// Who has used so much lately is carried over,
+const MUCH_NS: u64 = 5_000_000;
+/// until it is forgotten down to so much.
+const LITTLE_NS: u64 = 1_000_000;
+/// More is not held against anybody.
+const MOST_NS: u64 = 20_000_000;
+
+/// What a guest has used lately. Half of the time that passes is taken off: who needs less than half a thread stays where
+/// it is, however often it is polled.
+#[derive(Debug, Default)]
+struct Lately {
+    ns: u64,
+    at: Option<Instant>,
+    much: bool,
+}
+
+impl Lately {
+    fn forget(&mut self, now: Instant) {
+        let passed = self.at.replace(now).map_or(0, |at| now.saturating_duration_since(at).as_nanos());
+        self.ns = self.ns.saturating_sub(u64::try_from(passed / 2).unwrap_or(u64::MAX));
+    }
+
+    fn add(&mut self, ns: u64) {
+        self.ns = self.ns.saturating_add(ns).min(MOST_NS);
+    }
+
+    fn is_much(&mut self, now: Instant) -> bool {
+        self.forget(now);
+        self.much = self.ns > if self.much { LITTLE_NS } else { MUCH_NS };
+        self.much
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::AssertUnwindSafe;
+    use std::thread;
+    use std::time::Duration;
+
+    use expect_test::expect;
+    use futures::{FutureExt, future};
+    use parking_lot::Mutex;
+    use tokio::sync::oneshot;
+
+    use super::super::cpu::slice_over;
+    use super::*;
+    use crate::wire::CpuSpec;
+
+    fn guest<F: Runs>(inner: F) -> Guest<F> {
+        let cpu = Cpu::start(Vec::new(), 2).unwrap();
+        let used = Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
+        Guest::new(inner, cpu, used)
+    }
+
+    /// Interrupted for ever; what it holds shows whether it is still there.
+    fn endless<T: Send + 'static>(held: T) -> Guest<impl Runs> {
+        guest(Box::pin(async move {
+            let _held = held;
+            loop {
+                slice_over().await;
+            }
+        }))
+    }
+
+    #[tokio::test]
+    async fn who_is_interrupted_goes_on_elsewhere_and_comes_back_when_it_waits() {
+        let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let note = {
+            let seen = seen.clone();
+            move || seen.lock().push(thread::current().name() == Some("busy-guests"))
+        };
+        let (go_on, wait) = oneshot::channel();
+        let mut running = guest(Box::pin(async move {
+            note();
+            slice_over().await;
+            note();
+            slice_over().await;
+            note();
+            let answer: u32 = wait.await.unwrap();
+            note();
+            answer
+        }));
+        future::poll_fn(|cx| {
+            assert!(running.poll_unpin(cx).is_pending());
+            if matches!(running.place, Place::Waits(..)) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let (answer, sent) = futures::join!(running, async { go_on.send(7) });
+        sent.unwrap();
+        assert_eq!(answer, 7);
+        expect!["[false, true, true, false]"].assert_eq(&format!("{:?}", seen.lock()));
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_ended_is_gone_with_all_it_held() {
+        let held = Arc::new(());
+        let mut running = endless(held.clone());
+        for _ in 0..3 {
+            assert!((&mut running).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&held), 2);
+        running.end().await;
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_nobody_wants_any_more_ends() {
+        let (held, gone) = oneshot::channel::<()>();
+        let mut running = endless(held);
+        assert!((&mut running).now_or_never().is_none());
+        drop(running);
+        assert!(gone.await.is_err(), "its end of the channel is dropped with it");
+    }
+
+    #[tokio::test]
+    async fn a_panic_elsewhere_is_the_tasks() {
+        let running = guest(Box::pin(async {
+            slice_over().await;
+            panic!("of the guest");
+        }));
+        let panic = AssertUnwindSafe(running).catch_unwind().await.unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"of the guest"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_needs_much_is_carried_over_until_it_needs_little() {
+        let mut lately = Lately::default();
+        let start = Instant::now();
+        lately.forget(start);
+        lately.add(MUCH_NS);
+        assert!(!lately.is_much(start), "that much is allowed");
+        lately.add(1);
+        assert!(lately.is_much(start));
+        // Half of the time that passes is taken off.
+        assert!(lately.is_much(start + Duration::from_nanos(2 * (MUCH_NS - LITTLE_NS))));
+        assert!(!lately.is_much(start + Duration::from_nanos(2 * (MUCH_NS - LITTLE_NS) + 2)));
+        lately.add(10 * MOST_NS);
+        assert!(!lately.is_much(start + Duration::from_nanos(2 * MOST_NS + MUCH_NS)), "more is not remembered");
+    }
+}
