@@ -12,6 +12,7 @@ use coracle_client::{ListParams, OnExit, TaskScope};
 use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,9 @@ use crate::stats::Stats;
 use crate::status::StatusWriter;
 use crate::tokens::Tokens;
 
+/// Pods that begin at once. More make none of them faster, and what a thousand would use for a moment lies between what they
+/// keep: the memory could not be given back afterwards.
+const STARTS_MAX: usize = 32;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// For a runtime that tells no events: how often it is asked instead.
@@ -140,6 +144,7 @@ impl Agent {
             prober: deps.prober.clone(),
             network: net.subscribe(),
             scope: scope.child("pods"),
+            starts: Arc::new(Semaphore::new(STARTS_MAX)),
             config: config.clone(),
         });
         let parts = Arc::new(Parts {

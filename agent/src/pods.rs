@@ -174,13 +174,19 @@ impl Pods {
         let pods = self.clone();
         let own = scope.clone();
         scope.spawn("worker", OnExit::restart(), move |cancel| {
-            let pod = latest.lock().clone();
-            let (context, pods, own) = (context.clone(), pods.clone(), own.clone());
+            let (context, pods, own, latest) = (context.clone(), pods.clone(), own.clone(), latest.clone());
             if removed.load(Ordering::Acquire) {
                 context.mailbox.put(|mail| mail.removed = true);
             }
             async move {
-                match Worker::new(context.clone(), pod).run(cancel).await {
+                let starts = context.shared.starts.clone();
+                let start = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return,
+                    start = starts.acquire_owned() => start.expect("the places are never closed"),
+                };
+                let pod = latest.lock().clone();
+                match Box::pin(Worker::new(context.clone(), pod, start).run(cancel)).await {
                     Ended::Cancelled => {}
                     Ended::Forgotten => {
                         pods.forget(&context);

@@ -4,10 +4,10 @@
 //! of the processor on its locks then, and kept what a burst had taken.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use mimalloc::MiMalloc;
+use parking_lot::Mutex;
 use rustix::mm::{Advice, madvise};
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const PAUSE: Duration = Duration::from_secs(2);
 /// The start is over by then.
 const START: Duration = Duration::from_secs(5);
+/// And what a burst of work needed of the code is not needed again so soon.
+const CODE: Duration = Duration::from_secs(30);
 
 thread_local! {
     static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -25,17 +27,30 @@ thread_local! {
 
 /// To be called by a thread that has nothing to do.
 pub(crate) fn give_back() {
-    static BEGAN: OnceLock<Instant> = OnceLock::new();
-    static STARTED: OnceLock<()> = OnceLock::new();
+    static RELEASE_AT: Mutex<Option<Instant>> = Mutex::new(None);
+    let Some(now) = collect_in_time() else { return };
+    let mut at = RELEASE_AT.lock();
+    if now >= *at.get_or_insert(now + START) {
+        *at = Some(now + CODE);
+        drop(at);
+        release_code();
+    }
+}
+
+/// The same for a process that makes or loads code beside this program's own.
+pub(crate) fn collect_when_idle() {
+    collect_in_time();
+}
+
+/// When it is, if it was time.
+fn collect_in_time() -> Option<Instant> {
     let now = Instant::now();
     if LAST.get().is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
-        return;
+        return None;
     }
     LAST.set(Some(now));
     collect();
-    if now.saturating_duration_since(*BEGAN.get_or_init(|| now)) >= START {
-        STARTED.get_or_init(release_code);
-    }
+    Some(now)
 }
 
 /// What other threads freed of this one's pages is only noticed when it allocates of them again, which after a burst it may
@@ -46,8 +61,8 @@ fn collect() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
-/// Code that only the start needed stays mapped as long as memory is not short, half of what this process has then. What is
-/// needed again comes back from the page cache.
+/// Code that only the start or a burst needed stays mapped as long as memory is not short: half of what this process has then.
+/// What is needed again comes back from the page cache.
 #[allow(unsafe_code)]
 fn release_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };

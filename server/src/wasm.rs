@@ -8,6 +8,7 @@ use coracle_shim_wasm::front::{self, FrontConfig};
 use coracle_shim_wasm::worker;
 
 use crate::cli::WasmShimArgs;
+use crate::memory;
 use crate::paths::Paths;
 
 pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
@@ -22,14 +23,14 @@ pub(crate) fn shim(args: WasmShimArgs) -> anyhow::Result<()> {
     config.socket = paths.wasm_socket();
     config.registries = crate::image::registries(args.images);
     config.code_bytes = args.wasm_code_limit;
-    front::run(config)?;
+    front::run(config, memory::give_back)?;
     Ok(())
 }
 
 pub(crate) fn worker() -> ExitCode {
     // That of the shim which started it.
     coracle_agent::logging::start_in_file(worker::LOG_FILTER);
-    worker::run_on_stdin()
+    worker::run_on_stdin(memory::collect_when_idle)
 }
 
 pub(crate) fn compile(task: &str) -> ExitCode {

@@ -16,6 +16,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,8 @@ pub struct Shared {
     pub network: watched::Receiver<NodeNet>,
     pub allocatable: BTreeMap<String, Quantity>,
     pub scope: TaskScope,
+    /// Places for pods that begin.
+    pub starts: Arc<Semaphore>,
 }
 
 impl Shared {

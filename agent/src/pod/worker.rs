@@ -15,6 +15,7 @@ use futures::future::{AbortHandle, Abortable};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,9 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 const NEARLY_READY: Duration = Duration::from_millis(100);
 /// A try to ask the runtime again after it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A pod that is slow to start, for whatever reason, lets the next one begin after so long.
+const START: Duration = Duration::from_secs(1);
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
@@ -75,10 +79,12 @@ pub struct Worker {
     refreshing: bool,
     refresh_again: bool,
     forgotten: bool,
+    /// Held while the pod begins, and until when at most.
+    start: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
 impl Worker {
-    pub fn new(context: Arc<PodContext>, pod: Arc<Pod>) -> Self {
+    pub fn new(context: Arc<PodContext>, pod: Arc<Pod>, start: OwnedSemaphorePermit) -> Self {
         let now = context.shared.now();
         Self {
             context,
@@ -93,6 +99,7 @@ impl Worker {
             refreshing: false,
             refresh_again: false,
             forgotten: false,
+            start: Some((start, Instant::now() + START)),
         }
     }
 
@@ -108,6 +115,8 @@ impl Worker {
         let mailbox = self.context.mailbox.clone();
         while !self.forgotten {
             self.publish();
+            let under_way = self.machine.is_under_way();
+            self.start.take_if(|(_, until)| !under_way || *until <= Instant::now());
             let deadline = self.next_deadline();
             let wake = async {
                 match deadline {
@@ -140,7 +149,8 @@ impl Worker {
     fn next_deadline(&self) -> Option<Instant> {
         let now = self.context.shared.now();
         let machine = self.machine.deadline(now).map(|at| self.context.shared.start + at);
-        [machine, self.publish_at, self.refresh_at].into_iter().flatten().min()
+        let start = self.start.as_ref().map(|(_, until)| *until);
+        [machine, self.publish_at, self.refresh_at, start].into_iter().flatten().min()
     }
 
     fn wake(&mut self) {

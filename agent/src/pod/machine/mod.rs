@@ -223,6 +223,11 @@ impl PodMachine {
         }
     }
 
+    /// Something is being found out or made for it at this moment.
+    pub fn is_under_way(&self) -> bool {
+        self.phase == Phase::Adopting || self.lane != Lane::Idle
+    }
+
     /// No container will be started any more.
     pub fn is_terminating(&self) -> bool {
         match self.phase {
