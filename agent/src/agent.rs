@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use coracle_client::events::{Recorder, Source};
 use coracle_client::watched;
-use coracle_client::{ListParams, OnExit, TaskScope};
+use coracle_client::{ListParams, OnExit, Pod, TaskScope};
 use futures::StreamExt;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_api::Uid;
-use coracle_client::{OnExit, TaskScope};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use coracle_client::{OnExit, Pod, TaskScope, Wire as _};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use parking_lot::Mutex;
 use serde::de::Error as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
@@ -27,6 +28,7 @@ use crate::tokens::StoredToken;
 #[serde(rename_all = "camelCase", default)]
 pub struct Record {
     /// Without its status, which changes often and is not needed.
+    #[serde(deserialize_with = "pod")]
     pub pod: Pod,
     /// The runtime handler of its RuntimeClass.
     pub handler: String,
@@ -35,6 +37,12 @@ pub struct Record {
     pub tokens: Vec<StoredToken>,
     /// Environment variables that name services.
     pub services: BTreeMap<String, String>,
+}
+
+/// Read as the API's pods are, so that equal specs are held once here too.
+fn pod<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pod, D::Error> {
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    Pod::decode(text.get()).map_err(D::Error::custom)
 }
 
 /// The records of this node. Cheap to clone.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use coracle_api::Uid;
 use coracle_client::watched;
-use coracle_client::{Change, Informer, OnExit};
+use coracle_client::{Change, Informer, OnExit, Pod};
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState};
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -346,10 +346,10 @@ impl Pods {
         let slots = self.slots.lock();
         let pods = slots.values().map(|slot| slot.latest.lock().clone());
         let images = pods.flat_map(|pod| {
-            let spec = pod.spec.clone().unwrap_or_default();
-            let ephemeral = spec.ephemeral_containers.into_iter().flatten().filter_map(|container| container.image);
-            let all = spec.init_containers.into_iter().flatten().chain(spec.containers);
-            all.filter_map(|container| container.image).chain(ephemeral).collect::<Vec<_>>()
+            let Some(spec) = &pod.spec else { return Vec::new() };
+            let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| &container.image);
+            let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+            all.map(|container| &container.image).chain(ephemeral).flatten().cloned().collect()
         });
         images.collect()
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::{PodKey, Revision, Uid};
-use coracle_client::{Client, DeleteParams, Error, Outcome, Preconditions, TaskScope, WorkQueue, drive};
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use coracle_client::{Client, DeleteParams, Error, Outcome, Pod, Preconditions, TaskScope, WorkQueue, drive};
+use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_api::Uid;
-use coracle_client::{Client, Clock};
+use coracle_client::{Client, Clock, Pod};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection};
+use k8s_openapi::api::core::v1::{ServiceAccount, ServiceAccountTokenProjection};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_agent::AgentHandle;
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Change, Client, Informer, Informers, RandomIds};
+use coracle_client::{Change, Client, Informer, Informers, Pod, RandomIds};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 
 use crate::cli::{NodeArgs, UpArgs};
 use crate::control_plane::{ControlPlane, until_told_to_end};

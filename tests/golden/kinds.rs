@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use coracle_api::schema::{ResourceDef, Schema, Verb};
+use coracle_client::{Pod, Wire as _};
 use serde_json::{Map, Value, json};
 
 use crate::folder;
@@ -157,6 +158,16 @@ fn golden_objects_say_the_same_in_protobuf() {
     }
     assert!(wrong.is_empty(), "of {read} kinds\n{}", wrong.join("\n"));
     assert!(read > 60, "only {read} golden kinds");
+}
+
+#[test]
+fn a_golden_pod_is_read_and_written_alike_by_caches() {
+    let Some(dir) = golden() else { return };
+    let text = std::fs::read_to_string(dir.join("core.v1.Pod.json")).expect("a golden pod");
+    let theirs: k8s_openapi::api::core::v1::Pod = serde_json::from_str(&text).expect("a golden pod");
+    let ours = Pod::decode(&text).expect("a golden pod");
+    assert_eq!(ours, Pod::from(theirs.clone()));
+    assert_eq!(ours.encode().expect("a pod"), serde_json::to_vec(&theirs).expect("a pod"));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use coracle_api::quantity::Quantity;
-use coracle_client::{Client, ListParams};
+use coracle_client::{Client, ListParams, Pod};
 use coracle_cri::fake::FakeRuntime;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 
 /// What the checker remembers from one step to the next.
 #[derive(Default)]

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coracle_client::{Client, DeleteParams, ListParams};
+use coracle_client::{Client, DeleteParams, ListParams, Pod};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use crate::faults::Rates;

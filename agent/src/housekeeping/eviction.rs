@@ -6,7 +6,8 @@ use std::fmt;
 use std::time::Duration;
 
 use coracle_api::Quantity;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use coracle_client::Pod;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::gauge::{Level, Levels};
 use crate::pod::qos;
@@ -339,7 +340,8 @@ mod tests {
         assert_eq!(refused, "Pod was rejected: The node had condition: [MemoryPressure DiskPressure]. ");
         let mut tolerant = best_effort;
         let toleration = json!([{ "key": "node.kubernetes.io/memory-pressure", "operator": "Exists" }]);
-        tolerant.spec.as_mut().unwrap().tolerations = serde_json::from_value(toleration).unwrap();
+        std::sync::Arc::make_mut(tolerant.spec.as_mut().unwrap()).tolerations =
+            serde_json::from_value(toleration).unwrap();
         assert_eq!(refusal(&tolerant, &[Pressure::Memory]), None);
     }
 

@@ -12,10 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::Pod;
 use coracle_client::events::EventType;
 use coracle_client::watched;
 use coracle_cri::v1::Image;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::time::sleep;
 
 pub use eviction::Pressure;

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use coracle_client::Pod;
 use coracle_client::events::EventType;
 use coracle_cri::v1::{ContainerState, CreateContainerRequest, ImageSpec, Mount, PodSandboxState, PullImageRequest};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, ResourceRequirements};
 use tokio::time::{Instant, timeout};
 
 use super::backoff::go_duration;

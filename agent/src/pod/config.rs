@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use coracle_api::Quantity;
+use coracle_client::Pod;
 use coracle_cri::v1::*;
-use k8s_openapi::api::core::v1::{self as core, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{self as core, PodSpec};
 
 use super::env::expand;
 use super::machine::ImageInfo;
@@ -91,14 +92,15 @@ fn identity(pod: &Pod) -> BTreeMap<String, String> {
 
 /// The host name of a pod, in full if it asks for that.
 pub fn hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
-    let spec = pod.spec.clone().unwrap_or_default();
-    if let Some(name) = spec.hostname_override.filter(|name| !name.is_empty()) {
-        return Ok(name);
+    let spec = pod.spec.as_deref();
+    let given = |name: fn(&PodSpec) -> Option<&str>| spec.and_then(name).filter(|name| !name.is_empty());
+    if let Some(name) = given(|spec| spec.hostname_override.as_deref()) {
+        return Ok(name.to_owned());
     }
-    let name = spec.hostname.filter(|name| !name.is_empty()).or(pod.metadata.name.clone()).unwrap_or_default();
+    let name = given(|spec| spec.hostname.as_deref()).or(pod.metadata.name.as_deref()).unwrap_or_default();
     let short: String = name.chars().take(63).collect();
     let short = short.trim_end_matches(['-', '.']).to_owned();
-    if spec.set_hostname_as_fqdn != Some(true) {
+    if spec.and_then(|spec| spec.set_hostname_as_fqdn) != Some(true) {
         return Ok(short);
     }
     let domain = host_domain(pod, cluster_domain);

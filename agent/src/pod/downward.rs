@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use coracle_api::Quantity;
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
+use coracle_client::Pod;
+use k8s_openapi::api::core::v1::{Container, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use super::machine::container;

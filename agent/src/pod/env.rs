@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Service};
+use coracle_client::Pod;
+use k8s_openapi::api::core::v1::{Container, Service};
 
 use super::downward::{self, PodFacts};
 use crate::sources::{Source, SourceError, SourceKey, SourceKind};

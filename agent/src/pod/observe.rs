@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use coracle_client::Pod;
 use coracle_cri::v1::{ContainerState, ContainerStatus, PodSandboxState, PodSandboxStatus};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 
 use super::context::Place;
 use super::machine::{

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use coracle_client::Pod;
 use coracle_cri::Code;
 use coracle_cri::v1::ImageSpec;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 
 use super::acts;
 use super::context::PodContext;

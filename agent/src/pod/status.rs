@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use coracle_client::Pod;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -151,6 +152,7 @@ impl Facts<'_> {
             Role::Ephemeral => false,
             Role::Sidecar | Role::App => running && slot.started && slot.ready,
         };
+        let applied = slot.resources().filter(|_| slot.made);
         ContainerStatus {
             name: slot.name.to_string(),
             image: declared.and_then(|declared| declared.image.clone()).unwrap_or_default(),
@@ -161,12 +163,8 @@ impl Facts<'_> {
             ready,
             restart_count: if slot.made { i32::try_from(slot.attempt).unwrap_or(i32::MAX) } else { 0 },
             started: Some(running && slot.started),
-            resources: slot.applied.clone().filter(|_| slot.made),
-            allocated_resources: slot
-                .applied
-                .as_ref()
-                .filter(|_| slot.made)
-                .and_then(|applied| applied.requests.clone()),
+            resources: applied.cloned(),
+            allocated_resources: applied.and_then(|applied| applied.requests.clone()),
             ..ContainerStatus::default()
         }
     }

@@ -15,11 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_client::upgrade::Upgrades;
-use coracle_client::{Clock, OnExit, TaskScope};
+use coracle_client::{Clock, OnExit, Pod, TaskScope};
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use k8s_openapi::api::core::v1::Pod;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

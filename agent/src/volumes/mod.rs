@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_api::Quantity;
+use coracle_client::Pod;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection, Volume};
+use k8s_openapi::api::core::v1::{ServiceAccountTokenProjection, Volume};
 
 pub use mounts::{ETC_HOSTS, hosts_file, mounts};
 

@@ -5,8 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use coracle_client::Pod;
 use coracle_cri::v1::{Mount, MountPropagation};
-use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
 
 use super::{PodDirs, is_written_by_node, path, volumes};
 use crate::pod::env::expand;

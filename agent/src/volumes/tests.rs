@@ -287,7 +287,7 @@ fn mounts_name_folders_and_what_lies_in_them() {
 fn hosts_files_name_the_pod_and_its_aliases() {
     let mut pod = Bench::pod(json!({"name": "v", "emptyDir": {}}));
     let aliases = json!([{"ip": "10.0.0.1", "hostnames": ["a", "b"]}]);
-    pod.spec.as_mut().unwrap().host_aliases = Some(serde_json::from_value(aliases).unwrap());
+    Arc::make_mut(pod.spec.as_mut().unwrap()).host_aliases = Some(serde_json::from_value(aliases).unwrap());
     expect![[r#"
         # Kubernetes-managed hosts file.
         127.0.0.1	localhost

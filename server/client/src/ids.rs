@@ -4,12 +4,26 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
+use sha2::{Digest as _, Sha256};
 
 /// The shared source of ids and chance.
 pub type Ids = Arc<dyn IdSource>;
 
 /// Upstream's alphabet for generated names: no vowels and no look-alikes.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A suffix as [`IdSource::suffix`] gives, but always the same of the same text; up to 16 characters.
+pub fn suffix_of(text: &str, length: usize) -> String {
+    assert!(length <= 16, "a suffix takes from half of a hash");
+    let hash = Sha256::digest(text);
+    let mut rest = hash[..16].iter().fold(0, |number, byte| number << 8 | u128::from(*byte));
+    let mut next = || {
+        let at = rest % ALPHABET.len() as u128;
+        rest /= ALPHABET.len() as u128;
+        char::from(ALPHABET[at as usize])
+    };
+    (0..length).map(|_| next()).collect()
+}
 
 /// A source of randomness; everything is derived from [`IdSource::u64`].
 pub trait IdSource: Send + Sync + 'static {
@@ -76,6 +90,10 @@ mod tests {
         assert_eq!(suffix, b.suffix(5));
         assert!(suffix.len() == 5 && suffix.bytes().all(|c| ALPHABET.contains(&c)), "{suffix}");
         assert_ne!(RandomIds::seeded(8).uuid(), uuid);
+        let derived = suffix_of("a", 5);
+        assert_eq!(derived, suffix_of("a", 5));
+        assert_ne!(derived, suffix_of("b", 5));
+        assert!(derived.len() == 5 && derived.bytes().all(|c| ALPHABET.contains(&c)), "{derived}");
         let jittered = a.jitter(Duration::from_secs(1));
         assert!(jittered >= Duration::from_secs(1) && jittered < Duration::from_secs(2));
     }

@@ -2,12 +2,13 @@
 //!
 //! The code that reads a pod is 100 KB, and as a generic function it would be compiled in every crate that reads pods, and
 //! again for every way to read them. So it is compiled here, once for each kind: a kind that is needed is added to the list.
+//! Only pods read themselves: [`crate::Pod`].
 
 use coracle_api::Object;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -50,6 +51,6 @@ macro_rules! wire {
 
 wire! {
     ClusterRole, ClusterRoleBinding, ConfigMap, Deployment, EndpointSlice, Endpoints, Event, Lease, Namespace, Node,
-    Object, PartialObjectMetadata, Pod, PodDisruptionBudget, ReplicaSet, ReplicationController, Role, RoleBinding,
+    Object, PartialObjectMetadata, PodDisruptionBudget, ReplicaSet, ReplicationController, Role, RoleBinding,
     RuntimeClass, Secret, Service, ServiceAccount, StatefulSet,
 }

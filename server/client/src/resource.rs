@@ -142,9 +142,8 @@ pub fn key_of(meta: &ObjectMeta) -> ObjectKey {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Pod;
-
     use super::*;
+    use crate::Pod;
 
     #[test]
     fn what_a_cache_holds_has_no_room_to_spare() {

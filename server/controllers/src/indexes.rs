@@ -1,7 +1,6 @@
 //! Indexes that several controllers share: an index of one name is made once for all of them.
 
-use coracle_client::{Index, Informers};
-use k8s_openapi::api::core::v1::Pod;
+use coracle_client::{Index, Informers, Pod};
 
 use crate::{owner, pod};
 

@@ -68,8 +68,8 @@ impl<K: Metadata<Ty = ObjectMeta>> Overlay<K> {
 mod tests {
     use super::*;
     use crate::testing::lines;
+    use coracle_client::Pod;
     use expect_test::{Expect, expect};
-    use k8s_openapi::api::core::v1::Pod;
 
     fn pods(text: &str) -> Vec<Arc<Pod>> {
         lines(text).iter().map(|l| Arc::new(l.pod())).collect()

@@ -1,7 +1,8 @@
 //! What the controllers ask of a Pod, as upstream's `podutil` answers it. Pure; knows no controller.
 
+use coracle_client::Pod;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::PodCondition;
 
 /// The phase, `Pending` for a pod whose node agent has not reported yet.
 pub(crate) fn phase(pod: &Pod) -> &str {

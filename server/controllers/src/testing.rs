@@ -1,9 +1,11 @@
 //! Objects from lines of text, for tests: `pod web-1 node=n1 ready age=60` is a kind, a name, values and flags.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use coracle_client::Pod;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodIP, PodSpec, PodStatus, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, PodCondition, PodIP, PodSpec, PodStatus, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
 pub(crate) struct Line {
@@ -87,13 +89,13 @@ impl Line {
         let ips = self.text("ip").map(|ips| ips.split(',').map(|ip| PodIP { ip: ip.into() }).collect::<Vec<_>>());
         Pod {
             metadata: self.meta(),
-            spec: Some(PodSpec {
+            spec: Some(Arc::new(PodSpec {
                 node_name: self.text("node").map(str::to_owned),
                 hostname: self.text("hostname").map(str::to_owned),
                 subdomain: self.text("subdomain").map(str::to_owned),
                 containers: vec![Container { name: "main".into(), ..Container::default() }],
                 ..PodSpec::default()
-            }),
+            })),
             status: Some(PodStatus {
                 phase: Some(self.text("phase").unwrap_or("Running").into()),
                 conditions: Some(vec![ready]),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use coracle_client::{Client, Clock, DeleteParams, Error};
+use coracle_client::{Client, Clock, DeleteParams, Error, Pod};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use coracle_api::meta::{NodeName, PodKey};
+use coracle_client::Pod;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
+use k8s_openapi::api::core::v1::{Node, PodSpec, Taint};
 
 use crate::resources::{Requests, Resources, allowed_pods};
 
@@ -40,7 +41,7 @@ pub struct PodInfo {
 
 impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
-        let spec = pod.spec.as_ref();
+        let spec = pod.spec.as_deref();
         Self {
             key: PodKey::of(&*pod),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
@@ -53,7 +54,7 @@ impl PodInfo {
 
     /// `None` for an object without a spec, which the API does not store.
     pub fn spec(&self) -> Option<&PodSpec> {
-        self.pod.spec.as_ref()
+        self.pod.spec.as_deref()
     }
 
     pub(crate) fn node_name(&self) -> Option<&str> {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use coracle_api::meta::{NodeName, ObjectKey, PodKey};
 use coracle_client::events::{EventType, Recorder, reference};
-use coracle_client::{Change, Changes, Client, Clock, Error, Ids, Informer, Informers};
+use coracle_client::{Change, Changes, Client, Clock, Error, Ids, Informer, Informers, Pod};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ContainerStatus;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodSpec};
 
-use super::slot::{Role, Run, Slot};
+use super::slot::{Applied, Role, Run, Slot};
 use super::starting::lost;
 use super::types::*;
 use super::{Lane, Phase, PodMachine, Sandbox};
@@ -21,7 +21,7 @@ impl PodMachine {
                 self.runtime = runtime.into();
             }
             if let Some(slot) = self.slots.iter_mut().find(|slot| *slot.name == status.name) {
-                recall_slot(slot, status);
+                recall_slot(slot, status, self.pod.spec.as_ref());
             }
         }
     }
@@ -177,7 +177,7 @@ impl PodMachine {
     }
 }
 
-fn recall_slot(slot: &mut Slot, status: &ContainerStatus) {
+fn recall_slot(slot: &mut Slot, status: &ContainerStatus, spec: Option<&Arc<PodSpec>>) {
     let exit_of = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
         let terminated = state?.terminated.as_ref()?;
         Some(Exit {
@@ -190,7 +190,7 @@ fn recall_slot(slot: &mut Slot, status: &ContainerStatus) {
         })
     };
     slot.last = exit_of(status.last_state.as_ref());
-    slot.applied = status.resources.clone();
+    slot.applied = status.resources.clone().map(|told| Applied::new(told, spec, &slot.name));
     slot.attempt = u32::try_from(status.restart_count).unwrap_or(0);
     slot.made = status.container_id.as_deref().is_some_and(|id| !id.is_empty());
     slot.started = status.started.unwrap_or(false);

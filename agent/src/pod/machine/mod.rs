@@ -25,8 +25,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::Pod;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{PodCondition, PodSpec, PodStatus};
 
 pub(super) use resize::condition as resize_condition;
 pub use slot::{Role, Run, Slot, Waiting, container, declared, is_sidecar};
@@ -138,7 +139,7 @@ pub struct PodMachine {
 impl PodMachine {
     /// A pod that this node has just heard of. It does nothing before [`Input::Observed`].
     pub fn new(pod: Arc<Pod>, now: Now) -> Self {
-        let spec = pod.spec.as_ref();
+        let spec = pod.spec.as_deref();
         let status = pod.status.as_ref();
         let start_time = status.and_then(|status| status.start_time.as_ref()).map_or(now.wall, |time| time.0);
         let ran = Duration::try_from(now.wall.duration_since(start_time)).unwrap_or_default();
@@ -280,7 +281,7 @@ impl PodMachine {
 
     fn spec(&self) -> &PodSpec {
         static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
-        self.pod.spec.as_ref().unwrap_or(&EMPTY)
+        self.pod.spec.as_deref().unwrap_or(&EMPTY)
     }
 
     fn take(&mut self, input: Input, now: Now) {
@@ -351,17 +352,17 @@ impl PodMachine {
 
     fn update(&mut self, pod: Arc<Pod>, now: Now) {
         let old = std::mem::replace(&mut self.pod, pod);
-        let old_spec = old.spec.as_ref();
+        let old_spec = old.spec.as_deref();
         if self.phase == Phase::Syncing {
             for index in 0..self.slots.len() {
                 let name = self.slots[index].name.clone();
                 let image = |spec: &PodSpec| container(spec, &name).and_then(|container| container.image.clone());
-                if old_spec.and_then(image) != self.pod.spec.as_ref().and_then(image) {
+                if old_spec.and_then(image) != self.pod.spec.as_deref().and_then(image) {
                     self.image_changed(index, now);
                 }
             }
         }
-        let added = self.pod.spec.as_ref().map(Slot::all).unwrap_or_default();
+        let added = self.pod.spec.as_deref().map(Slot::all).unwrap_or_default();
         let added: Vec<Slot> =
             added.into_iter().filter(|slot| slot.role == Role::Ephemeral && self.index(&slot.name).is_none()).collect();
         self.slots.extend(added);

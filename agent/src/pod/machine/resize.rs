@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 
-use super::slot::{Run, Slot, container};
+use super::slot::{Applied, Run, Slot, container, resources};
 use super::types::*;
 use super::{Phase, PodMachine, RETRY};
 
@@ -25,7 +25,7 @@ pub(super) enum Resize {
     },
     /// The node has not as much. Not tried again before something else is asked for.
     Infeasible {
-        wanted: ResourceRequirements,
+        wanted: Box<ResourceRequirements>,
         message: String,
     },
 }
@@ -43,20 +43,21 @@ pub(in crate::pod) fn condition(slots: &[Slot]) -> Option<(&'static str, Option<
 impl PodMachine {
     /// Asks for what has changed since the runtime was told last.
     pub(super) fn step_resizes(&mut self, now: Now) {
+        let Some(spec) = self.pod.spec.clone() else { return };
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
             let Run::Running { id, stopping: None, .. } = &slot.run else { continue };
             let (name, id) = (slot.name.clone(), id.clone());
-            let Some(declared) = container(self.spec(), &name).cloned() else { continue };
-            let wanted = declared.resources.clone().unwrap_or_default();
-            let Some(applied) = &slot.applied else {
-                self.slots[index].applied = Some(wanted);
+            let Some(declared) = container(&spec, &name) else { continue };
+            let wanted = resources(&spec, &name);
+            let Some(applied) = slot.resources() else {
+                self.slots[index].applied = Some(Applied::Declared(spec.clone()));
                 continue;
             };
-            let changed: Vec<&str> = RESIZED.into_iter().filter(|what| differs(applied, &wanted, what)).collect();
+            let changed: Vec<&str> = RESIZED.into_iter().filter(|what| differs(applied, wanted, what)).collect();
             let waits = match &slot.resize {
                 Resize::UnderWay => true,
-                Resize::Infeasible { wanted: refused, .. } => *refused == wanted,
+                Resize::Infeasible { wanted: refused, .. } => **refused == *wanted,
                 Resize::None | Resize::Failed { .. } => slot.resize_at.is_some_and(|at| at > now.at),
             };
             if changed.is_empty() && slot.resize != Resize::UnderWay {
@@ -66,7 +67,7 @@ impl PodMachine {
             if changed.is_empty() || waits {
                 continue;
             }
-            if changed.iter().any(|what| needs_restart(&declared, what)) {
+            if changed.iter().any(|what| needs_restart(declared, what)) {
                 let message = format!("Container {name} resize requires restart");
                 self.kill(index, message, self.pod_grace(), now);
                 continue;
@@ -84,7 +85,7 @@ impl PodMachine {
         now: Now,
     ) {
         let Some(index) = self.index(name) else { return };
-        let wanted = container(self.spec(), name).and_then(|declared| declared.resources.clone()).unwrap_or_default();
+        let spec = self.pod.spec.clone();
         let slot = &mut self.slots[index];
         if slot.id().is_none_or(|live| &**live != id) {
             return;
@@ -92,13 +93,14 @@ impl PodMachine {
         let container: Option<Arc<str>> = Some(slot.name.clone());
         match outcome {
             Ok(applied) => {
-                slot.applied = Some(applied);
+                slot.applied = Some(Applied::new(applied, spec.as_ref(), name));
                 slot.resize = Resize::None;
                 slot.resize_at = None;
                 self.event(false, "ResizeCompleted", "Pod resize completed".to_owned(), container);
             }
             Err(ResizeFault::Infeasible { message }) => {
-                slot.resize = Resize::Infeasible { wanted, message: message.clone() };
+                let wanted = spec.map(|spec| resources(&spec, name).clone()).unwrap_or_default();
+                slot.resize = Resize::Infeasible { wanted: Box::new(wanted), message: message.clone() };
                 self.event(true, "ResizeInfeasible", format!("Pod resize Infeasible: {message}"), container);
             }
             Err(ResizeFault::Runtime { message }) => {

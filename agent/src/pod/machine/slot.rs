@@ -51,6 +51,24 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// The resources that the runtime was last told of.
+#[derive(Clone, Debug)]
+pub enum Applied {
+    /// What this spec, which many pods may share, declares for the container. A copy of it would be a kilobyte in each.
+    Declared(Arc<PodSpec>),
+    Other(Box<ResourceRequirements>),
+}
+
+impl Applied {
+    /// As the container of this name has them, whose pod has this spec.
+    pub fn new(told: ResourceRequirements, spec: Option<&Arc<PodSpec>>, name: &str) -> Self {
+        match spec {
+            Some(spec) if *resources(spec, name) == told => Self::Declared(spec.clone()),
+            Some(_) | None => Self::Other(Box::new(told)),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Slot {
     pub name: Arc<str>,
@@ -78,7 +96,7 @@ pub struct Slot {
     /// The image as the spec named it when this run's was ordered.
     pub ordered: Option<String>,
     /// The resources the runtime was last told of, and how a change of them stands.
-    pub applied: Option<ResourceRequirements>,
+    pub applied: Option<Applied>,
     pub(super) resize: Resize,
     pub(super) resize_at: Option<Duration>,
     /// The machine's count of makes when the container was started.
@@ -127,6 +145,14 @@ impl Slot {
         // Most pods have one, and room for four would be kilobytes.
         all.shrink_to_fit();
         all
+    }
+
+    /// The resources the runtime was last told of.
+    pub fn resources(&self) -> Option<&ResourceRequirements> {
+        match self.applied.as_ref()? {
+            Applied::Declared(spec) => Some(resources(spec, &self.name)),
+            Applied::Other(told) => Some(told),
+        }
     }
 
     /// The id of the container, whatever its state.
@@ -179,6 +205,12 @@ pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<&'a Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers).find(|container| container.name == name)
 }
 
+/// What a spec gives a container, which is nothing where it says nothing.
+pub(super) fn resources<'a>(spec: &'a PodSpec, name: &str) -> &'a ResourceRequirements {
+    static NONE: ResourceRequirements = ResourceRequirements { claims: None, limits: None, requests: None };
+    container(spec, name).and_then(|declared| declared.resources.as_ref()).unwrap_or(&NONE)
+}
+
 /// Like [`container`], with ephemeral ones too, which are containers but for what they may not have.
 pub fn declared<'a>(spec: &'a PodSpec, name: &str) -> Option<Cow<'a, Container>> {
     container(spec, name).map(Cow::Borrowed).or_else(|| {
@@ -206,5 +238,30 @@ pub(super) fn should_restart(spec: &PodSpec, container: &Container, role: Role, 
         Some("OnFailure") => code != 0,
         // Always is the default. A regular init container that has succeeded is never run again.
         Some(_) | None => role != Role::Init || code != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn resources_as_declared_are_those_of_the_spec() {
+        let resources = json!({"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}});
+        let spec = json!({"containers": [{"name": "web", "resources": resources}, {"name": "bare"}]});
+        let spec: Arc<PodSpec> = Arc::new(serde_json::from_value(spec).unwrap());
+        let told: ResourceRequirements = serde_json::from_value(resources).unwrap();
+        let held = |name: &str, told: &ResourceRequirements| {
+            let mut slot = Slot::new(name, Role::App);
+            slot.applied = Some(Applied::new(told.clone(), Some(&spec), name));
+            assert_eq!(slot.resources(), Some(told));
+            matches!(&slot.applied, Some(Applied::Declared(of)) if Arc::ptr_eq(of, &spec))
+        };
+        assert!(held("web", &told));
+        assert!(held("bare", &ResourceRequirements::default()), "nothing, as it declares");
+        assert!(!held("bare", &told));
+        assert!(!held("web", &ResourceRequirements::default()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::resize::Resize;
-use super::slot::{Role, Run, Waiting, container, should_restart};
+use super::slot::{Applied, Role, Run, Waiting, container, should_restart};
 use super::types::*;
 use super::{BackOff, Lane, PULL_ERROR_SHOWN, Phase, PodMachine, RETRY, Retry, Sandbox, go_duration};
 
@@ -198,10 +198,8 @@ impl PodMachine {
         slot.image = Some(image.clone());
         if self.phase == Phase::Syncing {
             self.lane = Lane::Create(index);
-            let resources = container(self.spec(), name).and_then(|declared| declared.resources.clone());
-            let slot = &mut self.slots[index];
             // It is made with what the spec says now.
-            slot.applied = Some(resources.unwrap_or_default());
+            slot.applied = self.pod.spec.clone().map(Applied::Declared);
             slot.resize = Resize::None;
             slot.resize_at = None;
             self.out.push(Effect::Create { container: slot.name.clone(), attempt: slot.next_attempt(), image });

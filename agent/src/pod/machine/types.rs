@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::Pod;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 /// The time an input arrives: `at` never jumps and serves for deadlines, `wall` is what users are shown.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coracle_api::object::Object;
 use coracle_api::status::Status;
+use coracle_client::suffix_of;
 use coracle_store::{Key, Prefix};
 use serde_json::json;
 
@@ -17,6 +18,7 @@ const ACCOUNTS: &str = "serviceaccounts";
 const DEFAULT_NAME: &str = "default";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const VOLUME_PREFIX: &str = "kube-api-access-";
+const SUFFIX_LENGTH: usize = 5;
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// An hour, and seven seconds by which such tokens are told from those that clients ask for.
 const TOKEN_SECONDS: i64 = 60 * 60 + 7;
@@ -47,7 +49,8 @@ impl Plugin for ServiceAccount {
             return Err(forbidden(context, pod, text));
         };
         if mounts_token(pod, &account) {
-            mount_token(pod, &look.ids.suffix(5));
+            let suffix = suffix(look, pod, &name);
+            mount_token(pod, &suffix);
         }
         if pod.list(&["spec", "imagePullSecrets"]).is_empty()
             && let Some(secrets) = account.path(&["imagePullSecrets"])
@@ -85,6 +88,20 @@ fn mounts_token(pod: &Object, account: &Object) -> bool {
     of_pod.or_else(|| account.flag(&["automountServiceAccountToken"])).unwrap_or(true)
 }
 
+/// What ends the name of the token's volume. Upstream's is random; here the pods of one controller have the same, for
+/// then their specs are equal, and what is equal is held once by everyone who reads pods. Nothing but the pod's own
+/// mounts refers to the name.
+fn suffix(look: &Registry, pod: &Object, account: &str) -> String {
+    let owners = elements(pod, &["metadata", "ownerReferences"]);
+    let controller = owners.iter().find(|owner| owner.flag(&["controller"]) == Some(true));
+    match controller.and_then(|owner| owner.field(&["uid"])) {
+        Some(uid) => suffix_of(&format!("{uid}/{account}"), SUFFIX_LENGTH),
+        None => look.ids.suffix(SUFFIX_LENGTH),
+    }
+}
+
+/// A volume of the pod's own whose name begins as ours would is taken for ours, as upstream does: so the name of a new one
+/// is no other's.
 fn mount_token(pod: &mut Object, suffix: &str) {
     let volumes = elements(pod, &["spec", "volumes"]);
     let existing =

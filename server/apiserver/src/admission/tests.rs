@@ -31,6 +31,47 @@ async fn pods_get_account_token_tolerations_and_priority() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_of_one_controller_name_the_volume_of_the_token_alike() {
+    const OWNER: &str = r#""apiVersion":"apps/v1","kind":"ReplicaSet","name":"web","uid""#;
+    let pod = |name: &str, owner: &str, spec: &str| {
+        let metadata = format!(r#"{{"name":"{name}","ownerReferences":[{owner}]}}"#);
+        format!(
+            r#"POST /api/v1/namespaces/default/pods {{"metadata":{metadata},"spec":{{{spec}"containers":[{{"name":"c","image":"x"}}]}}}} | spec.volumes.0.name spec.containers.0.volumeMounts.0.name spec.volumes.1"#
+        )
+    };
+    let controlled = |uid: &str| format!(r#"{{{OWNER}:"{uid}","controller":true}}"#);
+    let own = r#""volumes":[{"name":"kube-api-access-sk9dj","emptyDir":{}}],"#;
+    check_script(
+        &after_account(
+            &[
+                r#"POST /api/v1/namespaces/default/serviceaccounts {"metadata":{"name":"other"}} | metadata.name"#
+                    .into(),
+                pod("a", &controlled("1"), ""),
+                pod("b", &controlled("1"), ""),
+                pod("c", &controlled("2"), ""),
+                pod("d", &controlled("1"), r#""serviceAccountName":"other","#),
+                pod("e", &format!(r#"{{{OWNER}:"1"}}"#), ""),
+                pod("f", &format!(r#"{{{OWNER}:"1"}}"#), ""),
+                pod("g", &controlled("1"), own),
+            ]
+            .join("\n"),
+        ),
+        expect![[r#"
+            201 metadata.name="default"
+            201 metadata.name="other"
+            201 spec.volumes.0.name="kube-api-access-sk9dj" spec.containers.0.volumeMounts.0.name="kube-api-access-sk9dj" spec.volumes.1=-
+            201 spec.volumes.0.name="kube-api-access-sk9dj" spec.containers.0.volumeMounts.0.name="kube-api-access-sk9dj" spec.volumes.1=-
+            201 spec.volumes.0.name="kube-api-access-n6mcd" spec.containers.0.volumeMounts.0.name="kube-api-access-n6mcd" spec.volumes.1=-
+            201 spec.volumes.0.name="kube-api-access-vdp2p" spec.containers.0.volumeMounts.0.name="kube-api-access-vdp2p" spec.volumes.1=-
+            201 spec.volumes.0.name="kube-api-access-bzkw8" spec.containers.0.volumeMounts.0.name="kube-api-access-bzkw8" spec.volumes.1=-
+            201 spec.volumes.0.name="kube-api-access-cgs4m" spec.containers.0.volumeMounts.0.name="kube-api-access-cgs4m" spec.volumes.1=-
+            201 spec.volumes.0.name="kube-api-access-sk9dj" spec.containers.0.volumeMounts.0.name="kube-api-access-sk9dj" spec.volumes.1=-
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn runtime_classes_bring_overhead_and_scheduling() {
     check_script(
         &after_account(

@@ -4,8 +4,9 @@ use axum::body::Body;
 use coracle_api::fields::{FieldError, FieldPath};
 use coracle_api::meta::{GroupKind, GroupResource};
 use coracle_api::status::{Reason, Status};
+use coracle_client::Pod;
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::PodSpec;
 
 use super::targets::{self, NodeAddress};
 use super::{Inner, connect::DialError};

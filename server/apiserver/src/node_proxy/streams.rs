@@ -3,10 +3,10 @@
 
 use axum::body::Body;
 use coracle_api::status::{Reason, Status};
+use coracle_client::Pod;
 use coracle_client::upgrade::{Upgrades, pass_on};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::logs::{container, unreachable_node};
 use super::targets;

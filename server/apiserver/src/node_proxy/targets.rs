@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use coracle_api::meta::GroupResource;
 use coracle_api::status::Status;
-use coracle_client::Wire;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use coracle_client::{Pod, Wire};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -69,8 +69,8 @@ pub(super) fn pod(objects: &dyn Objects, namespace: &str, target: &TargetName<'_
     let ip = ip.ok_or_else(|| Status::bad_request(format!("pod {} has no address yet", target.name)))?;
     check_address(&ip)?;
     let port = if target.port.is_empty() {
-        let containers = pod.spec.map(|spec| spec.containers).unwrap_or_default();
-        let first = containers.iter().flat_map(|container| container.ports.iter().flatten()).next();
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let first = containers.flat_map(|container| container.ports.iter().flatten()).next();
         first.and_then(|port| u16::try_from(port.container_port).ok()).unwrap_or(80)
     } else {
         number(target.port)?

@@ -1,8 +1,8 @@
 use expect_test::{Expect, expect};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use serde_json::json;
 
-use crate::{DeleteParams, Error, ListParams, Propagation, ResourceRef, testing::Script};
+use crate::{DeleteParams, Error, ListParams, Pod, Propagation, ResourceRef, testing::Script};
 
 /// Sends requests by `send`; the log of the server and the outcomes are the result.
 async fn check_requests<F: Future<Output = Vec<String>>>(

@@ -15,9 +15,8 @@ use std::time::Duration;
 use coracle_api::meta::ObjectKey;
 use coracle_api::selector::LabelSelector;
 use coracle_client::events::EventType;
-use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, Propagation, WorkQueue, drive};
+use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, Pod, Propagation, WorkQueue, drive};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 

@@ -6,9 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use coracle_api::selector::LabelSelector;
+use coracle_client::Pod;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as Selector, ObjectMeta};
 
 use super::revision::{self, annotation};

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use coracle_api::meta::ObjectKey;
 use coracle_api::selector::LabelSelector;
 use coracle_client::events::EventType;
-use coracle_client::{Change, Error, Informer, Outcome, WorkQueue, drive};
-use k8s_openapi::api::core::v1::Pod;
+use coracle_client::{Change, Error, Informer, Outcome, Pod, WorkQueue, drive};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::json;
 

@@ -2,9 +2,9 @@
 //! Deployments, ReplicationControllers and StatefulSets.
 
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Change, Informer, Informers};
+use coracle_client::{Change, Informer, Informers, Pod};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::context::Context;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Change, DeleteParams, Error, Informer, Outcome, WorkQueue, drive};
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use coracle_client::{Change, DeleteParams, Error, Informer, Outcome, Pod, WorkQueue, drive};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 
 use self::plan::{MANAGED_BY, MANAGED_BY_LABEL, plan};
 use crate::answer::{is_namespace_terminating, unless_conflict, unless_gone};

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use coracle_client::Pod;
 use expect_test::{Expect, expect};
-use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Pod};
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints};
 
 use super::plan::plan;
 use crate::endpointslice::tests::{pod, service};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
+use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, Pod, WorkQueue, drive};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 pub(crate) use self::plan::pod_reference;

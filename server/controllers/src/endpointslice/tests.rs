@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use coracle_client::Pod;
 use expect_test::{Expect, expect};
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -47,7 +48,7 @@ pub(crate) fn pod(line: &Line) -> Arc<Pod> {
     };
     let container =
         Container { name: "main".into(), ports: line.has("http").then(|| vec![port]), ..Container::default() };
-    pod.spec.as_mut().unwrap().containers = vec![container];
+    Arc::make_mut(pod.spec.as_mut().unwrap()).containers = vec![container];
     Arc::new(pod)
 }
 

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Cached, Change, Index, Informer, Informers, Kind, ResourceRef, TaskScope};
+use coracle_client::{Cached, Change, Index, Informer, Informers, Kind, Pod, ResourceRef, TaskScope};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use coracle_client::Pod;
+use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 use super::taints::{NO_EXECUTE, NOT_READY, UNREACHABLE};
 use crate::pod;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::events::EventType;
-use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, Pod, WorkQueue, drive};
+use k8s_openapi::api::core::v1::{Node, Taint};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;

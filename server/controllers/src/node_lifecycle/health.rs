@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use coracle_client::Pod;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, PodCondition};
 
 use crate::pod;
 use crate::time::whole_seconds;

@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::events::EventType;
-use coracle_client::{Change, Error, Index, Informer, Outcome, WorkQueue, drive};
+use coracle_client::{Change, Error, Index, Informer, Outcome, Pod, WorkQueue, drive};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, PodCondition};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;

@@ -189,7 +189,8 @@ fn check_eviction(pod: &str, tolerations: &str, taints: &str, expected: Expect) 
             value: None,
         }
     };
-    pod.spec.as_mut().unwrap().tolerations = Some(tolerations.split_whitespace().map(toleration).collect());
+    let tolerations = tolerations.split_whitespace().map(toleration).collect();
+    Arc::make_mut(pod.spec.as_mut().unwrap()).tolerations = Some(tolerations);
     let taints: Vec<_> = taints.split_whitespace().map(taint).collect();
     let text = match eviction::judge(&pod, &taints) {
         Verdict::Stay => "stay".to_owned(),

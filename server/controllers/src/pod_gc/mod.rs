@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_api::meta::ObjectKey;
-use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use coracle_client::{Change, DeleteParams, Error, Index, Informer, Outcome, Pod, WorkQueue, drive};
+use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;

@@ -12,9 +12,8 @@ use std::sync::Arc;
 
 use coracle_api::meta::ObjectKey;
 use coracle_client::events::EventType;
-use coracle_client::{Api, Change, DeleteParams, Error, Index, Informer, Outcome, WorkQueue, drive};
+use coracle_client::{Api, Change, DeleteParams, Error, Index, Informer, Outcome, Pod, WorkQueue, drive};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
@@ -331,7 +330,7 @@ fn new_pod<W: Workload>(owner: &W) -> Option<Pod> {
             owner_references: Some(vec![owner::reference(owner)]),
             ..ObjectMeta::default()
         },
-        spec: template.spec.clone(),
+        spec: template.spec.clone().map(Arc::new),
         status: None,
     })
 }

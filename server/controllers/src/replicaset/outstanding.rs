@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coracle_api::meta::Revision;
-use k8s_openapi::api::core::v1::Pod;
+use coracle_client::Pod;
 
 use crate::overlay::revision;
 use crate::owner;

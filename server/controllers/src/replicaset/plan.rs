@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use coracle_api::selector::LabelSelector;
+use coracle_client::Pod;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 
 use super::outstanding::Outstanding;
 use super::rank::{self, Colocated};

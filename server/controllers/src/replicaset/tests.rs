@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use coracle_api::meta::Revision;
 use coracle_api::selector::LabelSelector;
+use coracle_client::Pod;
 use expect_test::{Expect, expect};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::ContainerStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as Selector, ObjectMeta};
 
 use super::outstanding::Outstanding;

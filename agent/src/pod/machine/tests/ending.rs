@@ -376,7 +376,7 @@ fn a_pod_that_was_running_before_a_power_cut_counts_a_restart() {
             web running last=terminated(137 ContainerStatusUnknown) ready=true started=true restarts=5 wasm://c1
     "#]],
     );
-    pod.spec.as_mut().unwrap().restart_policy = Some("Never".to_owned());
+    std::sync::Arc::make_mut(pod.spec.as_mut().unwrap()).restart_policy = Some("Never".to_owned());
     check_pod(
         pod,
         "observe; status",

@@ -9,9 +9,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_client::Pod;
 use expect_test::Expect;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::ContainerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
@@ -180,13 +181,13 @@ impl Drive {
             }
             ["image", name, image] => {
                 let mut pod = Pod::clone(self.machine.pod());
-                let containers = &mut pod.spec.as_mut().unwrap().containers;
+                let containers = &mut Arc::make_mut(pod.spec.as_mut().unwrap()).containers;
                 containers.iter_mut().find(|c| c.name == *name).unwrap().image = Some((*image).to_owned());
                 self.give(Input::Updated(Arc::new(pod)));
             }
             ["memory", name, amount, policy @ ..] => {
                 let mut pod = Pod::clone(self.machine.pod());
-                let containers = &mut pod.spec.as_mut().unwrap().containers;
+                let containers = &mut Arc::make_mut(pod.spec.as_mut().unwrap()).containers;
                 let container = containers.iter_mut().find(|c| c.name == *name).unwrap();
                 let amounts = serde_json::json!({"limits": {"memory": amount}, "requests": {"memory": amount}});
                 container.resources = serde_json::from_value(amounts).unwrap();
@@ -197,7 +198,7 @@ impl Drive {
             ["debug", name] => {
                 let mut pod = Pod::clone(self.machine.pod());
                 let container = serde_json::from_value(serde_json::json!({"name": name, "image": "img"})).unwrap();
-                pod.spec.as_mut().unwrap().ephemeral_containers.get_or_insert_default().push(container);
+                Arc::make_mut(pod.spec.as_mut().unwrap()).ephemeral_containers.get_or_insert_default().push(container);
                 self.give(Input::Updated(Arc::new(pod)));
             }
             _ => panic!("unknown line {words:?}"),

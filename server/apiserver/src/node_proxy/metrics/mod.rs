@@ -16,10 +16,10 @@ use coracle_api::meta::GroupResource;
 use coracle_api::schema::{ResourceDef, Schema, Verb as SchemaVerb};
 use coracle_api::selector::{FieldSelector, LabelSelector};
 use coracle_api::status::Status;
-use coracle_client::Wire;
+use coracle_client::{Pod, Wire};
 use futures::StreamExt as _;
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 
 use serde_json::{Value, json};
