@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_client::{Client, Clock, DeleteParams, Error, Pod};
+use coracle_client::{Api, Backoff, Client, Clock, DeleteParams, Error, Pod};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -15,6 +15,8 @@ const SCHEDULED: &str = "PodScheduled";
 /// Attempts to write a condition when others write to the same pod.
 const ATTEMPTS: usize = 5;
 
+/// Binds, and comes back when it is known how that ended: room that is given up for a binding which only lost its answer
+/// would be given to another pod too.
 pub(crate) async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), Error> {
     let binding = Binding {
         metadata: ObjectMeta {
@@ -31,7 +33,28 @@ pub(crate) async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(
         },
     };
     let pods = client.namespaced::<Pod>(&pod.key.namespace);
-    pods.create_subresource::<_, IgnoredAny>(&pod.key.name, "binding", &binding).await.map(drop)
+    match pods.create_subresource::<_, IgnoredAny>(&pod.key.name, "binding", &binding).await {
+        Err(Error::Transport { .. } | Error::Timeout { .. }) if is_on(&pods, pod, node).await? => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Asks where the pod is until there is an answer.
+async fn is_on(pods: &Api<Pod>, pod: &PodInfo, node: &str) -> Result<bool, Error> {
+    let mut failures = 0;
+    loop {
+        match pods.get_opt(&pod.key.name).await {
+            Ok(found) => {
+                let found = found.filter(|found| found.metadata.uid.as_deref() == Some(&*pod.uid));
+                return Ok(
+                    found.is_some_and(|found| found.spec.is_some_and(|spec| spec.node_name.as_deref() == Some(node)))
+                );
+            }
+            Err(error) if error.is_retriable() => tokio::time::sleep(Backoff::default().wait(failures)).await,
+            Err(error) => return Err(error),
+        }
+        failures += 1;
+    }
 }
 
 /// Why a pod has no node yet, for its status.

@@ -29,6 +29,8 @@ struct Api {
     log: Vec<String>,
     /// Answers to the next bindings, instead of carrying them out.
     refusals: Vec<Status>,
+    /// Whether the next binding is carried out, whose news are slow; neither is answered, nor are so many questions after it.
+    lost: Option<(bool, usize)>,
 }
 
 impl Api {
@@ -85,6 +87,15 @@ impl Api {
         let mut pod = self.objects.get(path).cloned().ok_or_else(missing)?;
         assert_eq!(pod["metadata"]["uid"], binding["metadata"]["uid"]);
         assert!(pod["spec"]["nodeName"].is_null(), "{name} is bound twice");
+        match self.lost {
+            None => {}
+            Some((true, _)) => {
+                self.log.push(format!("bind {name} to {}, nobody hears of it", text(&binding["target"]["name"])));
+                self.change_unseen(path, binding["target"]["name"].as_str());
+                return Ok(Value::Null);
+            }
+            Some((false, _)) => return Ok(Value::Null),
+        }
         pod["spec"]["nodeName"] = binding["target"]["name"].clone();
         self.log.push(format!("bind {name} to {}", text(&binding["target"]["name"])));
         Ok(self.put(path, pod))
@@ -151,7 +162,17 @@ async fn serve(api: Arc<Mutex<Api>>, request: Request<Body>) -> Result<Response<
     }
     let body = body.collect().await?.to_bytes();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let answer = api.lock().answer(&head.method, head.uri.path(), &body);
+    let mut api = api.lock();
+    let answer = api.answer(&head.method, head.uri.path(), &body);
+    let asks = head.uri.path().ends_with("/binding") || head.method == Method::GET;
+    if asks && let Some((_, left)) = &mut api.lost {
+        match left.checked_sub(1) {
+            Some(less) => *left = less,
+            None => api.lost = None,
+        }
+        return Err("connection reset".into());
+    }
+    drop(api);
     let (code, answer) = match answer {
         Ok(object) => (200, object.to_string()),
         Err(status) => (status.code, serde_json::to_string(&status).unwrap()),
@@ -165,6 +186,8 @@ async fn serve(api: Arc<Mutex<Api>>, request: Request<Body>) -> Result<Response<
 /// gone NAME         a pod is deleted
 /// late NAME [on=N]  somebody else writes to a pod (or binds it), and the news is slow
 /// refuse MESSAGE    the next binding is refused
+/// lose before N     the next binding is lost, and the answers to the N questions after it
+/// lose after N      the same, but the binding is carried out
 /// pass SECONDS
 /// ```
 async fn run(script: &str) -> String {
@@ -190,6 +213,10 @@ async fn run(script: &str) -> String {
             "gone" => api.lock().delete(&path),
             "late" => api.lock().change_unseen(&path, words.get("on")),
             "refuse" => api.lock().refusals.push(Status::internal(line)),
+            "lose" => {
+                let (when, questions) = line.trim_start_matches("lose ").split_once(' ').unwrap();
+                api.lock().lost = Some((when == "after", questions.parse().unwrap()));
+            }
             "pass" => tokio::time::sleep(Duration::from_secs(words.name().parse().unwrap())).await,
             other => panic!("no such act: {other}"),
         }
@@ -299,6 +326,47 @@ fn a_refused_binding_frees_the_node_and_is_tried_again() {
             --
             status q PodScheduled=False Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
             event q Warning FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+            --
+        "#]],
+    );
+}
+
+#[test]
+fn a_binding_whose_answer_is_lost_holds_its_room() {
+    check(
+        "node a cpu=1
+         lose after 2
+         pod p cpu=1 +
+         pod q cpu=1
+         pass 1",
+        expect![[r#"
+            --
+            --
+            bind p to a, nobody hears of it
+            status q PodScheduled=False Unschedulable: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+            event q Warning FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.
+            --
+            event p Normal Scheduled: Successfully assigned default/p to a
+            --
+        "#]],
+    );
+}
+
+#[test]
+fn a_binding_that_is_lost_itself_is_tried_again() {
+    check(
+        "node a cpu=1
+         lose before 0
+         pod p cpu=1
+         pass 1",
+        expect![[r#"
+            --
+            --
+            status p PodScheduled=False SchedulerError: binding rejected: POST /api/v1/namespaces/default/pods/p/binding: connection reset
+            event p Warning FailedScheduling: binding rejected: POST /api/v1/namespaces/default/pods/p/binding: connection reset
+            --
+            bind p to a
+            event p Normal Scheduled: Successfully assigned default/p to a
             --
         "#]],
     );
