@@ -1,6 +1,7 @@
 //! What must hold after every step, checked from outside by a client that no fault touches.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
 use coracle_client::{Client, ListParams, Pod};
@@ -26,6 +27,7 @@ impl Checker {
         }
         self.revision = revision;
         self.check_bindings(&pods.items)?;
+        check_specs(&pods.items)?;
         let nodes = admin.all::<Node>().list(&ListParams::default()).await.map_err(|e| format!("list nodes: {e}"))?;
         check_capacity(&pods.items, &nodes.items)?;
         check_runtimes(runtimes)
@@ -48,6 +50,22 @@ impl Checker {
         }
         Ok(())
     }
+}
+
+/// The pods that one controller has on a node are specified equally, so that readers hold one spec for all of them.
+fn check_specs(pods: &[Pod]) -> Result<(), String> {
+    let mut seen: BTreeMap<(&str, &str), &Pod> = BTreeMap::new();
+    for pod in pods {
+        let Some(spec) = &pod.spec else { continue };
+        let mut owners = pod.metadata.owner_references.iter().flatten();
+        let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else { continue };
+        let other = *seen.entry((&owner.uid, spec.node_name.as_deref().unwrap_or_default())).or_insert(pod);
+        if !other.spec.as_ref().is_some_and(|other| Arc::ptr_eq(other, spec)) {
+            let name = |pod: &Pod| pod.metadata.name.clone().unwrap_or_default();
+            return Err(format!("pods {} and {} of one controller do not share their spec", name(other), name(pod)));
+        }
+    }
+    Ok(())
 }
 
 /// Requests of the pods bound to a node never exceed what it has to give.
