@@ -15,6 +15,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::allowance::{Allowance, Held, Kind};
 use super::config::Config;
 use super::cpu::{self, Cpu, Used};
+use super::environment::Environment;
 use super::host_memory;
 use super::keyvalue;
 use super::log::{Log, LogStream, Stream};
@@ -34,7 +35,9 @@ const RANDOM_BYTES: u64 = 1 << 20;
 
 /// One container. Instances share it.
 pub(super) struct Container {
+    /// But for its environment.
     pub(super) spec: GuestSpec,
+    pub(super) env: Environment,
     pub(super) budget: Arc<Budget>,
     pub(super) used: Arc<Used>,
     pub(super) cpu: Arc<Cpu>,
@@ -97,13 +100,10 @@ impl Container {
     ) -> Store<Instance> {
         let mut builder = WasiCtxBuilder::new();
         console(&mut builder);
-        builder
-            .args(args)
-            .envs(&self.spec.env)
-            .max_random_size(RANDOM_BYTES)
-            .allow_tcp(true)
-            .allow_udp(true)
-            .allow_ip_name_lookup(true);
+        builder.args(args).max_random_size(RANDOM_BYTES).allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
+        for (name, value) in self.env.iter() {
+            builder.env(name, value);
+        }
         if let Some(dir) = &self.spec.working_dir {
             builder.initial_cwd(dir);
         }

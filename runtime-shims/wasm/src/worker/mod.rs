@@ -20,6 +20,7 @@ mod code;
 mod command;
 mod config;
 mod cpu;
+mod environment;
 mod exec;
 mod exit;
 mod fair;
@@ -79,6 +80,7 @@ use allowance::{Allowance, Descriptors, NoRoom};
 use code::{Code, Loader};
 use config::Config;
 use cpu::{Cpu, Used};
+use environment::Environment;
 use guest::Container;
 use http::Serve;
 use kept::{Kept, Program};
@@ -354,7 +356,7 @@ impl Worker {
             return Ok(Answer::Nothing);
         }
         // It is kept as long as the container runs, and was read without knowing how long its lists would be.
-        spec.env.shrink_to_fit();
+        let env = Environment::new(&std::mem::take(&mut spec.env));
         spec.args.shrink_to_fit();
         spec.volumes.shrink_to_fit();
         let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
@@ -401,6 +403,7 @@ impl Worker {
             trust: Arc::new(Trust::new(self.shared.roots.clone(), dirs.clone(), service_account)),
             _volumes: dirs,
             alive: Arc::default(),
+            env,
             spec,
         });
         self.run(container, code, listener).map(|()| Answer::Nothing)
@@ -507,7 +510,7 @@ async fn guest(
         let container = container.clone();
         Box::pin(async move { command::run(&shared, &container, &code).await })
     };
-    let mut running = Guest::new(running, container.cpu.clone(), container.used.clone());
+    let mut running = Guest::program(running, container.cpu.clone(), container.used.clone());
     let stopped = tokio::select! {
         biased;
         stopped = stop.wait_for(|stop| *stop != Stop::Run) => stopped.map_or(Stop::Kill, |stop| *stop),

@@ -43,6 +43,12 @@ impl<F: Runs> Guest<F> {
         Guest { place, cpu, used, throttled: None, interrupted: false, lately }
     }
 
+    /// One that nobody waits for an answer from: also what it does at first may take long, and need not be done where
+    /// requests are served.
+    pub(super) fn program(inner: F, cpu: Arc<Cpu>, used: Arc<Used>) -> Guest<F> {
+        Guest { interrupted: true, ..Guest::new(inner, cpu, used) }
+    }
+
     /// Ends the guest, and returns when it and all it held are gone. Dropped, it may go on for a slice.
     pub(super) async fn end(self) {
         match self.place {
