@@ -16,6 +16,8 @@ use super::workers::kill_left_behind;
 
 /// What containers get to end, when the runtime itself ends.
 const LAST_GRACE_MS: u64 = 5_000;
+/// How often memory that nobody needs any more is looked for.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Why a front does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +56,19 @@ pub fn run(config: FrontConfig, on_idle: fn()) -> Result<(), FrontError> {
     runtime.block_on(async {
         let front = Arc::new(Front(Pods::open(config)?));
         front.0.adopt_workers().await.map_err(io)?;
+        let stop = front.0.stop.clone();
+        front.0.tasks.spawn(async move { stop.run_until_cancelled_owned(idle_now_and_then(on_idle)).await });
         front.0.open_host_ports();
         front.serve().await
     })
+}
+
+/// When the thread first has nothing to do after a burst, the burst is often not quite over; then nothing happens for long.
+async fn idle_now_and_then(on_idle: fn()) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        on_idle();
+    }
 }
 
 /// Kills workers that a front of `data_dir` left behind when it was killed, and with them what runs there. For whoever
