@@ -103,10 +103,10 @@ fn memory(cluster: &Cluster, state: &str, reference: Option<(f64, f64)>) -> [f64
     [rss, pss]
 }
 
-/// What a start or a burst leaves behind is gone after this.
+/// What a start or a burst leaves behind is gone after this: memory within seconds, code that is not used after half a minute.
 #[allow(clippy::disallowed_methods, reason = "idleness is what is measured")]
 fn rest() {
-    std::thread::sleep(Duration::from_secs(15));
+    std::thread::sleep(Duration::from_secs(40));
 }
 
 /// Share of a core over half a minute in which nothing is asked.

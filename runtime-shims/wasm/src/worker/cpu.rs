@@ -23,7 +23,7 @@ use crate::wire::CpuSpec;
 
 /// Rounds without a guest before the thread goes to sleep: waking it costs a system call, which a busy server should
 /// not pay for each request.
-const IDLE_ROUNDS: u32 = 200;
+const IDLE_ROUNDS: u32 = 40;
 /// All guest threads are inside one call each for so long: something that cannot be interrupted holds them.
 const STALL: Duration = Duration::from_secs(30);
 
