@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::thread;
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -29,6 +30,8 @@ use super::fair::{FairQueue, Member};
 
 /// How far behind the kernel puts these threads: a tenth of the weight of the others, where both have work.
 const NICE: i32 = 10;
+/// A thread that has had nothing to do for so long says so.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// The queue, and the threads that serve it once somebody came.
 #[derive(Default)]
@@ -53,6 +56,7 @@ impl<F: Future<Output: Send + 'static> + Send + Unpin + 'static> Runs for F {}
 /// [`Runs`], whatever it gives.
 trait Job: Send {
     fn member(&self) -> Member;
+    fn is_called_off(&self) -> bool;
     /// Runs for a slice; what is given back wants another.
     fn slice(self: Box<Self>, cpu: &Cpu) -> Option<Box<dyn Job>>;
 }
@@ -106,19 +110,39 @@ impl Busy {
     fn serve(&self, cpu: &Cpu) -> ! {
         let mut again: Option<Ticket> = None;
         loop {
-            let Ticket { number, job } = {
-                let mut queue = self.queue.lock();
-                if let Some(ticket) = again.take() {
-                    queue.again(ticket.job.member(), ticket);
-                }
-                loop {
-                    match queue.pop() {
-                        Some(ticket) => break ticket,
-                        None => self.work.wait(&mut queue),
-                    }
-                }
-            };
-            again = job.slice(cpu).map(|job| Ticket { number, job });
+            let Ticket { number, job } = self.next(again, cpu);
+            // Also what a guest owns runs when it is dropped. Its task learns of a panic by hearing nothing any more.
+            let slice = panic::catch_unwind(AssertUnwindSafe(|| job.slice(cpu)));
+            again = slice.unwrap_or(None).map(|job| Ticket { number, job });
+        }
+    }
+
+    /// Puts one back, and waits for who is next.
+    fn next(&self, again: Option<Ticket>, cpu: &Cpu) -> Ticket {
+        let mut queue = self.queue.lock();
+        // Under the lock: who calls it off looks for it in the queue afterwards.
+        let over = match again {
+            Some(ticket) if ticket.job.is_called_off() => Some(ticket),
+            Some(ticket) => {
+                queue.again(ticket.job.member(), ticket);
+                None
+            }
+            None => None,
+        };
+        if over.is_some() {
+            MutexGuard::unlocked(&mut queue, || panic::catch_unwind(AssertUnwindSafe(|| drop(over))).ok());
+        }
+        let mut idle = false;
+        loop {
+            if let Some(ticket) = queue.pop() {
+                return ticket;
+            }
+            if idle {
+                self.work.wait(&mut queue);
+            } else if self.work.wait_for(&mut queue, IDLE).timed_out() {
+                idle = true;
+                MutexGuard::unlocked(&mut queue, || cpu.on_idle());
+            }
         }
     }
 }
@@ -157,6 +181,8 @@ pub(super) struct Away<F: Future> {
     member: Member,
     number: u64,
     back: oneshot::Receiver<Back<F>>,
+    /// It has come back.
+    over: bool,
     bell: Arc<Bell>,
 }
 
@@ -209,11 +235,13 @@ impl<F: Runs> Away<F> {
         let job = Box::new(Carried { guest, used: used.clone(), bell: bell.clone(), back: sender });
         busy.queue.lock().push(used.member(), Ticket { number, job });
         busy.work.notify_one();
-        Ok(Away { cpu: cpu.clone(), member: used.member(), number, back, bell })
+        Ok(Away { cpu: cpu.clone(), member: used.member(), number, back, over: false, bell })
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Returned<F>> {
-        let back = ready!(Pin::new(&mut self.back).poll(cx)).expect("a guest that nobody calls off comes back");
+        let back = ready!(Pin::new(&mut self.back).poll(cx));
+        self.over = true;
+        let back = back.expect("a guest that nobody calls off comes back, unless what it owns panics");
         Poll::Ready(match back {
             Back::Over(output) => Returned::Over(output),
             Back::Waits(guest) => Returned::Waits(guest, self.bell.clone()),
@@ -246,7 +274,9 @@ impl<F: Future> Away<F> {
 
 impl<F: Future> Drop for Away<F> {
     fn drop(&mut self) {
-        self.call_off();
+        if !self.over {
+            self.call_off();
+        }
     }
 }
 
@@ -273,8 +303,12 @@ impl<F: Runs> Job for Carried<F> {
         self.used.member()
     }
 
+    fn is_called_off(&self) -> bool {
+        self.bell.called_off.load(Ordering::SeqCst)
+    }
+
     fn slice(mut self: Box<Self>, cpu: &Cpu) -> Option<Box<dyn Job>> {
-        if self.bell.called_off.load(Ordering::SeqCst) {
+        if self.is_called_off() {
             return None;
         }
         if self.used.wait().is_some() {

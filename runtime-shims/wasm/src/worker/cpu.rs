@@ -35,6 +35,7 @@ pub(super) struct Cpu {
     busy: Arc<Busy>,
     members: AtomicU64,
     guest_threads: usize,
+    on_idle: fn(),
 }
 
 /// Which threads poll a guest.
@@ -46,10 +47,22 @@ pub(super) enum Lane {
     Busy,
 }
 
+impl Lane {
+    /// One tick may come at once: who serves is given a whole period before it counts as computing.
+    fn slice_ticks(self) -> u64 {
+        match self {
+            Lane::Network => 2,
+            Lane::Busy => 1,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     network: Polls,
     busy: Polls,
+    /// The epoch, as this counts it.
+    ticks: AtomicU64,
     asleep: AtomicBool,
 }
 
@@ -80,8 +93,9 @@ impl State {
 }
 
 impl Cpu {
-    /// Starts the thread. `guest_threads` is how many guests can be polled at once in each lane.
-    pub(super) fn start(engines: Vec<Engine>, guest_threads: usize) -> std::io::Result<Arc<Cpu>> {
+    /// Starts the thread. `guest_threads` is how many guests can be polled at once in each lane; `on_idle` is called by
+    /// threads that have nothing to do.
+    pub(super) fn start(engines: Vec<Engine>, guest_threads: usize, on_idle: fn()) -> std::io::Result<Arc<Cpu>> {
         let state = Arc::new(State::default());
         let shared = state.clone();
         let handle = thread::Builder::new()
@@ -89,11 +103,15 @@ impl Cpu {
             .stack_size(128 << 10)
             .spawn(move || tick(&shared, &engines, guest_threads))?;
         let (ticker, members) = (handle.thread().clone(), AtomicU64::new(1));
-        Ok(Arc::new(Cpu { state, ticker, busy: Arc::default(), members, guest_threads }))
+        Ok(Arc::new(Cpu { state, ticker, busy: Arc::default(), members, guest_threads, on_idle }))
     }
 
     pub(super) fn busy(&self) -> &Busy {
         &self.busy
+    }
+
+    pub(super) fn on_idle(&self) {
+        (self.on_idle)();
     }
 
     pub(super) fn guest_threads(&self) -> usize {
@@ -112,12 +130,18 @@ impl Cpu {
         self.enter(lane);
         let polled = Polled { cpu: self, lane, used, watch };
         SLICE_OVER.set(false);
+        SLICE_END.set(self.state.ticks.load(Ordering::Relaxed) + lane.slice_ticks());
         let outcome = Pin::new(guest).poll(cx);
         let interrupted = SLICE_OVER.take();
         let used_ns = polled.count();
         // Counted: it is there for panics only.
         std::mem::forget(polled);
         Slice { outcome, interrupted, used_ns }
+    }
+
+    /// Asked by a guest that has seen the epoch move, at some time since its store was made or last looked.
+    pub(super) fn is_slice_over(&self) -> bool {
+        self.state.ticks.load(Ordering::Relaxed) >= SLICE_END.get()
     }
 
     fn enter(&self, lane: Lane) {
@@ -140,6 +164,7 @@ fn tick(state: &State, engines: &[Engine], guest_threads: usize) {
     let mut before = 0;
     loop {
         thread::park_timeout(Duration::from_millis(EPOCH_MS));
+        state.ticks.fetch_add(1, Ordering::Relaxed);
         for engine in engines {
             engine.increment_epoch();
         }
@@ -244,7 +269,7 @@ impl Used {
     /// Tells the queue what was used since it was told last.
     pub(super) fn settle(&self) {
         let now = self.ns();
-        let before = self.charged.swap(now, Ordering::Relaxed);
+        let before = self.charged.fetch_max(now, Ordering::Relaxed);
         self.busy.charge(self.member, now.saturating_sub(before));
     }
 }
@@ -294,6 +319,8 @@ impl Throttle {
 }
 
 thread_local! {
+    /// The tick at which the slice of the guest that this thread polls is over.
+    static SLICE_END: Cell<u64> = const { Cell::new(0) };
     /// The guest that this thread polls has been interrupted.
     static SLICE_OVER: Cell<bool> = const { Cell::new(false) };
 }

@@ -126,7 +126,7 @@ async fn run(
     let outcome = {
         let calling = async move { command::call(store, &code).await };
         let calling = Box::pin(AssertUnwindSafe(calling).catch_unwind());
-        let mut calling = Guest::program(calling, container.cpu.clone(), container.used.clone());
+        let mut calling = Guest::new(calling, container.cpu.clone(), container.used.clone());
         let outcome = tokio::select! {
             biased;
             // With the container ends what runs beside its program.

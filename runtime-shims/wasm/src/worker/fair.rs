@@ -9,6 +9,8 @@ pub(super) type Member = u64;
 /// Processor time divided by weight: equal for all who are treated equally.
 type Virtual = u64;
 
+/// How far one that always computes may be behind the last one to be let in.
+const LAG: Virtual = 100_000_000;
 /// The weight of a container that asked for one processor.
 const UNIT: u64 = 1024;
 
@@ -70,9 +72,11 @@ impl<W> FairQueue<W> {
         self.wait(member, floor, waiter);
     }
 
-    /// A slice is over, and who had it wants another: it has not been idle, so what it had less than others stays its.
+    /// A slice is over, and who had it wants another: it has not been idle, so what it had less than others stays its, up
+    /// to a bound. A light one that runs only because there is room gets far ahead, and others begin where it is.
     pub(super) fn again(&mut self, member: Member, waiter: W) {
-        self.wait(member, 0, waiter);
+        let floor = self.floor.saturating_sub(LAG);
+        self.wait(member, floor, waiter);
     }
 
     fn wait(&mut self, member: Member, floor: Virtual, waiter: W) {
@@ -184,6 +188,34 @@ mod tests {
             queue.again(member, next);
         }
         expect!["babababa"].assert_eq(&order);
+    }
+
+    #[test]
+    fn a_light_neighbour_gives_nobody_a_monopoly() {
+        let mut queue = FairQueue::default();
+        for (member, weight) in [(0, 1024), (1, 2), (2, 1024), (3, 1024)] {
+            queue.join(member, weight);
+        }
+        let mut got = [0_usize; 4];
+        let mut rounds = |queue: &mut FairQueue<u64>, running: &mut [u64; 2], rounds: usize| {
+            for _ in 0..rounds {
+                for place in running.iter_mut() {
+                    got[usize::try_from(*place).expect("small")] += 1;
+                    queue.charge(*place, 1_000_000);
+                    queue.again(*place, *place);
+                    *place = queue.pop().expect("one waits at least");
+                }
+            }
+            std::mem::take(&mut got)
+        };
+        // Two threads, and two who want them: the light one has a whole thread, and is soon far ahead.
+        let mut running = [0, 1];
+        assert_eq!(rounds(&mut queue, &mut running, 10_000), [10_000, 10_000, 0, 0]);
+        queue.push(2, 2);
+        queue.push(3, 3);
+        let [heavy, light, second, third] = rounds(&mut queue, &mut running, 3_000);
+        assert!(light < 20, "{light}");
+        assert!(heavy.abs_diff(second) < 200 && second.abs_diff(third) < 200, "{heavy} {second} {third}");
     }
 
     #[test]

@@ -147,7 +147,14 @@ impl Container {
             table.set_max_capacity(self.spec.limits.host_objects.saturating_mul(8));
         }
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(cpu::slice_over()))));
+        let cpu = self.cpu.clone();
+        store.epoch_deadline_callback(move |_| {
+            Ok(match cpu.is_slice_over() {
+                true => UpdateDeadline::YieldCustom(1, Box::pin(cpu::slice_over())),
+                // The epoch moved while it waited, or just before it was let run.
+                false => UpdateDeadline::Continue(1),
+            })
+        });
         store
     }
 }

@@ -260,7 +260,10 @@ impl Service {
         let (ended, responded) = oneshot::channel();
         let (cpu, used) = (self.container.cpu.clone(), self.container.used.clone());
         let service = self.clone();
+        // In the instance, not only around its task: it may go on elsewhere for a moment when the task is ended.
+        let running = self.instances.token();
         let instance = Box::pin(async move {
+            let _running = running;
             // Taken within the task: a client that leaves does not free a place that its instance still holds.
             let Ok(_place) = service.places.acquire().await else { return };
             let own = service.concurrency - service.places.available_permits();

@@ -60,7 +60,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -95,6 +95,11 @@ use share::PodShares;
 use slots::Slots;
 use stdin::Stdin;
 use traffic::Traffic;
+
+/// Threads for files and stores, shared by all guests.
+const BLOCKING_THREADS: usize = 16;
+/// As long as the worker's own.
+const BLOCKING_LIFE: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -152,15 +157,21 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
 
     let loader = Loader::new(setup.profile, code).map_err(WorkerError::Engine)?;
     let threads = setup.threads.max(2);
-    let cpu = Cpu::start(vec![loader.commands.clone(), loader.requests.clone(), loader.concurrent.clone()], threads)?;
+    let cpu = Cpu::start(
+        vec![loader.commands.clone(), loader.requests.clone(), loader.concurrent.clone()],
+        threads,
+        on_idle,
+    )?;
     let guests = runtime::Builder::new_multi_thread()
         .worker_threads(threads)
-        .max_blocking_threads(16)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_LIFE)
         .thread_name("guests")
         .thread_stack_size(1 << 20)
         .on_thread_park(on_idle)
         .enable_all()
         .build()?;
+    start_blocking_threads(guests.handle());
     let worker = Worker {
         shared: Arc::new(Shared {
             loader,
@@ -188,6 +199,16 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
     // Nobody is left who would want to know of guests that still run.
     guests.shutdown_background();
     served.map_err(WorkerError::Io)
+}
+
+/// A thread is as far behind others as the one that starts it, for good: none of these may be started by one for guests
+/// that compute for long.
+fn start_blocking_threads(guests: &runtime::Handle) {
+    let all = Arc::new(Barrier::new(BLOCKING_THREADS));
+    for _ in 0..BLOCKING_THREADS {
+        let all = all.clone();
+        guests.spawn_blocking(move || all.wait());
+    }
 }
 
 fn give_up_rights(code: &OwnedFd, empty: &OwnedFd) -> io::Result<()> {

@@ -202,8 +202,15 @@ mod tests {
     use super::*;
     use crate::wire::CpuSpec;
 
+    fn cpu() -> Arc<Cpu> {
+        Cpu::start(Vec::new(), 2, || ()).unwrap()
+    }
+
     fn guest<F: Runs>(inner: F) -> Guest<F> {
-        let cpu = Cpu::start(Vec::new(), 2).unwrap();
+        guest_on(cpu(), inner)
+    }
+
+    fn guest_on<F: Runs>(cpu: Arc<Cpu>, inner: F) -> Guest<F> {
         let used = Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
         Guest::new(inner, cpu, used)
     }
@@ -226,16 +233,31 @@ mod tests {
             move || seen.lock().push(thread::current().name() == Some("busy-guests"))
         };
         let (go_on, wait) = oneshot::channel();
-        let mut running = guest(Box::pin(async move {
-            note();
-            slice_over().await;
-            note();
-            slice_over().await;
-            note();
-            let answer: u32 = wait.await.unwrap();
-            note();
-            answer
-        }));
+        let cpu = cpu();
+        let own = cpu.clone();
+        let computes = move || {
+            while !own.is_slice_over() {
+                std::hint::spin_loop();
+            }
+        };
+        let own = cpu.clone();
+        let mut running = guest_on(
+            cpu,
+            async move {
+                for _ in 0..2 {
+                    note();
+                    computes();
+                    slice_over().await;
+                }
+                note();
+                computes();
+                let answer: u32 = wait.await.unwrap();
+                note();
+                assert!(!own.is_slice_over(), "it has only waited");
+                answer
+            }
+            .boxed(),
+        );
         future::poll_fn(|cx| {
             assert!(running.poll_unpin(cx).is_pending());
             if matches!(running.place, Place::Waits(..)) { Poll::Ready(()) } else { Poll::Pending }
