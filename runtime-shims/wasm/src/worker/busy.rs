@@ -1,16 +1,15 @@
 //! Threads for guests that compute for long, so that those who do not are answered at once.
 //!
-//! A guest begins on the threads that serve the network. One that is interrupted there, or has lately taken more than
-//! its part of a thread, is carried over to these, which the kernel lets behind the others. Who runs next here is
-//! decided in [`super::fair`].
+//! A guest begins on the threads that serve the network. One that is interrupted there, or whose container takes much
+//! while others are served ([`super::lately`]), is carried over to these, which the kernel lets behind the others. Who
+//! runs next here is decided in [`super::fair`].
 //!
 //! ```text
-//!   network's threads ── slice over, or much used lately ──▶ queue ──▶ busy thread ──┐
+//!   network's threads ── slice over, or in the way ────────▶ queue ──▶ busy thread ──┐
 //!          ▲                                                   ▲────── slice over ───┤
 //!          └──────────── waits for something, is over, has used up its quota ────────┘
 //! ```
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe};
@@ -25,7 +24,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::cpu::{Cpu, Lane, Used, Watch};
+use super::cpu::{Cpu, Lane, Used};
 use super::fair::{FairQueue, Member};
 
 /// How far behind the kernel puts these threads: a tenth of the weight of the others, where both have work.
@@ -158,18 +157,10 @@ fn give_way() {
 }
 
 /// How a guest comes back to its task.
-enum Back<F: Future> {
-    Over(F::Output),
-    Waits(F),
-    Throttled(F),
-    Panicked(Box<dyn Any + Send>),
-}
-
-/// What a task learns of its guest.
 pub(super) enum Returned<F: Future> {
     Over(F::Output),
     /// It waits; the [`Bell`] tells what for has come.
-    Waits(F, Arc<Bell>),
+    Waits(F),
     /// Its quota is used up.
     Throttled(F),
 }
@@ -180,7 +171,7 @@ pub(super) struct Away<F: Future> {
     cpu: Arc<Cpu>,
     member: Member,
     number: u64,
-    back: oneshot::Receiver<Back<F>>,
+    back: oneshot::Receiver<thread::Result<Returned<F>>>,
     /// It has come back.
     over: bool,
     bell: Arc<Bell>,
@@ -192,7 +183,6 @@ pub(super) struct Bell {
     /// The guest is in the queue, or runs: who has it there looks at `rung` by himself.
     away: AtomicBool,
     called_off: AtomicBool,
-    used_ns: AtomicU64,
     home: Waker,
 }
 
@@ -227,7 +217,6 @@ impl<F: Runs> Away<F> {
             rung: AtomicBool::new(false),
             away: AtomicBool::new(true),
             called_off: AtomicBool::new(false),
-            used_ns: AtomicU64::new(0),
             home: waker.clone(),
         });
         let (sender, back) = oneshot::channel();
@@ -242,17 +231,11 @@ impl<F: Runs> Away<F> {
         let back = ready!(Pin::new(&mut self.back).poll(cx));
         self.over = true;
         let back = back.expect("a guest that nobody calls off comes back, unless what it owns panics");
-        Poll::Ready(match back {
-            Back::Over(output) => Returned::Over(output),
-            Back::Waits(guest) => Returned::Waits(guest, self.bell.clone()),
-            Back::Throttled(guest) => Returned::Throttled(guest),
-            Back::Panicked(panic) => panic::resume_unwind(panic),
-        })
+        Poll::Ready(back.unwrap_or_else(|panic| panic::resume_unwind(panic)))
     }
 
-    /// What it has used elsewhere since this was asked last.
-    pub(super) fn take_used_ns(&self) -> u64 {
-        self.bell.used_ns.swap(0, Ordering::Relaxed)
+    pub(super) fn bell(&self) -> Arc<Bell> {
+        self.bell.clone()
     }
 
     /// Ends the guest, and returns when it and all it held are gone.
@@ -286,11 +269,11 @@ struct Carried<F: Future> {
     guest: F,
     used: Arc<Used>,
     bell: Arc<Bell>,
-    back: oneshot::Sender<Back<F>>,
+    back: oneshot::Sender<thread::Result<Returned<F>>>,
 }
 
 impl<F: Runs> Carried<F> {
-    fn go_back(self, how: impl FnOnce(F) -> Back<F>) -> Option<Box<dyn Job>> {
+    fn go_back(self, how: impl FnOnce(F) -> thread::Result<Returned<F>>) -> Option<Box<dyn Job>> {
         let Carried { guest, back, .. } = self;
         // If the task is gone, so is the guest.
         let _ = back.send(how(guest));
@@ -312,26 +295,25 @@ impl<F: Runs> Job for Carried<F> {
             return None;
         }
         if self.used.wait().is_some() {
-            return self.go_back(Back::Throttled);
+            return self.go_back(|guest| Ok(Returned::Throttled(guest)));
         }
         self.bell.rung.store(false, Ordering::SeqCst);
         let waker = Waker::from(self.bell.clone());
         let polled = panic::catch_unwind(AssertUnwindSafe(|| {
-            cpu.run(Lane::Busy, &self.used, Watch::of_thread(), &mut self.guest, &mut Context::from_waker(&waker))
+            cpu.run(Lane::Busy, &self.used, &mut self.guest, &mut Context::from_waker(&waker))
         }));
         let polled = match polled {
             Ok(polled) => polled,
-            Err(panic) => return self.go_back(|_| Back::Panicked(panic)),
+            Err(panic) => return self.go_back(|_| Err(panic)),
         };
-        self.bell.used_ns.fetch_add(polled.used_ns, Ordering::Relaxed);
         if let Poll::Ready(output) = polled.outcome {
-            return self.go_back(|_| Back::Over(output));
+            return self.go_back(|_| Ok(Returned::Over(output)));
         }
         self.used.settle();
         if !polled.interrupted {
             self.bell.away.store(false, Ordering::SeqCst);
             if !self.bell.rung.load(Ordering::SeqCst) {
-                return self.go_back(Back::Waits);
+                return self.go_back(|guest| Ok(Returned::Waits(guest)));
             }
             self.bell.away.store(true, Ordering::SeqCst);
         }

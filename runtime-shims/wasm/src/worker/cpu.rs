@@ -18,6 +18,8 @@ use wasmtime::Engine;
 use super::bucket::CpuQuota;
 use super::busy::{Busy, Runs};
 use super::fair::Member;
+use super::lately::{Company, Lately};
+use super::stopwatch::Stopwatch;
 use crate::engine::EPOCH_MS;
 use crate::wire::CpuSpec;
 
@@ -33,6 +35,7 @@ pub(super) struct Cpu {
     state: Arc<State>,
     ticker: Thread,
     busy: Arc<Busy>,
+    company: Company,
     members: AtomicU64,
     guest_threads: usize,
     on_idle: fn(),
@@ -103,7 +106,8 @@ impl Cpu {
             .stack_size(128 << 10)
             .spawn(move || tick(&shared, &engines, guest_threads))?;
         let (ticker, members) = (handle.thread().clone(), AtomicU64::new(1));
-        Ok(Arc::new(Cpu { state, ticker, busy: Arc::default(), members, guest_threads, on_idle }))
+        let (busy, company) = Default::default();
+        Ok(Arc::new(Cpu { state, ticker, busy, company, members, guest_threads, on_idle }))
     }
 
     pub(super) fn busy(&self) -> &Busy {
@@ -123,20 +127,29 @@ impl Cpu {
         &self,
         lane: Lane,
         used: &Used,
-        watch: Watch,
         guest: &mut F,
         cx: &mut Context<'_>,
     ) -> Slice<F::Output> {
         self.enter(lane);
+        let tick = self.state.ticks.load(Ordering::Relaxed);
+        let watch = match lane {
+            Lane::Network => Stopwatch::cheap(tick),
+            Lane::Busy => Stopwatch::exact(),
+        };
         let polled = Polled { cpu: self, lane, used, watch };
         SLICE_OVER.set(false);
-        SLICE_END.set(self.state.ticks.load(Ordering::Relaxed) + lane.slice_ticks());
+        SLICE_END.set(tick + lane.slice_ticks());
         let outcome = Pin::new(guest).poll(cx);
         let interrupted = SLICE_OVER.take();
-        let used_ns = polled.count();
-        // Counted: it is there for panics only.
-        std::mem::forget(polled);
-        Slice { outcome, interrupted, used_ns }
+        drop(polled);
+        Slice { outcome, interrupted }
+    }
+
+    /// Whether a container is to make room for others: it has used much lately, and they are served too.
+    pub(super) fn is_in_the_way(&self, used: &Used) -> bool {
+        let tick = self.state.ticks.load(Ordering::Relaxed);
+        let is_much = used.lately.is_much(Instant::now());
+        self.company.meets(used.member, tick) && is_much
     }
 
     /// Asked by a guest that has seen the epoch move, at some time since its store was made or last looked.
@@ -222,6 +235,7 @@ pub(super) struct Used {
     ns: AtomicU64,
     /// Of it, what the queue for turns knows of.
     charged: AtomicU64,
+    lately: Lately,
     member: Member,
     busy: Arc<Busy>,
     own: Throttle,
@@ -234,8 +248,8 @@ impl Used {
         cpu.busy.join(member, spec.weight);
         let own = Throttle::default();
         own.set(spec.quota_us, spec.period_us);
-        let (ns, charged, busy) = (AtomicU64::new(0), AtomicU64::new(0), cpu.busy.clone());
-        Arc::new(Used { ns, charged, member, busy, own, pod })
+        let (ns, charged, lately) = Default::default();
+        Arc::new(Used { ns, charged, lately, member, busy: cpu.busy.clone(), own, pod })
     }
 
     pub(super) fn member(&self) -> Member {
@@ -254,6 +268,7 @@ impl Used {
 
     fn add(&self, ns: u64) {
         self.ns.fetch_add(ns, Ordering::Relaxed);
+        self.lately.add(ns);
         self.own.charge(ns);
         if let Some(pod) = &self.pod {
             pod.charge(ns);
@@ -346,37 +361,6 @@ pub(super) struct Slice<T> {
     pub(super) outcome: Poll<T>,
     /// It did not end by itself.
     pub(super) interrupted: bool,
-    pub(super) used_ns: u64,
-}
-
-/// Time of the wall, which costs nothing to read; or of the thread's processor, which costs a system call.
-pub(super) enum Watch {
-    Wall(Instant),
-    Thread(u64),
-}
-
-impl Watch {
-    pub(super) fn of_thread() -> Watch {
-        Watch::Thread(thread_ns())
-    }
-
-    fn spent(&self) -> u64 {
-        match self {
-            Watch::Wall(since) => u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            Watch::Thread(since) => thread_ns().saturating_sub(*since),
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-fn thread_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to the value above. Every Linux has this clock, and it cannot fail for one's own thread.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    let part = |value: i64| u64::try_from(value).unwrap_or(0);
-    #[allow(clippy::useless_conversion, reason = "the fields are smaller on 32-bit machines")]
-    let ns = part(i64::from(now.tv_sec)) * 1_000_000_000 + part(i64::from(now.tv_nsec));
-    ns
 }
 
 /// One poll; also when it ends in a panic.
@@ -384,20 +368,31 @@ struct Polled<'a> {
     cpu: &'a Cpu,
     lane: Lane,
     used: &'a Used,
-    watch: Watch,
-}
-
-impl Polled<'_> {
-    fn count(&self) -> u64 {
-        let spent = self.watch.spent();
-        self.used.add(spent);
-        self.cpu.leave(self.lane);
-        spent
-    }
+    watch: Stopwatch,
 }
 
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
-        self.count();
+        self.used.add(self.watch.ns());
+        self.cpu.leave(self.lane);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_much_is_in_the_way_of_others_only() {
+        let cpu = Cpu::start(Vec::new(), 2, || ()).unwrap();
+        let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
+        let [greedy, modest] = [(), ()].map(|()| Used::new(&cpu, spec, None));
+        greedy.add(10_000_000);
+        assert!(!cpu.is_in_the_way(&greedy), "it is alone");
+        assert!(!cpu.is_in_the_way(&modest), "it takes little");
+        assert!(cpu.is_in_the_way(&greedy));
+        assert!(!cpu.is_in_the_way(&modest));
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert!(!cpu.is_in_the_way(&greedy), "it has taken little since");
     }
 }

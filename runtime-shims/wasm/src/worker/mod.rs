@@ -6,7 +6,7 @@
 //! ```text
 //! main thread     orders in, reports out (`fronts`); never runs guest code, so it is always there to stop one
 //! guest threads   tokio; guests yield to each other at every epoch
-//! busy-guests     those that need more than one epoch, or much lately (`busy`)
+//! busy-guests     those that need more than one epoch, or much while others are served (`busy`)
 //! epoch           advances the epoch while guests run (`cpu`)
 //! log-writer      buffers to files (`log`)
 //! ```
@@ -35,6 +35,7 @@ mod http;
 mod interfaces;
 mod kept;
 mod keyvalue;
+mod lately;
 mod log;
 mod memory;
 mod outgoing;
@@ -50,6 +51,7 @@ mod slow_log;
 mod sockets;
 mod sockets3;
 mod stdin;
+mod stopwatch;
 mod tap;
 mod traffic;
 

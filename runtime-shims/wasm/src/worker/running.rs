@@ -10,10 +10,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::busy::{Away, Bell, Returned, Runs};
-use super::cpu::{Cpu, Lane, Used, Watch};
+use super::cpu::{Cpu, Lane, Used};
 
 /// A future that runs guest code: the epoch moves while it is polled, its time is counted, it waits while there is none
 /// left for it, and runs elsewhere while it needs much.
@@ -24,7 +24,6 @@ pub(super) struct Guest<F: Future> {
     throttled: Option<Pin<Box<Sleep>>>,
     /// To be carried over before it runs again.
     interrupted: bool,
-    lately: Lately,
 }
 
 /// Where the guest is.
@@ -39,8 +38,7 @@ enum Place<F: Future> {
 
 impl<F: Runs> Guest<F> {
     pub(super) fn new(inner: F, cpu: Arc<Cpu>, used: Arc<Used>) -> Guest<F> {
-        let (place, lately) = (Place::Here(inner), Lately::default());
-        Guest { place, cpu, used, throttled: None, interrupted: false, lately }
+        Guest { place: Place::Here(inner), cpu, used, throttled: None, interrupted: false }
     }
 
     /// One that nobody waits for an answer from: also what it does at first may take long, and need not be done where
@@ -77,16 +75,13 @@ impl<F: Runs> Guest<F> {
             self.place = Place::Here(guest);
             return Some(Poll::Pending);
         }
-        let now = Instant::now();
-        if std::mem::take(&mut self.interrupted) | self.lately.is_much(now) {
+        if std::mem::take(&mut self.interrupted) | self.cpu.is_in_the_way(&self.used) {
             match self.send(guest, cx) {
                 Ok(()) => return None,
                 Err(stays) => guest = stays,
             }
         }
-        let watch = if self.lately.ns >= HEAVY_NS { Watch::of_thread() } else { Watch::Wall(now) };
-        let slice = self.cpu.run(Lane::Network, &self.used, watch, &mut guest, cx);
-        self.lately.add(slice.used_ns);
+        let slice = self.cpu.run(Lane::Network, &self.used, &mut guest, cx);
         if slice.outcome.is_pending() && slice.interrupted {
             self.used.settle();
             match self.send(guest, cx) {
@@ -107,16 +102,13 @@ impl<F: Runs> Guest<F> {
     }
 
     fn poll_away(&mut self, mut away: Away<F>, cx: &mut Context<'_>) -> Option<Poll<F::Output>> {
-        let returned = away.poll(cx);
-        self.lately.forget(Instant::now());
-        self.lately.add(away.take_used_ns());
-        match returned {
+        match away.poll(cx) {
             Poll::Pending => {
                 self.place = Place::Away(away);
                 return Some(Poll::Pending);
             }
             Poll::Ready(Returned::Over(output)) => return Some(Poll::Ready(output)),
-            Poll::Ready(Returned::Waits(guest, bell)) => self.place = Place::Waits(guest, bell),
+            Poll::Ready(Returned::Waits(guest)) => self.place = Place::Waits(guest, away.bell()),
             Poll::Ready(Returned::Throttled(guest)) => {
                 self.place = Place::Here(guest);
                 self.interrupted = true;
@@ -152,46 +144,10 @@ impl<F: Runs> Future for Guest<F> {
     }
 }
 
-/// A poll that takes longer may well have been interrupted by other processes, whose time is not the guest's.
-const HEAVY_NS: u64 = 1_000_000;
-/// Who has used so much lately is carried over,
-const MUCH_NS: u64 = 5_000_000;
-/// until it is forgotten down to so much.
-const LITTLE_NS: u64 = 1_000_000;
-/// More is not held against anybody.
-const MOST_NS: u64 = 20_000_000;
-
-/// What a guest has used lately. Half of the time that passes is taken off: who needs less than half a thread stays where
-/// it is, however often it is polled.
-#[derive(Debug, Default)]
-struct Lately {
-    ns: u64,
-    at: Option<Instant>,
-    much: bool,
-}
-
-impl Lately {
-    fn forget(&mut self, now: Instant) {
-        let passed = self.at.replace(now).map_or(0, |at| now.saturating_duration_since(at).as_nanos());
-        self.ns = self.ns.saturating_sub(u64::try_from(passed / 2).unwrap_or(u64::MAX));
-    }
-
-    fn add(&mut self, ns: u64) {
-        self.ns = self.ns.saturating_add(ns).min(MOST_NS);
-    }
-
-    fn is_much(&mut self, now: Instant) -> bool {
-        self.forget(now);
-        self.much = self.ns > if self.much { LITTLE_NS } else { MUCH_NS };
-        self.much
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::panic::AssertUnwindSafe;
     use std::thread;
-    use std::time::Duration;
 
     use expect_test::expect;
     use futures::{FutureExt, future};
@@ -299,21 +255,5 @@ mod tests {
         }));
         let panic = AssertUnwindSafe(running).catch_unwind().await.unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"of the guest"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_needs_much_is_carried_over_until_it_needs_little() {
-        let mut lately = Lately::default();
-        let start = Instant::now();
-        lately.forget(start);
-        lately.add(MUCH_NS);
-        assert!(!lately.is_much(start), "that much is allowed");
-        lately.add(1);
-        assert!(lately.is_much(start));
-        // Half of the time that passes is taken off.
-        assert!(lately.is_much(start + Duration::from_nanos(2 * (MUCH_NS - LITTLE_NS))));
-        assert!(!lately.is_much(start + Duration::from_nanos(2 * (MUCH_NS - LITTLE_NS) + 2)));
-        lately.add(10 * MOST_NS);
-        assert!(!lately.is_much(start + Duration::from_nanos(2 * MOST_NS + MUCH_NS)), "more is not remembered");
     }
 }

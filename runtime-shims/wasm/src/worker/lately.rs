@@ -1,0 +1,100 @@
+//! Who takes much while others are served: such a container goes on elsewhere ([`super::busy`]). One that is alone may
+//! have the threads that serve for itself.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::fair::Member;
+
+/// Who has used so much lately takes much,
+const MUCH_NS: u64 = 5_000_000;
+/// until it is forgotten down to so much.
+const LITTLE_NS: u64 = 1_000_000;
+/// More is not held against anybody.
+const MOST_NS: u64 = 20_000_000;
+/// Who was served so many ticks ago, a tenth of a second, is still thought of.
+const COMPANY_TICKS: u64 = 100;
+
+/// What a container has used lately. Half of the time that passes is taken off: who needs less than half a thread takes
+/// little, however often it comes.
+#[derive(Debug, Default)]
+pub(super) struct Lately(Mutex<Recent>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    ns: u64,
+    at: Option<Instant>,
+    much: bool,
+}
+
+impl Lately {
+    pub(super) fn add(&self, ns: u64) {
+        let mut recent = self.0.lock();
+        recent.ns = recent.ns.saturating_add(ns).min(MOST_NS);
+    }
+
+    pub(super) fn is_much(&self, now: Instant) -> bool {
+        let mut recent = self.0.lock();
+        let passed = recent.at.replace(now).map_or(0, |at| now.saturating_duration_since(at).as_nanos());
+        recent.ns = recent.ns.saturating_sub(u64::try_from(passed / 2).unwrap_or(u64::MAX));
+        recent.much = recent.ns > if recent.much { LITTLE_NS } else { MUCH_NS };
+        recent.much
+    }
+}
+
+/// Whether more than one container is served.
+#[derive(Debug, Default)]
+pub(super) struct Company {
+    last: AtomicU64,
+    /// When the last one was another than the one before.
+    met: AtomicU64,
+}
+
+impl Company {
+    /// `member` is here; were others, lately?
+    pub(super) fn meets(&self, member: Member, tick: u64) -> bool {
+        if self.last.load(Ordering::Relaxed) != member && self.last.swap(member, Ordering::Relaxed) != NOBODY {
+            self.met.store(tick + COMPANY_TICKS, Ordering::Relaxed);
+        }
+        tick < self.met.load(Ordering::Relaxed)
+    }
+}
+
+/// No container has this number.
+const NOBODY: Member = 0;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn half_of_the_time_that_passes_is_forgotten() {
+        let lately = Lately::default();
+        let start = Instant::now();
+        let after = |ns| start + Duration::from_nanos(ns);
+        assert!(!lately.is_much(start));
+        lately.add(MUCH_NS);
+        assert!(!lately.is_much(start), "that much is allowed");
+        lately.add(1);
+        assert!(lately.is_much(start));
+        assert!(lately.is_much(after(2 * (MUCH_NS - LITTLE_NS))));
+        assert!(!lately.is_much(after(2 * (MUCH_NS - LITTLE_NS) + 2)));
+        lately.add(10 * MOST_NS);
+        assert!(!lately.is_much(after(2 * MOST_NS + 2 * MUCH_NS)), "more is not remembered");
+    }
+
+    #[test]
+    fn who_is_alone_is_alone_again_after_a_while() {
+        let company = Company::default();
+        assert!(!company.meets(1, 7), "nobody was here before");
+        assert!(!company.meets(1, 8));
+        assert!(company.meets(2, 10));
+        assert!(company.meets(2, 10 + COMPANY_TICKS - 1));
+        assert!(!company.meets(2, 10 + COMPANY_TICKS));
+        assert!(company.meets(1, 500));
+    }
+}
