@@ -148,6 +148,25 @@ pub(crate) async fn lightly(
     over: impl Future<Output = ()>,
 ) -> anyhow::Result<Measured> {
     let done = Arc::new(AtomicBool::new(false));
+    let asking = ask_lightly(at, connections, pause, done.clone());
+    // On a thread of its own: who asks does not wait in one queue with the clients of others.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let measuring = tokio::task::spawn_blocking(move || {
+        // And it stands for another machine: what goes on at this one does not keep it from its work, if we may say so.
+        let _ = rustix::process::setpriority_process(None, -20);
+        runtime.block_on(asking)
+    });
+    over.await;
+    done.store(true, Ordering::Relaxed);
+    measuring.await?
+}
+
+async fn ask_lightly(
+    at: SocketAddr,
+    connections: usize,
+    pause: Duration,
+    done: Arc<AtomicBool>,
+) -> anyhow::Result<Measured> {
     let mut asking = JoinSet::new();
     let start = Instant::now();
     for number in 0..connections {
@@ -179,8 +198,6 @@ pub(crate) async fn lightly(
             measured
         });
     }
-    over.await;
-    done.store(true, Ordering::Relaxed);
     let mut all = Measured::default();
     while let Some(one) = asking.join_next().await {
         all.add(one?);

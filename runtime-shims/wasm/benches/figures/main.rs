@@ -5,6 +5,7 @@
 //! cargo bench -p coracle-shim-wasm                     everything, some minutes
 //! cargo bench -p coracle-shim-wasm -- throughput       one part: throughput, idle, compile, neighbours
 //! CORACLE_BENCH_SMALL=1 cargo bench …                  a few of each, to see that it works
+//! CORACLE_BENCH_NEIGHBOUR=loops cargo bench …          only neighbours with this in their name
 //! ```
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a bench is no library")]
 #![allow(clippy::print_stdout, reason = "figures are what it is for")]
@@ -23,6 +24,7 @@ mod shim;
 mod throughput;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use coracle_cri::v1::*;
@@ -34,14 +36,18 @@ pub(crate) struct Scale {
     pub(crate) rounds: usize,
     pub(crate) pods: [usize; 2],
     pub(crate) small: bool,
+    /// Part of the names of the neighbours that are wanted.
+    pub(crate) neighbour: String,
 }
 
 impl Scale {
     fn chosen() -> Scale {
         let small = std::env::var_os("CORACLE_BENCH_SMALL").is_some();
+        let neighbour = std::env::var_os("CORACLE_BENCH_NEIGHBOUR").unwrap_or_default();
+        let neighbour = neighbour.to_string_lossy().into_owned();
         match small {
-            true => Scale { seconds: Duration::from_millis(500), rounds: 1, pods: [20, 40], small },
-            false => Scale { seconds: Duration::from_secs(5), rounds: 3, pods: [1000, 5000], small },
+            true => Scale { seconds: Duration::from_millis(500), rounds: 1, pods: [20, 40], small, neighbour },
+            false => Scale { seconds: Duration::from_secs(5), rounds: 3, pods: [1000, 5000], small, neighbour },
         }
     }
 }
@@ -77,8 +83,12 @@ pub(crate) fn plain() -> Guest {
 
 /// A shim whose pods may be many.
 pub(crate) async fn shim() -> Shim {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let shim = Shim::start().await;
-    let pod_cidr = format!("{}.0.0/16", shim.range().split('.').take(2).collect::<Vec<_>>().join("."));
+    let network: Vec<&str> = shim.range().split('.').take(2).collect();
+    // Two may run beside each other.
+    let part = NEXT.fetch_add(1, Ordering::Relaxed) % 8 * 32;
+    let pod_cidr = format!("{}.{part}.0/19", network.join("."));
     let runtime_config = Some(RuntimeConfig { network_config: Some(NetworkConfig { pod_cidr }) });
     let request = UpdateRuntimeConfigRequest { runtime_config };
     shim.runtime().update_runtime_config(request).await.expect("the range is taken");

@@ -1,5 +1,5 @@
-//! A pod under light load beside a hostile one, or while something large is compiled: its 99th percentile before, during
-//! and after.
+//! A pod under light load beside a hostile one, or while something large is compiled: its 99th percentile alone and beside
+//! them, in turns.
 
 use std::time::Duration;
 
@@ -7,24 +7,42 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::process::Command;
 
-use super::load::{Measured, lightly};
+use super::load::{Measured, flat_out, lightly};
 use super::shim::{Guest, Shim, guest};
-use super::{Scale, address, plain, ratio};
+use super::{Scale, address, plain};
 
 const CONNECTIONS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Who the neighbour is, by name.
 enum Hostile {
+    /// Nobody of ours: so many processes that compute, as far behind others as guests that do. What the kernel and the
+    /// host make of that is the measure for the others.
+    Elsewhere(usize),
     /// A program, started again as soon as it ends; so many of them beside each other.
     Program(&'static str, usize, Guest),
     /// An HTTP guest, asked by so many clients at once, again and again.
     Service(&'static str, usize, Guest),
+    /// A pod asked as fast as it answers, over so many connections.
+    Crowd(usize),
     /// Clients that say half a request and no more, to a pod of their own.
     SlowClients(usize),
     /// The same, but the half that is missing is the body's: so each holds an instance.
     HalfBodies(usize),
+}
+
+impl Hostile {
+    fn name(&self) -> &'static str {
+        match self {
+            Hostile::Elsewhere(_) => "for comparison, other processes in endless loops",
+            Hostile::Program(name, ..) | Hostile::Service(name, ..) => name,
+            Hostile::Crowd(_) => "a pod asked as fast as it answers",
+            Hostile::HalfBodies(_) => "900 requests that hold an instance",
+            Hostile::SlowClients(_) => "600 clients that do not finish asking",
+        }
+    }
 }
 
 pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
@@ -32,6 +50,7 @@ pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
         "\na pod's p99 under light load ({CONNECTIONS} connections, each every {PAUSE:?}), beside a hostile guest"
     );
     let all = [
+        Hostile::Elsewhere(2),
         Hostile::Program("endless loops, 4", 4, guest("spin")),
         Hostile::Service("endless loops in 8 requests", 8, guest("http-spin")),
         Hostile::Program("memory bomb", 1, guest("bomb").memory(256 << 20)),
@@ -48,27 +67,33 @@ pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
         Hostile::Service("a trap in each of 8 requests", 8, guest("http-trap")),
         Hostile::SlowClients(600),
         Hostile::HalfBodies(900),
+        Hostile::Crowd(32),
     ];
     let few = if scale.small { 3 } else { all.len() };
-    for one in all.into_iter().take(few) {
+    for one in all.into_iter().filter(|one| one.name().contains(&scale.neighbour)).take(few) {
         // A shim for each: what one leaves behind is not the next one's.
         let shim = super::shim().await;
         let pod = address(&shim.run("neighbour", plain()).await);
         let worker = shim.worker_pid();
         let _warm = quiet(pod, scale.seconds / 2).await?;
-        let before = quiet(pod, scale.seconds).await?;
-        let (name, trouble) = start(&shim, one).await?;
-        let during = {
+        let mut rounds = Rounds::default();
+        for _ in 0..scale.rounds {
+            let before = quiet(pod, scale.seconds / 2).await?;
+            let Trouble { sandboxes, goes_on } = start(&shim, &one).await?;
             let over = async {
                 tokio::select! {
                     biased;
-                    () = trouble => {}
+                    () = goes_on => {}
                     () = tokio::time::sleep(scale.seconds) => {}
                 }
             };
-            lightly(pod, CONNECTIONS, PAUSE, over).await?
-        };
-        show(name, &before, &during);
+            let during = lightly(pod, CONNECTIONS, PAUSE, over).await?;
+            for sandbox in sandboxes {
+                shim.remove_pod(&sandbox).await;
+            }
+            rounds.add(before, during);
+        }
+        rounds.show(one.name());
         if shim.worker_pid() != worker {
             println!("    THE WORKER WAS REPLACED");
         }
@@ -97,7 +122,9 @@ pub(crate) async fn compile(scale: &Scale) -> anyhow::Result<()> {
         took = start.elapsed();
     };
     let during = lightly(pod, CONNECTIONS, PAUSE, over).await?;
-    show(&format!("{size:.1} MiB compiled in {:.1} s", took.as_secs_f64()), &before, &during);
+    let mut rounds = Rounds::default();
+    rounds.add(before, during);
+    rounds.show(&format!("{size:.1} MiB compiled in {:.1} s", took.as_secs_f64()));
     Ok(())
 }
 
@@ -105,34 +132,71 @@ async fn quiet(pod: std::net::SocketAddr, time: Duration) -> anyhow::Result<Meas
     lightly(pod, CONNECTIONS, PAUSE, tokio::time::sleep(time)).await
 }
 
-fn show(what: &str, before: &Measured, during: &Measured) {
-    let (alone, beside) = (before.percentile_ms(0.99), during.percentile_ms(0.99));
-    println!(
-        "  {what}: {beside:.2} ms, alone {alone:.2} ms: {} (goal 2); p50 {:.2} ms, alone {:.2} ms; {} requests failed",
-        ratio(beside, alone),
-        during.percentile_ms(0.5),
-        before.percentile_ms(0.5),
-        during.failed
-    );
+/// What was measured alone and right afterwards beside somebody, in turns: what other machines do on this host's
+/// processors is in both.
+#[derive(Default)]
+struct Rounds {
+    alone: Measured,
+    beside: Measured,
+    ratios: Vec<f64>,
 }
 
-/// What goes on until it is dropped.
-async fn start(shim: &Shim, hostile: Hostile) -> anyhow::Result<(&'static str, BoxFuture<'_, ()>)> {
+impl Rounds {
+    fn add(&mut self, alone: Measured, beside: Measured) {
+        self.ratios.push(beside.percentile_ms(0.99) / alone.percentile_ms(0.99));
+        self.ratios.sort_by(f64::total_cmp);
+        self.alone.add(alone);
+        self.beside.add(beside);
+    }
+
+    fn show(&self, what: &str) {
+        let all: Vec<String> = self.ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+        println!(
+            "  {what}: {:.2} ms, alone {:.2} ms: {:.2} × (goal 2; rounds {}); p50 {:.2} ms, alone {:.2} ms; {} requests failed",
+            self.beside.percentile_ms(0.99),
+            self.alone.percentile_ms(0.99),
+            self.ratios[self.ratios.len() / 2],
+            all.join(", "),
+            self.beside.percentile_ms(0.5),
+            self.alone.percentile_ms(0.5),
+            self.beside.failed
+        );
+    }
+}
+
+/// A hostile neighbour at work.
+struct Trouble<'a> {
+    sandboxes: Vec<String>,
+    /// Until it is dropped.
+    goes_on: BoxFuture<'a, ()>,
+}
+
+async fn start<'a>(shim: &'a Shim, hostile: &Hostile) -> anyhow::Result<Trouble<'a>> {
     match hostile {
-        Hostile::Program(name, count, guest) => {
-            let mut programs = Vec::new();
-            for number in 0..count {
+        Hostile::Elsewhere(count) => {
+            let looping = |_| {
+                let mut command = Command::new("nice");
+                command.args(["-n", "10", "sh", "-c", "while :; do :; done"]).kill_on_drop(true).spawn()
+            };
+            let processes = (0..*count).map(looping).collect::<Result<Vec<_>, _>>()?;
+            let goes_on = futures::future::pending().map(move |()| drop(processes)).boxed();
+            Ok(Trouble { sandboxes: Vec::new(), goes_on })
+        }
+        Hostile::Program(_, count, guest) => {
+            let (mut sandboxes, mut programs) = (Vec::new(), Vec::new());
+            for number in 0..*count {
                 let sandbox = shim.sandbox(&format!("hostile-{number}"), &[], &[]).await;
                 let first = shim.create(&sandbox, "hostile", guest.clone()).await?;
-                programs.push(again(shim, sandbox, first, guest.clone()));
+                programs.push(again(shim, sandbox.clone(), first, guest.clone()));
+                sandboxes.push(sandbox);
             }
-            Ok((name, futures::future::join_all(programs).map(drop).boxed()))
+            Ok(Trouble { sandboxes, goes_on: futures::future::join_all(programs).map(drop).boxed() })
         }
-        Hostile::Service(name, count, guest) => {
+        Hostile::Service(_, count, guest) => {
             let sandbox = shim.sandbox("hostile", &[8080], &[]).await;
             let first = shim.create(&sandbox, "hostile", guest.clone()).await?;
             let ip = shim.ip(&sandbox).await;
-            let clients = (0..count).map(move |_| {
+            let clients = (0..*count).map(move |_| {
                 let ip = ip.clone();
                 async move {
                     let mut pause = tokio::time::interval(Duration::from_millis(2));
@@ -143,32 +207,36 @@ async fn start(shim: &Shim, hostile: Hostile) -> anyhow::Result<(&'static str, B
                     }
                 }
             });
-            let serving = again(shim, sandbox, first, guest);
+            let serving = again(shim, sandbox.clone(), first, guest.clone());
             let asking = futures::future::join_all(clients);
-            Ok((name, futures::future::join(serving, asking).map(drop).boxed()))
+            let goes_on = futures::future::join(serving, asking).map(drop).boxed();
+            Ok(Trouble { sandboxes: vec![sandbox], goes_on })
+        }
+        Hostile::Crowd(count) => {
+            let crowded = shim.run("crowded", plain()).await;
+            let asking = flat_out(address(&crowded), "/", *count, Duration::MAX).map(drop).boxed();
+            Ok(Trouble { sandboxes: vec![crowded.sandbox], goes_on: asking })
         }
         Hostile::HalfBodies(count) => {
             let annotations = [("coracle.dev/http-concurrency".to_owned(), "1000".to_owned())].into();
-            let victim = shim.run("victim", Guest { annotations, ..guest("hello:dev") }).await;
-            let mut held = Vec::new();
-            for _ in 0..count {
-                let mut stream = TcpStream::connect(address(&victim)).await?;
-                stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await?;
-                held.push(stream);
-            }
-            Ok(("900 requests that hold an instance", futures::future::pending().map(move |()| drop(held)).boxed()))
+            let victim = Guest { annotations, ..guest("hello:dev") };
+            held(shim, victim, *count, b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await
         }
-        Hostile::SlowClients(count) => {
-            let victim = shim.run("victim", plain()).await;
-            let mut held = Vec::new();
-            for _ in 0..count {
-                let mut stream = TcpStream::connect(address(&victim)).await?;
-                stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ").await?;
-                held.push(stream);
-            }
-            Ok(("600 clients that do not finish asking", futures::future::pending().map(move |()| drop(held)).boxed()))
-        }
+        Hostile::SlowClients(count) => held(shim, plain(), *count, b"GET / HTTP/1.1\r\nhost: x\r\nx-slow: ").await,
     }
+}
+
+/// Clients that say something and then nothing more.
+async fn held<'a>(shim: &Shim, victim: Guest, count: usize, said: &[u8]) -> anyhow::Result<Trouble<'a>> {
+    let victim = shim.run("victim", victim).await;
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address(&victim)).await?;
+        stream.write_all(said).await?;
+        held.push(stream);
+    }
+    let goes_on = futures::future::pending().map(move |()| drop(held)).boxed();
+    Ok(Trouble { sandboxes: vec![victim.sandbox], goes_on })
 }
 
 /// Starts the container, waits for its end, makes another, for ever.
@@ -176,12 +244,11 @@ async fn again(shim: &Shim, sandbox: String, first: String, guest: Guest) {
     let mut id = first;
     loop {
         if shim.start_container(&id).await.is_ok() {
-            let mut pause = tokio::time::interval(Duration::from_millis(5));
-            loop {
-                pause.tick().await;
-                if shim.status(&id).await.finished_at > 0 {
-                    break;
-                }
+            // At once if it ends at once; asking again and again would be a load of its own.
+            let mut pause = Duration::from_millis(5);
+            while shim.status(&id).await.finished_at == 0 {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(200));
             }
         }
         let request = coracle_cri::v1::RemoveContainerRequest { container_id: id };
