@@ -12,7 +12,6 @@ use coracle_client::{ListParams, OnExit, Pod, TaskScope};
 use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +25,11 @@ use crate::rotation::Rotation;
 use crate::runtime::{Runtime, Runtimes};
 use crate::server::{NodeApi, PodSource, ServeError};
 use crate::sources::Sources;
+use crate::starts::Starts;
 use crate::stats::Stats;
 use crate::status::StatusWriter;
 use crate::tokens::Tokens;
 
-/// Pods that begin at once. More make none of them faster, and what a thousand would use for a moment lies between what they
-/// keep: the memory could not be given back afterwards.
-const STARTS_MAX: usize = 32;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// For a runtime that tells no events: how often it is asked instead.
@@ -144,7 +141,7 @@ impl Agent {
             prober: deps.prober.clone(),
             network: net.subscribe(),
             scope: scope.child("pods"),
-            starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            starts: Starts::default(),
             config: config.clone(),
         });
         let parts = Arc::new(Parts {

@@ -21,6 +21,7 @@ mod rotation;
 pub mod runtime;
 pub mod server;
 pub mod sources;
+pub mod starts;
 pub mod stats;
 pub mod status;
 mod streams;

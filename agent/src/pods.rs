@@ -22,7 +22,7 @@ use crate::local::Record;
 use crate::mailbox::{Eviction, Mailbox};
 use crate::node::NodeState;
 use crate::pod::acts::remove_sandboxes;
-use crate::pod::context::{PodContext, Shared, recorded_sources};
+use crate::pod::context::{PodContext, Shared, recorded_sources, runtime_class};
 use crate::pod::worker::{Ended, Worker};
 use crate::rotation::LiveLog;
 use crate::runtime::{CriError, POD_UID, Runtime};
@@ -179,11 +179,11 @@ impl Pods {
                 context.mailbox.put(|mail| mail.removed = true);
             }
             async move {
-                let starts = context.shared.starts.clone();
+                let class = runtime_class(&latest.lock()).to_owned();
                 let start = tokio::select! {
                     biased;
                     () = cancel.cancelled() => return,
-                    start = starts.acquire_owned() => start.expect("the places are never closed"),
+                    start = context.shared.starts.take(&class) => start,
                 };
                 let pod = latest.lock().clone();
                 match Box::pin(Worker::new(context.clone(), pod, start).run(cancel)).await {

@@ -16,7 +16,6 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +29,7 @@ use crate::mailbox::Mailbox;
 use crate::probes::Prober;
 use crate::runtime::{Runtime, Runtimes};
 use crate::sources::{Source, SourceError, SourceKey, SourceKind, SourceObject, Sources};
+use crate::starts::Starts;
 use crate::status::{SharedStatus, StatusWriter};
 use crate::tokens::Tokens;
 use crate::volumes::{self, PodDirs};
@@ -64,7 +64,12 @@ pub struct Shared {
     pub allocatable: BTreeMap<String, Quantity>,
     pub scope: TaskScope,
     /// Places for pods that begin.
-    pub starts: Arc<Semaphore>,
+    pub starts: Starts,
+}
+
+/// The name of its RuntimeClass; empty if it has none.
+pub(crate) fn runtime_class(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default()
 }
 
 impl Shared {
@@ -222,7 +227,7 @@ impl PodContext {
     }
 
     async fn handler(&self, pod: &Pod) -> Result<String, String> {
-        let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default();
+        let class = runtime_class(pod);
         if class.is_empty() {
             return Ok(String::new());
         }
