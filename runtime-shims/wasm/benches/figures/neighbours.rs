@@ -152,13 +152,15 @@ impl Rounds {
     fn show(&self, what: &str) {
         let all: Vec<String> = self.ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
         println!(
-            "  {what}: {:.2} ms, alone {:.2} ms: {:.2} × (goal 2; rounds {}); p50 {:.2} ms, alone {:.2} ms; {} requests failed",
+            "  {what}: {:.2} ms, alone {:.2} ms: {:.2} × (goal 2; rounds {}); p50 {:.2} ms, alone {:.2} ms; slowest {:.1} ms, alone {:.1} ms; {} requests failed",
             self.beside.percentile_ms(0.99),
             self.alone.percentile_ms(0.99),
             self.ratios[self.ratios.len() / 2],
             all.join(", "),
             self.beside.percentile_ms(0.5),
             self.alone.percentile_ms(0.5),
+            self.beside.percentile_ms(1.0),
+            self.alone.percentile_ms(1.0),
             self.beside.failed
         );
     }
@@ -214,8 +216,13 @@ async fn start<'a>(shim: &'a Shim, hostile: &Hostile) -> anyhow::Result<Trouble<
         }
         Hostile::Crowd(count) => {
             let crowded = shim.run("crowded", plain()).await;
-            let asking = flat_out(address(&crowded), "/", *count, Duration::MAX).map(drop).boxed();
-            Ok(Trouble { sandboxes: vec![crowded.sandbox], goes_on: asking })
+            let (at, count) = (address(&crowded), *count);
+            let asking = async move {
+                loop {
+                    flat_out(at, "/", count, Duration::from_secs(1)).await.expect("all are answered");
+                }
+            };
+            Ok(Trouble { sandboxes: vec![crowded.sandbox], goes_on: asking.boxed() })
         }
         Hostile::HalfBodies(count) => {
             let annotations = [("coracle.dev/http-concurrency".to_owned(), "1000".to_owned())].into();

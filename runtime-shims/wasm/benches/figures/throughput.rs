@@ -1,6 +1,8 @@
 //! Requests per second of one pod, beside `wasmtime serve` with the same component.
 
-use super::load::{Measured, flat_out};
+use std::time::Duration;
+
+use super::load::{Measured, flat_out, lightly};
 use super::{Scale, address, plain, ratio, serve, shim};
 
 const CONNECTIONS: usize = 32;
@@ -29,7 +31,7 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<()> {
     show("a pod, a line of log per request", line);
     println!("  which leaves {} (goal 0.8)", ratio(line.per_second(), quiet.per_second()));
     show("a pod, a line per request through the adapter from WASI 0.1", adapted);
-    println!("  which leaves {}", ratio(adapted.per_second(), quiet.per_second()));
+    println!("  which leaves {} (goal 0.8)", ratio(adapted.per_second(), quiet.per_second()));
     match &other {
         Some(other) => {
             println!("  {} serve -Scli -Opooling-allocator, its output to /dev/null:", other.version);
@@ -44,6 +46,19 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<()> {
         None => println!("  wasmtime serve {}", serve::HOW_TO_GET_IT),
     }
     drop(other);
+
+    let other = address(&shim.run("other", plain()).await);
+    let (mut alone, mut beside) = (Measured::default(), Measured::default());
+    for _ in 0..scale.rounds {
+        alone.add(flat_out(pod, "/", CONNECTIONS, scale.seconds).await?);
+        let (_, accompanied) = tokio::join!(
+            lightly(other, 1, Duration::from_millis(100), tokio::time::sleep(scale.seconds)),
+            flat_out(pod, "/", CONNECTIONS, scale.seconds)
+        );
+        beside.add(accompanied?);
+    }
+    show("a pod while another one is asked ten times a second", &beside);
+    println!("  which is {} of it alone", ratio(beside.per_second(), alone.per_second()));
 
     // Another shim, so that both are measured in turns.
     let crowd = self::shim().await;

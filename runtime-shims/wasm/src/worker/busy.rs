@@ -309,7 +309,6 @@ impl<F: Runs> Job for Carried<F> {
         if let Poll::Ready(output) = polled.outcome {
             return self.go_back(|_| Ok(Returned::Over(output)));
         }
-        self.used.settle();
         if !polled.interrupted {
             self.bell.away.store(false, Ordering::SeqCst);
             if !self.bell.rung.load(Ordering::SeqCst) {

@@ -134,7 +134,11 @@ impl Cpu {
         let tick = self.state.ticks.load(Ordering::Relaxed);
         let watch = match lane {
             Lane::Network => Stopwatch::cheap(tick),
-            Lane::Busy => Stopwatch::exact(),
+            Lane::Busy => {
+                // Who is there is company for those who are here: they share by weight.
+                self.company.meets(used.member, tick);
+                Stopwatch::exact()
+            }
         };
         let polled = Polled { cpu: self, lane, used, watch };
         SLICE_OVER.set(false);
@@ -233,8 +237,6 @@ impl Stall {
 #[derive(Debug)]
 pub(super) struct Used {
     ns: AtomicU64,
-    /// Of it, what the queue for turns knows of.
-    charged: AtomicU64,
     lately: Lately,
     member: Member,
     busy: Arc<Busy>,
@@ -248,8 +250,8 @@ impl Used {
         cpu.busy.join(member, spec.weight);
         let own = Throttle::default();
         own.set(spec.quota_us, spec.period_us);
-        let (ns, charged, lately) = Default::default();
-        Arc::new(Used { ns, charged, lately, member, busy: cpu.busy.clone(), own, pod })
+        let lately = Lately::new(spec.weight);
+        Arc::new(Used { ns: AtomicU64::new(0), lately, member, busy: cpu.busy.clone(), own, pod })
     }
 
     pub(super) fn member(&self) -> Member {
@@ -263,10 +265,11 @@ impl Used {
     /// Another limit and weight from now on.
     pub(super) fn set(&self, spec: CpuSpec) {
         self.own.set(spec.quota_us, spec.period_us);
+        self.lately.set_weight(spec.weight);
         self.busy.set_weight(self.member, spec.weight);
     }
 
-    fn add(&self, ns: u64) {
+    pub(super) fn add(&self, ns: u64) {
         self.ns.fetch_add(ns, Ordering::Relaxed);
         self.lately.add(ns);
         self.own.charge(ns);
@@ -279,13 +282,6 @@ impl Used {
     pub(super) fn wait(&self) -> Option<Instant> {
         let pod = self.pod.as_ref().and_then(|pod| pod.wait());
         self.own.wait().max(pod)
-    }
-
-    /// Tells the queue what was used since it was told last.
-    pub(super) fn settle(&self) {
-        let now = self.ns();
-        let before = self.charged.fetch_max(now, Ordering::Relaxed);
-        self.busy.charge(self.member, now.saturating_sub(before));
     }
 }
 
@@ -373,7 +369,13 @@ struct Polled<'a> {
 
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
-        self.used.add(self.watch.ns());
+        let ns = self.watch.ns();
+        self.used.add(ns);
+        match self.lane {
+            // Nobody had to wait for it.
+            Lane::Network => {}
+            Lane::Busy => self.used.busy.charge(self.used.member, ns),
+        }
         self.cpu.leave(self.lane);
     }
 }

@@ -14,22 +14,34 @@ const MUCH_NS: u64 = 5_000_000;
 const LITTLE_NS: u64 = 1_000_000;
 /// More is not held against anybody.
 const MOST_NS: u64 = 20_000_000;
-/// Who was served so many ticks ago, a tenth of a second, is still thought of.
+/// Half a thread, whatever a container asked for.
+const LEAST_SHARE: u64 = 512;
+/// Who ran so many ticks ago, a tenth of a second in which guests run, is still thought of.
 const COMPANY_TICKS: u64 = 100;
 
-/// What a container has used lately. Half of the time that passes is taken off: who needs less than half a thread takes
-/// little, however often it comes.
-#[derive(Debug, Default)]
+/// What a container has used lately. What it may have is taken off as time passes, its request or half a thread: who
+/// needs less takes little, however often it comes.
+#[derive(Debug)]
 pub(super) struct Lately(Mutex<Recent>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recent {
+    /// Of 1,024 for a thread.
+    share: u64,
     ns: u64,
     at: Option<Instant>,
     much: bool,
 }
 
 impl Lately {
+    pub(super) fn new(weight: u64) -> Lately {
+        Lately(Mutex::new(Recent { share: weight.max(LEAST_SHARE), ns: 0, at: None, much: false }))
+    }
+
+    pub(super) fn set_weight(&self, weight: u64) {
+        self.0.lock().share = weight.max(LEAST_SHARE);
+    }
+
     pub(super) fn add(&self, ns: u64) {
         let mut recent = self.0.lock();
         recent.ns = recent.ns.saturating_add(ns).min(MOST_NS);
@@ -37,8 +49,11 @@ impl Lately {
 
     pub(super) fn is_much(&self, now: Instant) -> bool {
         let mut recent = self.0.lock();
-        let passed = recent.at.replace(now).map_or(0, |at| now.saturating_duration_since(at).as_nanos());
-        recent.ns = recent.ns.saturating_sub(u64::try_from(passed / 2).unwrap_or(u64::MAX));
+        let before = recent.at.unwrap_or(now);
+        // Another thread may have looked at the clock later and come first.
+        recent.at = Some(before.max(now));
+        let forgotten = now.saturating_duration_since(before).as_nanos() * u128::from(recent.share) / 1024;
+        recent.ns = recent.ns.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         recent.much = recent.ns > if recent.much { LITTLE_NS } else { MUCH_NS };
         recent.much
     }
@@ -72,8 +87,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_asked_for_more_may_take_more() {
+        let lately = Lately::new(1536);
+        let start = Instant::now();
+        for millisecond in 0..100 {
+            assert!(!lately.is_much(start + Duration::from_millis(millisecond)));
+            lately.add(1_500_000);
+        }
+        lately.set_weight(1024);
+        assert!((100..200).any(|millisecond| {
+            lately.add(1_500_000);
+            lately.is_much(start + Duration::from_millis(millisecond))
+        }));
+    }
+
+    #[test]
     fn half_of_the_time_that_passes_is_forgotten() {
-        let lately = Lately::default();
+        let lately = Lately::new(2);
         let start = Instant::now();
         let after = |ns| start + Duration::from_nanos(ns);
         assert!(!lately.is_much(start));
@@ -82,6 +112,7 @@ mod tests {
         lately.add(1);
         assert!(lately.is_much(start));
         assert!(lately.is_much(after(2 * (MUCH_NS - LITTLE_NS))));
+        assert!(lately.is_much(start), "the clock of another thread");
         assert!(!lately.is_much(after(2 * (MUCH_NS - LITTLE_NS) + 2)));
         lately.add(10 * MOST_NS);
         assert!(!lately.is_much(after(2 * MOST_NS + 2 * MUCH_NS)), "more is not remembered");

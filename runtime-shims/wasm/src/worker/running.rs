@@ -83,7 +83,6 @@ impl<F: Runs> Guest<F> {
         }
         let slice = self.cpu.run(Lane::Network, &self.used, &mut guest, cx);
         if slice.outcome.is_pending() && slice.interrupted {
-            self.used.settle();
             match self.send(guest, cx) {
                 Ok(()) => return None,
                 // Its waker has been called: it comes behind what waits for this thread.
@@ -147,6 +146,7 @@ impl<F: Runs> Future for Guest<F> {
 #[cfg(test)]
 mod tests {
     use std::panic::AssertUnwindSafe;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
     use expect_test::expect;
@@ -223,6 +223,60 @@ mod tests {
         sent.unwrap();
         assert_eq!(answer, 7);
         expect!["[false, true, true, false]"].assert_eq(&format!("{:?}", seen.lock()));
+    }
+
+    #[tokio::test]
+    async fn who_takes_much_runs_elsewhere_while_others_are_served() {
+        let cpu = cpu();
+        let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
+        let [greedy, modest] = [(), ()].map(|()| Used::new(&cpu, spec, None));
+        let is_elsewhere = |used: &Arc<Used>| {
+            let here = async { thread::current().name() == Some("busy-guests") };
+            Guest::new(here.boxed(), cpu.clone(), used.clone())
+        };
+        // As much as is remembered: also on a slow machine it is still much when it is looked at.
+        greedy.add(1_000_000_000);
+        assert!(!is_elsewhere(&greedy).await, "it is alone");
+        greedy.add(1_000_000_000);
+        assert!(!is_elsewhere(&modest).await);
+        assert!(is_elsewhere(&greedy).await);
+    }
+
+    #[tokio::test]
+    async fn guests_that_end_in_their_slice_pay_for_it() {
+        let cpu = Cpu::start(Vec::new(), 1, || ()).unwrap();
+        let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
+        let [short, endless] = [(), ()].map(|()| Used::new(&cpu, spec, None));
+        let slices = Arc::new(AtomicU64::new(0));
+        let spin = |cpu: &Cpu| {
+            while !cpu.is_slice_over() {
+                std::hint::spin_loop();
+            }
+        };
+        let (count, own) = (slices.clone(), cpu.clone());
+        let endless = Guest::program(
+            Box::pin(async move {
+                loop {
+                    spin(&own);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    slice_over().await;
+                }
+            }),
+            cpu.clone(),
+            endless,
+        );
+        let shorts = async {
+            for _ in 0..5 {
+                let at_once = (0..20).map(|_| {
+                    let own = cpu.clone();
+                    Guest::program(Box::pin(async move { spin(&own) }), cpu.clone(), short.clone())
+                });
+                future::join_all(at_once).await;
+            }
+        };
+        future::select(endless, std::pin::pin!(shorts)).await;
+        let slices = slices.load(Ordering::Relaxed);
+        assert!(slices > 25, "{slices} slices beside 100 of others");
     }
 
     #[tokio::test]
