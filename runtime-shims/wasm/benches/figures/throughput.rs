@@ -1,8 +1,10 @@
 //! Requests per second of one pod, beside `wasmtime serve` with the same component.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::load::{Measured, flat_out, lightly};
+use super::shim::Shim;
 use super::{Scale, address, plain, ratio, serve, shim};
 
 const CONNECTIONS: usize = 32;
@@ -46,7 +48,12 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<()> {
         None => println!("  wasmtime serve {}", serve::HOW_TO_GET_IT),
     }
     drop(other);
+    accompanied(scale, &shim, pod).await?;
+    among_idle(scale, pod).await
+}
 
+/// What it costs a busy pod to make room for one that is hardly asked.
+async fn accompanied(scale: &Scale, shim: &Shim, pod: SocketAddr) -> anyhow::Result<()> {
     let other = address(&shim.run("other", plain()).await);
     let (mut alone, mut beside) = (Measured::default(), Measured::default());
     for _ in 0..scale.rounds {
@@ -59,9 +66,12 @@ pub(crate) async fn run(scale: &Scale) -> anyhow::Result<()> {
     }
     show("a pod while another one is asked ten times a second", &beside);
     println!("  which is {} of it alone", ratio(beside.per_second(), alone.per_second()));
+    Ok(())
+}
 
-    // Another shim, so that both are measured in turns.
-    let crowd = self::shim().await;
+/// In another shim, so that both are measured in turns.
+async fn among_idle(scale: &Scale, pod: SocketAddr) -> anyhow::Result<()> {
+    let crowd = shim().await;
     let among = address(&crowd.run("plain", plain()).await);
     for number in 0..scale.pods[0] {
         crowd.run(&format!("idle-{number}"), plain()).await;

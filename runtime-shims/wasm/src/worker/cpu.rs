@@ -149,7 +149,7 @@ impl Cpu {
         Slice { outcome, interrupted }
     }
 
-    /// Whether a container is to make room for others: it has used much lately, and they are served too.
+    /// Whether a container is to make room for others: it has used much lately, and they run too.
     pub(super) fn is_in_the_way(&self, used: &Used) -> bool {
         let tick = self.state.ticks.load(Ordering::Relaxed);
         let is_much = used.lately.is_much(Instant::now());

@@ -1,5 +1,5 @@
-//! Who takes much while others are served: such a container goes on elsewhere ([`super::busy`]). One that is alone may
-//! have the threads that serve for itself.
+//! Who takes much of the threads that serve while others run: such a container goes on elsewhere ([`super::busy`]). One
+//! that is alone may have them for itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,11 +59,11 @@ impl Lately {
     }
 }
 
-/// Whether more than one container is served.
+/// Whether more than one container runs, wherever it does.
 #[derive(Debug, Default)]
 pub(super) struct Company {
     last: AtomicU64,
-    /// When the last one was another than the one before.
+    /// Until when those are thought of who came before the last one.
     met: AtomicU64,
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //! main thread     orders in, reports out (`fronts`); never runs guest code, so it is always there to stop one
 //! guest threads   tokio; guests yield to each other at every epoch
-//! busy-guests     those that need more than one epoch, or much while others are served (`busy`)
+//! busy-guests     those that need more than one epoch, or much while others run (`busy`)
 //! epoch           advances the epoch while guests run (`cpu`)
 //! log-writer      buffers to files (`log`)
 //! ```
