@@ -162,9 +162,10 @@ pub(super) fn program(calls: Calls) -> Result<BpfProgram, BackendError> {
     );
     match calls {
         Calls::Worker => {
-            // A thread may put itself behind others.
-            let itself = vec![equal(0, libc::PRIO_PROCESS as u64)?, equal(1, 0)?];
-            rules.insert(libc::SYS_setpriority, vec![rule(itself)?]);
+            // A thread may put itself behind others. For more than that it would need a capability.
+            for call in [libc::SYS_sched_getattr, libc::SYS_sched_setattr] {
+                rules.insert(call, vec![rule(vec![equal(0, 0)?])?]);
+            }
             let family = |family: i32| rule(vec![equal(0, family as u64)?]);
             rules.insert(libc::SYS_socket, vec![family(libc::AF_INET)?, family(libc::AF_INET6)?]);
             rules.insert(libc::SYS_socketpair, vec![family(libc::AF_UNIX)?]);

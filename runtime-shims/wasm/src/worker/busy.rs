@@ -26,9 +26,8 @@ use tokio::sync::oneshot;
 
 use super::cpu::{Cpu, Lane, Used};
 use super::fair::{FairQueue, Member};
+use super::scheduling::Role;
 
-/// How far behind the kernel puts these threads: a tenth of the weight of the others, where both have work.
-const NICE: i32 = 10;
 /// A thread that has had nothing to do for so long says so.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -92,7 +91,9 @@ impl Busy {
                 let (cpu, home) = (cpu.clone(), home.clone());
                 let thread = thread::Builder::new().name("busy-guests".to_owned()).stack_size(1 << 20);
                 thread.spawn(move || {
-                    give_way();
+                    if let Err(error) = Role::Computes.take() {
+                        tracing::warn!(%error, "guests that compute for long are not put behind others");
+                    }
                     // Timers and sockets of guests are the runtime's, wherever they run.
                     let _within = home.enter();
                     cpu.busy().serve(&cpu);
@@ -143,16 +144,6 @@ impl Busy {
                 MutexGuard::unlocked(&mut queue, || cpu.on_idle());
             }
         }
-    }
-}
-
-/// Puts this thread behind others. Should the kernel refuse, all are equal.
-#[allow(unsafe_code)]
-fn give_way() {
-    // SAFETY: plain numbers go in; 0 is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
-        let error = std::io::Error::last_os_error();
-        tracing::warn!(%error, "guests that compute for long are not put behind others");
     }
 }
 

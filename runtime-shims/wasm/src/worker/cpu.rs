@@ -19,6 +19,7 @@ use super::bucket::CpuQuota;
 use super::busy::{Busy, Runs};
 use super::fair::Member;
 use super::lately::{Company, Lately};
+use super::scheduling::Role;
 use super::stopwatch::Stopwatch;
 use crate::engine::EPOCH_MS;
 use crate::wire::CpuSpec;
@@ -104,7 +105,12 @@ impl Cpu {
         let handle = thread::Builder::new()
             .name("epoch".to_owned())
             .stack_size(128 << 10)
-            .spawn(move || tick(&shared, &engines, guest_threads))?;
+            .spawn(move || {
+                if let Err(error) = Role::Ticks.take() {
+                    tracing::debug!(%error, "the epoch's thread is like any other");
+                }
+                tick(&shared, &engines, guest_threads)
+            })?;
         let (ticker, members) = (handle.thread().clone(), AtomicU64::new(1));
         let (busy, company) = Default::default();
         Ok(Arc::new(Cpu { state, ticker, busy, company, members, guest_threads, on_idle }))
@@ -276,6 +282,11 @@ impl Used {
         if let Some(pod) = &self.pod {
             pod.charge(ns);
         }
+    }
+
+    /// It was interrupted among those that serve.
+    pub(super) fn set_much(&self) {
+        self.lately.set_much();
     }
 
     /// Until when its quota is used up, if it is.

@@ -47,6 +47,13 @@ impl Lately {
         recent.ns = recent.ns.saturating_add(ns).min(MOST_NS);
     }
 
+    /// It did not come to an end in a slice: more of it need not be tried one after another before that is much.
+    pub(super) fn set_much(&self) {
+        let mut recent = self.0.lock();
+        recent.ns = recent.ns.max(MUCH_NS);
+        recent.much = true;
+    }
+
     pub(super) fn is_much(&self, now: Instant) -> bool {
         let mut recent = self.0.lock();
         let before = recent.at.unwrap_or(now);
@@ -116,6 +123,18 @@ mod tests {
         assert!(!lately.is_much(after(2 * (MUCH_NS - LITTLE_NS) + 2)));
         lately.add(10 * MOST_NS);
         assert!(!lately.is_much(after(2 * MOST_NS + 2 * MUCH_NS)), "more is not remembered");
+    }
+
+    #[test]
+    fn who_does_not_end_in_a_slice_takes_much_for_a_while() {
+        let lately = Lately::new(2);
+        let start = Instant::now();
+        let after = |ns| start + Duration::from_nanos(ns);
+        assert!(!lately.is_much(start));
+        lately.add(2_000_000);
+        lately.set_much();
+        assert!(lately.is_much(after(2 * (MUCH_NS - LITTLE_NS) - 2)));
+        assert!(!lately.is_much(after(2 * (MUCH_NS - LITTLE_NS))));
     }
 
     #[test]

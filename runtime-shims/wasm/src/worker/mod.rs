@@ -45,6 +45,7 @@ mod reports;
 mod response;
 mod roots;
 mod running;
+mod scheduling;
 mod share;
 mod slots;
 mod slow_log;
@@ -93,6 +94,7 @@ use pod::PodNet;
 use reports::Ends;
 use roots::{Roots, Trust};
 use running::Guest;
+use scheduling::Role;
 use share::PodShares;
 use slots::Slots;
 use stdin::Stdin;
@@ -170,6 +172,11 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
         .thread_keep_alive(BLOCKING_LIFE)
         .thread_name("guests")
         .thread_stack_size(1 << 20)
+        .on_thread_start(|| {
+            if let Err(error) = Role::Serves.take() {
+                tracing::debug!(%error, "a thread that serves is like any other");
+            }
+        })
         .on_thread_park(on_idle)
         .enable_all()
         .build()?;

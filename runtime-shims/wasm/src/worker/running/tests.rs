@@ -96,6 +96,25 @@ async fn who_takes_much_runs_elsewhere_while_others_are_served() {
 }
 
 #[tokio::test]
+async fn of_guests_that_do_not_end_one_is_tried_where_others_are_served() {
+    let cpu = cpu();
+    let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
+    let [loops, modest] = [(), ()].map(|()| Used::new(&cpu, spec, None));
+    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let interrupted = || {
+        let seen = seen.clone();
+        let inner = async move {
+            seen.lock().push(thread::current().name() == Some("busy-guests"));
+            slice_over().await;
+        };
+        Guest::new(inner.boxed(), cpu.clone(), loops.clone())
+    };
+    Guest::new(async {}.boxed(), cpu.clone(), modest).await;
+    future::join_all([interrupted(), interrupted(), interrupted()]).await;
+    expect!["[false, true, true]"].assert_eq(&format!("{:?}", seen.lock()));
+}
+
+#[tokio::test]
 async fn guests_that_end_in_their_slice_pay_for_it() {
     let cpu = Cpu::start(Vec::new(), 1, || ()).unwrap();
     let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
