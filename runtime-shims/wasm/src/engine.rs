@@ -138,9 +138,9 @@ impl Profile {
                     .max_core_instances_per_component(32)
                     // While more slots than this are free that were used before, no fresh one is taken.
                     .max_unused_warm_slots(8)
-                    // Not with `pagemap_scan`, though a pod would answer twice as many requests: in wasmtime 48 it passes
-                    // over pages that are dirty and swapped out, or being moved, and the next instance reads them
-                    // (bytecodealliance/wasmtime#14357).
+                    // Not with `pagemap_scan`, though a pod would answer twice as many requests: before wasmtime 50, which
+                    // needs Rust 1.97, it passes over pages that are dirty and swapped out, or being moved, and the next
+                    // instance reads them (bytecodealliance/wasmtime#14357).
                     .linear_memory_keep_resident(64 << 10)
                     .table_keep_resident(16 << 10)
                     .async_stack_keep_resident(16 << 10);

@@ -18,9 +18,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Who the neighbour is, by name.
 enum Hostile {
-    /// Nobody of ours: so many processes that compute, as far behind others as guests that do. What the kernel and the
-    /// host make of that is the measure for the others.
-    Elsewhere(usize),
+    /// Nobody of ours: two processes that run this in a shell, with the nice value of guests that compute. What the
+    /// kernel and the host make of that is the measure for the others.
+    Elsewhere(&'static str, &'static str),
     /// A program, started again as soon as it ends; so many of them beside each other.
     Program(&'static str, usize, Guest),
     /// An HTTP guest, asked by so many clients at once, again and again.
@@ -36,8 +36,7 @@ enum Hostile {
 impl Hostile {
     fn name(&self) -> &'static str {
         match self {
-            Hostile::Elsewhere(_) => "for comparison, other processes in endless loops",
-            Hostile::Program(name, ..) | Hostile::Service(name, ..) => name,
+            Hostile::Elsewhere(name, _) | Hostile::Program(name, ..) | Hostile::Service(name, ..) => name,
             Hostile::Crowd(_) => "a pod asked as fast as it answers",
             Hostile::HalfBodies(_) => "900 requests that hold an instance",
             Hostile::SlowClients(_) => "600 clients that do not finish asking",
@@ -50,7 +49,11 @@ pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
         "\na pod's p99 under light load ({CONNECTIONS} connections, each every {PAUSE:?}), beside a hostile guest"
     );
     let all = [
-        Hostile::Elsewhere(2),
+        Hostile::Elsewhere("for comparison, other processes in endless loops", "while :; do :; done"),
+        Hostile::Elsewhere(
+            "for comparison, other processes that copy",
+            "exec dd if=/dev/zero of=/dev/null bs=1M status=none",
+        ),
         Hostile::Program("endless loops, 4", 4, guest("spin")),
         Hostile::Service("endless loops in 8 requests", 8, guest("http-spin")),
         Hostile::Program("memory bomb", 1, guest("bomb").memory(256 << 20)),
@@ -175,12 +178,10 @@ struct Trouble<'a> {
 
 async fn start<'a>(shim: &'a Shim, hostile: &Hostile) -> anyhow::Result<Trouble<'a>> {
     match hostile {
-        Hostile::Elsewhere(count) => {
-            let looping = |_| {
-                let mut command = Command::new("nice");
-                command.args(["-n", "10", "sh", "-c", "while :; do :; done"]).kill_on_drop(true).spawn()
-            };
-            let processes = (0..*count).map(looping).collect::<Result<Vec<_>, _>>()?;
+        Hostile::Elsewhere(_, script) => {
+            let mut command = Command::new("nice");
+            command.args(["-n", "15", "sh", "-c", script]).kill_on_drop(true);
+            let processes = [command.spawn()?, command.spawn()?];
             let goes_on = futures::future::pending().map(move |()| drop(processes)).boxed();
             Ok(Trouble { sandboxes: Vec::new(), goes_on })
         }

@@ -162,7 +162,8 @@ pub(super) fn program(calls: Calls) -> Result<BpfProgram, BackendError> {
     );
     match calls {
         Calls::Worker => {
-            // A thread may put itself behind others. For more than that it would need a capability.
+            // A thread may say for how long it runs at a time, and put itself behind others. What is asked for a filter cannot
+            // see: limits of nothing, and having no capability, keep it from real time.
             for call in [libc::SYS_sched_getattr, libc::SYS_sched_setattr] {
                 rules.insert(call, vec![rule(vec![equal(0, 0)?])?]);
             }

@@ -34,6 +34,9 @@ pub(crate) fn limit(limits: Limits) -> io::Result<()> {
         rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
     };
     set(Resource::Core, 0)?;
+    // A thread may say how the kernel is to run it, but not before others.
+    set(Resource::Rtprio, 0)?;
+    set(Resource::Nice, 0)?;
     let files = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
     if let Some(bytes) = limits.address_space_bytes {
@@ -48,9 +51,9 @@ pub(crate) fn limit(limits: Limits) -> io::Result<()> {
     Ok(())
 }
 
-/// Behind everybody else for the processor.
+/// As far behind others as guests that compute.
 pub(crate) fn be_nice() -> io::Result<()> {
-    rustix::process::nice(10)?;
+    rustix::process::nice(15)?;
     Ok(())
 }
 

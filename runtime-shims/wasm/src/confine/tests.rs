@@ -46,7 +46,18 @@ fn child_worker() {
         "limits",
         rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(Into::into),
     );
+    #[allow(unsafe_code)]
+    let policy_of = |process: u32| {
+        let mut attributes = [0_u64; 6];
+        // SAFETY: the kernel writes no more than the 48 bytes that there are.
+        match unsafe { libc::syscall(libc::SYS_sched_getattr, process, &raw mut attributes, 48, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    refused("another's scheduling", policy_of(std::process::id()));
     // And what it needs works.
+    policy_of(0).expect("it may see how it is run");
     std::net::TcpListener::bind("127.0.0.1:0").expect("it may listen");
     std::thread::spawn(|| ()).join().expect("it may start threads");
     std::fs::read_dir(".").expect("it may read what it can reach").count();

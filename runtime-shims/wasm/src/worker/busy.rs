@@ -91,9 +91,7 @@ impl Busy {
                 let (cpu, home) = (cpu.clone(), home.clone());
                 let thread = thread::Builder::new().name("busy-guests".to_owned()).stack_size(1 << 20);
                 thread.spawn(move || {
-                    if let Err(error) = Role::Computes.take() {
-                        tracing::warn!(%error, "guests that compute for long are not put behind others");
-                    }
+                    Role::Computes.take();
                     // Timers and sockets of guests are the runtime's, wherever they run.
                     let _within = home.enter();
                     cpu.busy().serve(&cpu);

@@ -27,6 +27,7 @@ use crate::wire::CpuSpec;
 /// Rounds without a guest before the thread goes to sleep: waking it costs a system call, which a busy server should
 /// not pay for each request.
 const IDLE_ROUNDS: u32 = 40;
+const PERIOD_NS: u64 = EPOCH_MS * 1_000_000;
 /// All guest threads are inside one call each for so long: something that cannot be interrupted holds them.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -102,15 +103,10 @@ impl Cpu {
     pub(super) fn start(engines: Vec<Engine>, guest_threads: usize, on_idle: fn()) -> std::io::Result<Arc<Cpu>> {
         let state = Arc::new(State::default());
         let shared = state.clone();
-        let handle = thread::Builder::new()
-            .name("epoch".to_owned())
-            .stack_size(128 << 10)
-            .spawn(move || {
-                if let Err(error) = Role::Ticks.take() {
-                    tracing::debug!(%error, "the epoch's thread is like any other");
-                }
-                tick(&shared, &engines, guest_threads)
-            })?;
+        let handle = thread::Builder::new().name("epoch".to_owned()).stack_size(128 << 10).spawn(move || {
+            Role::Ticks.take();
+            tick(&shared, &engines, guest_threads)
+        })?;
         let (ticker, members) = (handle.thread().clone(), AtomicU64::new(1));
         let (busy, company) = Default::default();
         Ok(Arc::new(Cpu { state, ticker, busy, company, members, guest_threads, on_idle }))
@@ -151,6 +147,10 @@ impl Cpu {
         SLICE_END.set(tick + lane.slice_ticks());
         let outcome = Pin::new(guest).poll(cx);
         let interrupted = SLICE_OVER.take();
+        // Time in which the kernel or the host ran somebody else is not held against it.
+        if interrupted && matches!(lane, Lane::Network) && polled.watch.ns() >= PERIOD_NS {
+            used.lately.interrupted(Instant::now());
+        }
         drop(polled);
         Slice { outcome, interrupted }
     }
@@ -284,11 +284,6 @@ impl Used {
         }
     }
 
-    /// It was interrupted among those that serve.
-    pub(super) fn set_much(&self) {
-        self.lately.set_much();
-    }
-
     /// Until when its quota is used up, if it is.
     pub(super) fn wait(&self) -> Option<Instant> {
         let pod = self.pod.as_ref().and_then(|pod| pod.wait());
@@ -394,6 +389,31 @@ impl Drop for Polled<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_computes_for_a_slice_is_in_the_way_of_others_at_once() {
+        let cpu = Cpu::start(Vec::new(), 2, || ()).unwrap();
+        let used = || Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
+        let run = |used: &Used, compute_ns| {
+            let mut guest = Box::pin(async move {
+                let watch = Stopwatch::exact();
+                while watch.ns() < compute_ns {
+                    std::hint::spin_loop();
+                }
+                slice_over().await;
+            });
+            cpu.run(Lane::Network, used, &mut guest, &mut Context::from_waker(std::task::Waker::noop()))
+        };
+        let is_in_the_way = |compute_ns| {
+            let (modest, interrupted) = (used(), used());
+            run(&modest, 0);
+            run(&interrupted, compute_ns);
+            cpu.is_in_the_way(&interrupted)
+        };
+        // A slow machine may have forgotten it before it looks.
+        assert!((0..20).any(|_| is_in_the_way(2 * PERIOD_NS)));
+        assert!(!(0..20).any(|_| is_in_the_way(0)), "somebody else had the time");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_much_is_in_the_way_of_others_only() {

@@ -2,6 +2,7 @@
 //! that is alone may have them for itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -14,6 +15,8 @@ const MUCH_NS: u64 = 5_000_000;
 const LITTLE_NS: u64 = 1_000_000;
 /// More is not held against anybody.
 const MOST_NS: u64 = 20_000_000;
+/// For so long after a guest was interrupted the others of its container are taken for such.
+const INTERRUPTED: Duration = Duration::from_millis(8);
 /// Half a thread, whatever a container asked for.
 const LEAST_SHARE: u64 = 512;
 /// Who ran so many ticks ago, a tenth of a second in which guests run, is still thought of.
@@ -31,11 +34,13 @@ struct Recent {
     ns: u64,
     at: Option<Instant>,
     much: bool,
+    /// Much by what one of its guests did, whatever it has used.
+    until: Option<Instant>,
 }
 
 impl Lately {
     pub(super) fn new(weight: u64) -> Lately {
-        Lately(Mutex::new(Recent { share: weight.max(LEAST_SHARE), ns: 0, at: None, much: false }))
+        Lately(Mutex::new(Recent { share: weight.max(LEAST_SHARE), ns: 0, at: None, much: false, until: None }))
     }
 
     pub(super) fn set_weight(&self, weight: u64) {
@@ -47,11 +52,9 @@ impl Lately {
         recent.ns = recent.ns.saturating_add(ns).min(MOST_NS);
     }
 
-    /// It did not come to an end in a slice: more of it need not be tried one after another before that is much.
-    pub(super) fn set_much(&self) {
-        let mut recent = self.0.lock();
-        recent.ns = recent.ns.max(MUCH_NS);
-        recent.much = true;
+    /// One of its guests computed for a slice and did not end: the others are not tried one after another, for a while.
+    pub(super) fn interrupted(&self, now: Instant) {
+        self.0.lock().until = Some(now + INTERRUPTED);
     }
 
     pub(super) fn is_much(&self, now: Instant) -> bool {
@@ -62,7 +65,7 @@ impl Lately {
         let forgotten = now.saturating_duration_since(before).as_nanos() * u128::from(recent.share) / 1024;
         recent.ns = recent.ns.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         recent.much = recent.ns > if recent.much { LITTLE_NS } else { MUCH_NS };
-        recent.much
+        recent.much || recent.until.is_some_and(|until| now < until)
     }
 }
 
@@ -89,8 +92,6 @@ const NOBODY: Member = 0;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -127,14 +128,12 @@ mod tests {
 
     #[test]
     fn who_does_not_end_in_a_slice_takes_much_for_a_while() {
-        let lately = Lately::new(2);
+        let lately = Lately::new(1024);
         let start = Instant::now();
-        let after = |ns| start + Duration::from_nanos(ns);
         assert!(!lately.is_much(start));
-        lately.add(2_000_000);
-        lately.set_much();
-        assert!(lately.is_much(after(2 * (MUCH_NS - LITTLE_NS) - 2)));
-        assert!(!lately.is_much(after(2 * (MUCH_NS - LITTLE_NS))));
+        lately.interrupted(start);
+        assert!(lately.is_much(start + INTERRUPTED - Duration::from_nanos(1)));
+        assert!(!lately.is_much(start + INTERRUPTED));
     }
 
     #[test]

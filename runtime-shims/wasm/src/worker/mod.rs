@@ -172,11 +172,7 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
         .thread_keep_alive(BLOCKING_LIFE)
         .thread_name("guests")
         .thread_stack_size(1 << 20)
-        .on_thread_start(|| {
-            if let Err(error) = Role::Serves.take() {
-                tracing::debug!(%error, "a thread that serves is like any other");
-            }
-        })
+        .on_thread_start(|| Role::Serves.take())
         .on_thread_park(on_idle)
         .enable_all()
         .build()?;

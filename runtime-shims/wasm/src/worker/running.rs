@@ -83,7 +83,6 @@ impl<F: Runs> Guest<F> {
         }
         let slice = self.cpu.run(Lane::Network, &self.used, &mut guest, cx);
         if slice.outcome.is_pending() && slice.interrupted {
-            self.used.set_much();
             match self.send(guest, cx) {
                 Ok(()) => return None,
                 // Its waker has been called: it comes behind what waits for this thread.

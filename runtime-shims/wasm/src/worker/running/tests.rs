@@ -96,22 +96,13 @@ async fn who_takes_much_runs_elsewhere_while_others_are_served() {
 }
 
 #[tokio::test]
-async fn of_guests_that_do_not_end_one_is_tried_where_others_are_served() {
+async fn who_computes_does_so_behind_others() {
+    let nice = || rustix::process::getpriority_process(None).unwrap();
     let cpu = cpu();
-    let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
-    let [loops, modest] = [(), ()].map(|()| Used::new(&cpu, spec, None));
-    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
-    let interrupted = || {
-        let seen = seen.clone();
-        let inner = async move {
-            seen.lock().push(thread::current().name() == Some("busy-guests"));
-            slice_over().await;
-        };
-        Guest::new(inner.boxed(), cpu.clone(), loops.clone())
-    };
-    Guest::new(async {}.boxed(), cpu.clone(), modest).await;
-    future::join_all([interrupted(), interrupted(), interrupted()]).await;
-    expect!["[false, true, true]"].assert_eq(&format!("{:?}", seen.lock()));
+    let used = Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
+    let own = nice();
+    let there = Guest::program(async move { nice() }.boxed(), cpu, used).await;
+    assert_eq!(there, (own + 15).min(19));
 }
 
 #[tokio::test]
