@@ -1,5 +1,5 @@
-//! Who takes much of the threads that serve while others run: such a container goes on elsewhere ([`super::busy`]). One
-//! that is alone may have them for itself.
+//! Who takes much of the threads that serve while others run, by what it has used or because one of its guests did not end
+//! in a slice: such a container goes on elsewhere ([`super::busy`]). One that is alone may have them for itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -43,9 +43,10 @@ impl Role {
     pub(super) fn take(self) {
         static REFUSED: Once = Once::new();
         if let Err(error) = self.tell_kernel() {
-            REFUSED.call_once(
-                || tracing::warn!(%error, "the kernel cannot be told which threads serve and which compute"),
-            );
+            REFUSED.call_once(|| {
+                let what = "guests that compute may make requests wait: the kernel refuses sched_setattr (allow it where this host filters system calls)";
+                tracing::warn!(%error, "{what}");
+            });
         }
     }
 
