@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::config::{Disk, Resolver};
-use crate::housekeeping::{Gauge, NoGauge};
+use crate::housekeeping::{Gauge, NoGauge, Thresholds};
 use crate::node::HostFacts;
 use crate::probes::NoProber;
 use crate::testing::FakeApi;
@@ -89,6 +89,7 @@ fn start_agent_with(
         node_api: None,
         resolver: Resolver::default(),
         disk: Disk::Inline,
+        eviction_hard: Thresholds::default(),
     };
     let agent = Agent::start(config, deps, &scope).unwrap();
     (scope, agent)

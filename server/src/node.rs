@@ -112,6 +112,7 @@ pub(crate) async fn start(
         node_api: Some(NodeApiConfig { port: NODE_API_PORT, certificates: parts.certificates }),
         resolver: Resolver::of_this_host(),
         disk: Disk::Threaded,
+        eviction_hard: args.eviction_hard.clone(),
     };
     let deps = AgentDeps {
         client: parts.client,

@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use coracle_tests::{Cluster, Process, binary, http_get, kill_all_on, wait_for};
+use coracle_tests::{Cluster, FULL_HOSTS, Process, binary, http_get, kill_all_on, wait_for};
 
 fn agent(server: &Cluster, name: &str, token: &str, dir: &std::path::Path) -> Process {
     let mut command = Command::new(binary());
     let url = format!("https://127.0.0.1:{}", server.port);
-    command.args(["agent", "--server", &url, "--node-name", name]).arg("--data-dir").arg(dir);
+    command.args(["agent", "--server", &url, "--node-name", name]).args(FULL_HOSTS).arg("--data-dir").arg(dir);
     if !token.is_empty() {
         command.args(["--token", token]);
     }

@@ -181,6 +181,19 @@ fn a_guest_that_fails_is_seen_in_describe() {
 }
 
 #[test]
+fn a_node_whose_disk_is_full_says_so_and_takes_no_pod() {
+    let cluster = Cluster::up(&["--eviction-hard", "nodefs.available<100%"]);
+    let k = cluster.kubectl();
+    wait_for("disk pressure", || {
+        let node = k.ok(&["describe", "node"]);
+        (node.contains("KubeletHasDiskPressure") && node.contains("node.kubernetes.io/disk-pressure:NoSchedule"))
+            .then_some(())
+    });
+    k.apply(&pod("late", "late:dev", ""));
+    described(&cluster, "late", &["Pending", "untolerated taint"]);
+}
+
+#[test]
 fn exec_into_a_wasm_container_says_that_it_cannot() {
     let cluster = Cluster::up(&["examples/hello"]);
     let k = cluster.kubectl();

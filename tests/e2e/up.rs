@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use coracle_tests::{Cluster, Process, binary, checkout, http_get, wait_for};
+use coracle_tests::{Cluster, FULL_HOSTS, Process, binary, checkout, http_get, wait_for};
 
 fn url_of(line: &str) -> std::net::SocketAddr {
     let at = line.find("http://").unwrap_or_else(|| panic!("no URL in {line:?}"));
@@ -61,7 +61,7 @@ fn an_ordinary_user_needs_nothing_else() {
         Command::new("cp").arg("-r").arg(checkout().join("examples/hello")).arg(&example).status().unwrap().success()
     );
     command.args(["up", "--bind-address", "127.0.0.1", "--https-listen-port", &port]).arg(&example);
-    command.arg("--data-dir").arg(dir.path().join("data"));
+    command.args(FULL_HOSTS).arg("--data-dir").arg(dir.path().join("data"));
     let mut process = Process::start(&mut command);
     let address = url_of(&process.wait_for_line("http://"));
     let (status, body) = http_get(address, "/").unwrap();

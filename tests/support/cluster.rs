@@ -157,6 +157,9 @@ fn command_line(id: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
+/// For nodes: what else lies on the disk of the host that runs the tests does not concern them.
+pub const FULL_HOSTS: [&str; 2] = ["--eviction-hard", "nodefs.available<16Mi"];
+
 /// Loopback ranges that no other cluster of this host has: clusters on one host would else share addresses and ports. A
 /// directory keeps its ranges over restarts; this process's begin where another's do not.
 fn own_addresses(dir: &Path) -> [String; 6] {
@@ -209,7 +212,12 @@ impl Cluster {
     pub fn start(command: &str, dir: &Path, args: &[&str]) -> Cluster {
         let port = free_port();
         let mut line = Command::new(binary());
-        line.arg(command).args(args).arg("--data-dir").arg(dir).args(["--https-listen-port", &port.to_string()]);
+        line.arg(command)
+            .args(FULL_HOSTS)
+            .args(args)
+            .arg("--data-dir")
+            .arg(dir)
+            .args(["--https-listen-port", &port.to_string()]);
         line.args(["--bind-address", "127.0.0.1"]).args(own_addresses(dir)).current_dir(checkout());
         let mut cluster =
             Cluster { process: Process::start(&mut line), port, dir: dir.to_path_buf(), owned: None, leave: false };

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use cluster::{Cluster, Process, binary, kill_all_on};
+pub use cluster::{Cluster, FULL_HOSTS, Process, binary, kill_all_on};
 pub use kubectl::{Kubectl, Output};
 pub use registry::Registry;
 

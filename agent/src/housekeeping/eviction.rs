@@ -10,13 +10,13 @@ use coracle_client::Pod;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::gauge::{Level, Levels};
+use super::thresholds::Thresholds;
 use crate::pod::qos;
 
 /// A condition stays for so long after its last cause, so that it does not flap.
 const TRANSITION: Duration = Duration::from_secs(300);
 /// From this priority on a pod is critical and stays.
 const CRITICAL: i32 = 2_000_000_000;
-const MEMORY_FLOOR_BYTES: u64 = 100 << 20;
 
 /// A pressure of the node, named as its condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,20 +60,22 @@ pub(super) struct Shortage {
     pub(super) available: u64,
 }
 
-/// Kubelet's hard thresholds, what matters most first.
-pub(super) fn shortages(levels: &Levels) -> Vec<Shortage> {
-    let share = |level: Level, percent: u64| level.capacity / 100 * percent;
-    let all = [
-        (Pressure::Memory, "memory", levels.memory, MEMORY_FLOOR_BYTES.min(share(levels.memory, 50))),
-        (Pressure::Disk, "ephemeral-storage", levels.disk, share(levels.disk, 10)),
-        (Pressure::Disk, "inodes", levels.inodes, share(levels.inodes, 5)),
-        (Pressure::Pid, "pids", levels.processes, share(levels.processes, 5)),
-    ];
-    let short = all.into_iter().filter(|(_, _, level, threshold)| level.capacity > 0 && level.available < *threshold);
+impl Shortage {
+    pub(super) fn amount(&self, value: u64) -> String {
+        match self.resource {
+            "inodes" | "pids" => value.to_string(),
+            _ => Size(value).to_string(),
+        }
+    }
+}
+
+/// What is below its threshold, what matters most first.
+pub(super) fn shortages(levels: &Levels, thresholds: &Thresholds) -> Vec<Shortage> {
+    let short = thresholds.of(levels).filter(|(_, level, least)| level.capacity > 0 && level.available < *least);
     short
-        .map(|(pressure, resource, level, threshold)| Shortage {
-            pressure,
-            resource,
+        .map(|(signal, level, threshold)| Shortage {
+            pressure: signal.pressure(),
+            resource: signal.resource(),
             threshold,
             available: level.available,
         })
@@ -155,10 +157,7 @@ fn bytes(quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quanti
 
 /// What the pod's status and event say.
 pub(super) fn message(shortage: &Shortage, candidate: &Candidate<'_>) -> String {
-    let amount = |value: u64| match shortage.resource {
-        "inodes" | "pids" => value.to_string(),
-        _ => Size(value).to_string(),
-    };
+    let amount = |value| shortage.amount(value);
     let mut text = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
         shortage.resource,
@@ -273,11 +272,12 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_are_kubelets() {
+    fn what_is_below_its_threshold_is_short() {
+        let shortages = |levels: &Levels| super::shortages(levels, &Thresholds::default());
         assert_eq!(shortages(&plenty()), []);
         let mut levels = plenty();
         levels.memory.available = (100 << 20) - 1;
-        levels.disk.available = 10 * GIB - 1;
+        levels.disk.available = 5 * GIB - 1;
         levels.processes.available = 4 * GIB;
         let found: Vec<_> = shortages(&levels).into_iter().map(|short| (short.pressure, short.resource)).collect();
         let expected = [(Pressure::Memory, "memory"), (Pressure::Disk, "ephemeral-storage"), (Pressure::Pid, "pids")];
@@ -291,7 +291,7 @@ mod tests {
     fn a_condition_outlives_its_cause_by_five_minutes() {
         let mut levels = plenty();
         levels.disk.available = 0;
-        let (short, mut conditions) = (shortages(&levels), Conditions::default());
+        let (short, mut conditions) = (shortages(&levels, &Thresholds::default()), Conditions::default());
         let at = Duration::from_secs;
         assert_eq!(conditions.observe(&[], at(0)), []);
         assert_eq!(conditions.observe(&short, at(10)), [Pressure::Disk]);
@@ -303,7 +303,7 @@ mod tests {
     fn who_uses_more_than_it_asked_for_goes_first() {
         let mut levels = plenty();
         levels.memory.available = 10 << 20;
-        let short = shortages(&levels).remove(0);
+        let short = shortages(&levels, &Thresholds::default()).remove(0);
         let pods = [
             pod("modest", 0, "1Gi"),
             pod("greedy", 100, "10Mi"),

@@ -6,6 +6,7 @@
 mod eviction;
 mod gauge;
 mod images;
+mod thresholds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,6 +23,7 @@ use tokio::time::sleep;
 pub use eviction::Pressure;
 pub(crate) use eviction::refusal;
 pub use gauge::{Gauge, HostGauge, Level, Levels, NoGauge};
+pub use thresholds::Thresholds;
 
 use crate::mailbox::Eviction;
 use crate::node::NodeState;
@@ -73,7 +75,7 @@ impl Housekeeper {
                 return SELDOM;
             }
         };
-        let shortages = eviction::shortages(&levels);
+        let shortages = self.shortages(&levels);
         self.tell(memory.conditions.observe(&shortages, now));
         if memory.images_at.is_none_or(|at| now.saturating_sub(at) >= IMAGES) {
             memory.images_at = Some(now);
@@ -84,6 +86,10 @@ impl Housekeeper {
             self.relieve(shortage, memory, now).await;
         }
         if limited || !shortages.is_empty() || eviction::slack(&levels) < LITTLE { SOON } else { SELDOM }
+    }
+
+    fn shortages(&self, levels: &Levels) -> Vec<eviction::Shortage> {
+        eviction::shortages(levels, &self.shared.config.eviction_hard)
     }
 
     /// The node's conditions, and an event for each that changes.
@@ -126,8 +132,7 @@ impl Housekeeper {
                 }
             }
             let after = self.gauge.levels(&self.shared.config.data_dir).ok().flatten();
-            if after.is_some_and(|levels| !eviction::shortages(&levels).iter().any(|s| s.resource == shortage.resource))
-            {
+            if after.is_some_and(|levels| !self.shortages(&levels).iter().any(|s| s.resource == shortage.resource)) {
                 return;
             }
         }
@@ -137,7 +142,10 @@ impl Housekeeper {
         let candidates: Vec<_> =
             pods.iter().zip(&usage).map(|(pod, usage)| eviction::Candidate { pod, usage: usage.clone() }).collect();
         let Some(victim) = eviction::victim(shortage, &candidates) else {
-            return tracing::warn!(resource = shortage.resource, "there is too little left and no pod that could go");
+            let (available, threshold) = (shortage.amount(shortage.available), shortage.amount(shortage.threshold));
+            let what =
+                "there is too little left for pods to start, and none that could go (--eviction-hard says how little)";
+            return tracing::warn!(resource = shortage.resource, available, threshold, "{what}");
         };
         let place = candidates.iter().position(|candidate| std::ptr::eq(candidate, victim));
         let context = &contexts[place.expect("the victim is one of the candidates")];

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::object::*;
 use super::*;
 use crate::config::{Addressing, Disk, Resolver};
+use crate::housekeeping::Thresholds;
 
 pub(crate) fn config() -> AgentConfig {
     AgentConfig {
@@ -31,6 +32,7 @@ pub(crate) fn config() -> AgentConfig {
         node_api: None,
         resolver: Resolver::default(),
         disk: Disk::Inline,
+        eviction_hard: Thresholds::default(),
     }
 }
 
