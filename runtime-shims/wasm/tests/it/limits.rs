@@ -153,6 +153,50 @@ async fn a_guest_that_spins_gets_its_tenth_of_a_processor_by_the_kernels_count()
     shim.stop(&spin, 0).await;
 }
 
+/// What the kernel knows of the worker's threads of one name: nice value and, where it tells, the slice in nanoseconds.
+fn scheduling(worker: u32, name: &str) -> Vec<(i64, Option<u64>)> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
+        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
+        let (start, fields) = stat.rsplit_once(')').expect("a name");
+        if !start.ends_with(&format!("({name}")) {
+            continue;
+        }
+        let nice = fields.split_whitespace().nth(16).and_then(|field| field.parse().ok()).expect("a nice value");
+        // Not where CONFIG_SCHED_DEBUG is off.
+        let told = std::fs::read_to_string(task.path().join("sched")).unwrap_or_default();
+        let slice = told.lines().find_map(|line| line.strip_prefix("se.slice")?.split(':').nth(1)?.trim().parse().ok());
+        found.push((nice, slice));
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_kernel_knows_who_serves_and_who_computes() {
+    let shim = Shim::start().await;
+    let spin = run(&shim, "spin", &[], guest("spin")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    let computing = eventually("guests compute on threads of their own", || async {
+        let threads = scheduling(worker, "busy-guests");
+        let nice = scheduling(worker, "epoch").first()?.0;
+        (!threads.is_empty() && threads.iter().all(|thread| thread.0 == (nice + 15).min(19))).then_some(threads)
+    })
+    .await;
+    let (serving, ticking) = (scheduling(worker, "guests"), scheduling(worker, "epoch"));
+    assert!(serving.len() >= 2 && serving.iter().all(|thread| thread.0 == ticking[0].0), "{serving:?}, {ticking:?}");
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("this is Linux");
+    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(12)) {
+        return eprintln!("Linux {release} takes no slices that are asked for");
+    }
+    for (name, threads, slice_ns) in
+        [("serving", serving, 100_000), ("ticking", ticking, 1_000_000), ("computing", computing, 4_000_000)]
+    {
+        assert!(threads.iter().all(|thread| thread.1.is_none_or(|told| told == slice_ns)), "{name}: {threads:?}");
+    }
+    shim.stop(&spin, 0).await;
+}
+
 #[tokio::test]
 async fn what_a_pod_uses_is_told() {
     let shim = Shim::start().await;
