@@ -284,7 +284,8 @@ mod tests {
     #[tokio::test]
     async fn a_sender_waits_for_room_and_is_let_go_by_the_stop() {
         let stdin = Stdin::new(OPEN);
-        let (pipe, sending) = send(&vec![7; BUFFER_BYTES * 4]).await;
+        // A pipe holds sixteen pages, which may be of 64 KiB.
+        let (pipe, sending) = send(&vec![7; BUFFER_BYTES + (2 << 20)]).await;
         let mut fed = Box::pin(stdin.clone().feed(pipe));
         let mut sending = Box::pin(sending);
         for _ in 0..100 {

@@ -109,7 +109,8 @@ async fn machine_code_travels_and_runs_if_a_trusted_key_signed_it() {
         let image_ref = pull(&shim, &name, None).await.expect("it is pulled");
         let fetched = registry.requests("/blobs/").len() - before;
         let code = code_of(&shim, image.wasm.hex());
-        assert_eq!(codes[0].contains(&code), trusted, "{tag}: what runs is what came");
+        // What is compiled here may be the same, on a processor that has no more than the code asks for.
+        assert!(codes[0].contains(&code) || !trusted, "{tag}: what runs is what came");
         assert_eq!(
             fetched,
             usize::from(trusted),
