@@ -6,6 +6,7 @@ use expect_test::expect;
 use futures::{FutureExt, future};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::super::cpu::slice_over;
 use super::*;
@@ -68,16 +69,16 @@ async fn who_is_interrupted_goes_on_elsewhere_and_comes_back_when_it_waits() {
         .boxed(),
     );
     // Only a task's waker is sure to know itself again, which is how one tells that the guest need not be polled.
-    let mut running = tokio::spawn(async move {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
         future::poll_fn(|cx| {
             assert!(running.poll_unpin(cx).is_pending());
             if matches!(running.place, Place::Waits(..)) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-        running
-    })
-    .await
-    .unwrap();
+        Some(running)
+    });
+    let running = tasks.join_next().await.unwrap().unwrap().unwrap();
     let (answer, sent) = futures::join!(running, async { go_on.send(7) });
     sent.unwrap();
     assert_eq!(answer, 7);
