@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use coracle_agent::housekeeping::Thresholds;
+use coracle_agent::housekeeping::{Threshold, Thresholds};
 
 /// A light Kubernetes: one server with SQLite state, edge agents, pods as Wasm or OCI containers.
 #[derive(Debug, Parser)]
@@ -131,9 +131,10 @@ pub(crate) struct NodeArgs {
     /// How many pods the node takes
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) max_pods: u32,
-    /// How little of the host may be left before pods have to go, as for kubelet
-    #[arg(long, value_name = "SIGNAL<THRESHOLD,...", default_value = Thresholds::DEFAULT)]
-    pub(crate) eviction_hard: Thresholds,
+    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = format!(
+        "How little of the host may be left before pods have to go, as for kubelet [default: {}]", Thresholds::DEFAULT
+    ))]
+    pub(crate) eviction_hard: Vec<Threshold>,
     /// The domain of cluster DNS
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,

@@ -182,7 +182,7 @@ fn a_guest_that_fails_is_seen_in_describe() {
 
 #[test]
 fn a_node_whose_disk_is_full_says_so_and_takes_no_pod() {
-    let cluster = Cluster::up(&["--eviction-hard", "nodefs.available<100%"]);
+    let cluster = Cluster::up(&["--eviction-hard", "nodefs.available<99.999%"]);
     let k = cluster.kubectl();
     wait_for("disk pressure", || {
         let node = k.ok(&["describe", "node"]);

@@ -9,7 +9,7 @@ use coracle_api::Quantity;
 use coracle_client::Pod;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::gauge::{Level, Levels};
+use super::gauge::Levels;
 use super::thresholds::Thresholds;
 use crate::pod::qos;
 
@@ -83,9 +83,11 @@ pub(super) fn shortages(levels: &Levels, thresholds: &Thresholds) -> Vec<Shortag
 }
 
 /// How close the nearest threshold is, as a share of what there is: the closer, the sooner one looks again.
-pub(super) fn slack(levels: &Levels) -> f64 {
-    let share = |level: Level| if level.capacity == 0 { 1.0 } else { level.available as f64 / level.capacity as f64 };
-    [levels.memory, levels.disk, levels.inodes, levels.processes].into_iter().map(share).fold(1.0, f64::min)
+pub(super) fn slack(levels: &Levels, thresholds: &Thresholds) -> f64 {
+    let known = thresholds.of(levels).filter(|(_, level, _)| level.capacity > 0);
+    known
+        .map(|(_, level, least)| level.available.saturating_sub(least) as f64 / level.capacity as f64)
+        .fold(1.0, f64::min)
 }
 
 /// The node's pressures over time.
@@ -254,6 +256,7 @@ pub(super) fn has_limit(pod: &Pod) -> bool {
 mod tests {
     use serde_json::json;
 
+    use super::super::gauge::Level;
     use super::*;
 
     const GIB: u64 = 1 << 30;
@@ -285,6 +288,14 @@ mod tests {
         // A host of 128 MiB is not under pressure from the start.
         levels.memory = Level { available: 70 << 20, capacity: 128 << 20 };
         assert!(!shortages(&levels).iter().any(|short| short.pressure == Pressure::Memory));
+    }
+
+    #[test]
+    fn the_nearest_threshold_counts() {
+        let at = |text: &str| slack(&plenty(), &Thresholds::given(&[text.parse().unwrap()]));
+        assert_eq!(at("nodefs.available<45%"), 0.05);
+        assert_eq!(at("nodefs.available<60%"), 0.0);
+        assert_eq!(slack(&plenty(), &Thresholds::default()), 0.45, "that of the disk");
     }
 
     #[test]

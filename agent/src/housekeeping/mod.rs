@@ -23,7 +23,7 @@ use tokio::time::sleep;
 pub use eviction::Pressure;
 pub(crate) use eviction::refusal;
 pub use gauge::{Gauge, HostGauge, Level, Levels, NoGauge};
-pub use thresholds::Thresholds;
+pub use thresholds::{Threshold, Thresholds};
 
 use crate::mailbox::Eviction;
 use crate::node::NodeState;
@@ -34,8 +34,8 @@ use crate::runtime::{CriError, Runtime};
 /// Kubelet looks every ten seconds; that is soon enough only where little is left.
 const SOON: Duration = Duration::from_secs(10);
 const SELDOM: Duration = Duration::from_secs(60);
-/// The share of anything below which little is left.
-const LITTLE: f64 = 0.25;
+/// So close to a threshold, as a share of what there is, little is left.
+const LITTLE: f64 = 0.2;
 const IMAGES: Duration = Duration::from_secs(300);
 
 /// Looks after the host.
@@ -85,7 +85,11 @@ impl Housekeeper {
         if let Some(shortage) = shortages.first() {
             self.relieve(shortage, memory, now).await;
         }
-        if limited || !shortages.is_empty() || eviction::slack(&levels) < LITTLE { SOON } else { SELDOM }
+        if limited || !shortages.is_empty() || eviction::slack(&levels, &self.shared.config.eviction_hard) < LITTLE {
+            SOON
+        } else {
+            SELDOM
+        }
     }
 
     fn shortages(&self, levels: &Levels) -> Vec<eviction::Shortage> {

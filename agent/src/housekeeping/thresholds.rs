@@ -1,5 +1,6 @@
 //! How little of a host's resources may be left before pods have to go, as kubelet's `--eviction-hard` says it.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use coracle_api::Quantity;
@@ -7,33 +8,53 @@ use coracle_api::Quantity;
 use super::eviction::Pressure;
 use super::gauge::{Level, Levels};
 
-/// Signals with the least that may be left, what matters most first: `memory.available<100Mi,nodefs.available<5%`.
-/// What is not named may run out unseen. Images lie on the disk that holds the agent's folder, so `imagefs` is `nodefs`.
+/// For each signal the least that may be left. What is not named may run out unseen.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Thresholds(Vec<(Signal, Least)>);
+pub struct Thresholds(BTreeMap<Signal, Least>);
 
-/// What runs out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One of them: `memory.available<100Mi`, `nodefs.available<5%`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Threshold {
+    signal: Signal,
+    /// `None` for 0 % and 100 %, which switch the signal off.
+    least: Option<Least>,
+}
+
+/// What runs out, what matters most first. Images are looked for where the agent's folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Signal {
     Memory,
     Disk,
+    ImageDisk,
     Inodes,
+    ImageInodes,
     Processes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Least {
-    /// Bytes, inodes or processes. A host that has not even twice as much may use half of what it has.
+    /// Bytes, inodes or processes.
     Amount(u64),
+    /// The same, but a host that has not even twice as much may use half of what it has.
+    UpToHalf(u64),
     /// Of the capacity, 0 to 1.
     Share(f64),
 }
 
 impl Thresholds {
-    /// Memory and process ids as kubelet, disk as k3s: a tenth of a large disk is much to do without.
+    /// [`Self::default`], as it would be given.
     pub const DEFAULT: &str = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,pid.available<5%";
 
-    /// Each signal with its level and the least that may be left of it.
+    /// The given ones; of two for one signal the last. If none is given, the default.
+    pub fn given(all: &[Threshold]) -> Self {
+        if all.is_empty() {
+            return Self::default();
+        }
+        let last: BTreeMap<_, _> = all.iter().map(|one| (one.signal, one.least)).collect();
+        Self(last.into_iter().filter_map(|(signal, least)| Some((signal, least?))).collect())
+    }
+
+    /// Each signal with its level and the least that may be left of it, what matters most first.
     pub(super) fn of(&self, levels: &Levels) -> impl Iterator<Item = (Signal, Level, u64)> {
         self.0.iter().map(|(signal, least)| {
             let level = signal.level(levels);
@@ -42,9 +63,15 @@ impl Thresholds {
     }
 }
 
+/// Memory and process ids as kubelet, disk as k3s: a tenth of a large disk is much to do without.
 impl Default for Thresholds {
     fn default() -> Self {
-        Self::DEFAULT.parse().expect("a test parses it")
+        Self(BTreeMap::from([
+            (Signal::Memory, Least::UpToHalf(100 << 20)),
+            (Signal::Disk, Least::Share(0.05)),
+            (Signal::Inodes, Least::Share(0.05)),
+            (Signal::Processes, Least::Share(0.05)),
+        ]))
     }
 }
 
@@ -52,8 +79,8 @@ impl Signal {
     fn level(self, levels: &Levels) -> Level {
         match self {
             Signal::Memory => levels.memory,
-            Signal::Disk => levels.disk,
-            Signal::Inodes => levels.inodes,
+            Signal::Disk | Signal::ImageDisk => levels.disk,
+            Signal::Inodes | Signal::ImageInodes => levels.inodes,
             Signal::Processes => levels.processes,
         }
     }
@@ -61,7 +88,7 @@ impl Signal {
     pub(super) fn pressure(self) -> Pressure {
         match self {
             Signal::Memory => Pressure::Memory,
-            Signal::Disk | Signal::Inodes => Pressure::Disk,
+            Signal::Disk | Signal::ImageDisk | Signal::Inodes | Signal::ImageInodes => Pressure::Disk,
             Signal::Processes => Pressure::Pid,
         }
     }
@@ -70,8 +97,8 @@ impl Signal {
     pub(super) fn resource(self) -> &'static str {
         match self {
             Signal::Memory => "memory",
-            Signal::Disk => "ephemeral-storage",
-            Signal::Inodes => "inodes",
+            Signal::Disk | Signal::ImageDisk => "ephemeral-storage",
+            Signal::Inodes | Signal::ImageInodes => "inodes",
             Signal::Processes => "pids",
         }
     }
@@ -80,70 +107,84 @@ impl Signal {
 impl Least {
     fn of(self, level: Level) -> u64 {
         match self {
-            Least::Amount(amount) => amount.min(level.capacity / 2),
+            Least::Amount(amount) => amount,
+            Least::UpToHalf(amount) => amount.min(level.capacity / 2),
             Least::Share(share) => (level.capacity as f64 * share) as u64,
         }
     }
 }
 
-impl FromStr for Thresholds {
+impl FromStr for Threshold {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(threshold)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let (signal, least) = text.split_once('<').ok_or_else(|| format!("{text:?} is not SIGNAL<THRESHOLD"))?;
+        let signal = match signal.trim() {
+            "memory.available" => Signal::Memory,
+            "nodefs.available" => Signal::Disk,
+            "nodefs.inodesFree" => Signal::Inodes,
+            "imagefs.available" => Signal::ImageDisk,
+            "imagefs.inodesFree" => Signal::ImageInodes,
+            "pid.available" => Signal::Processes,
+            other => {
+                let known = "memory.available, nodefs.available, nodefs.inodesFree, imagefs.available, \
+                             imagefs.inodesFree, pid.available";
+                return Err(format!("{other:?} is no signal: there are {known}"));
+            }
+        };
+        Ok(Threshold { signal, least: least_of(least.trim())? })
     }
 }
 
-fn threshold(text: &str) -> Result<(Signal, Least), String> {
-    let (signal, least) = text.split_once('<').ok_or_else(|| format!("{text:?} is not SIGNAL<THRESHOLD"))?;
-    let signal = match signal.trim() {
-        "memory.available" => Signal::Memory,
-        "nodefs.available" | "imagefs.available" => Signal::Disk,
-        "nodefs.inodesFree" | "imagefs.inodesFree" => Signal::Inodes,
-        "pid.available" => Signal::Processes,
-        other => {
-            let known = "memory.available, nodefs.available, nodefs.inodesFree, imagefs.available, imagefs.inodesFree, pid.available";
-            return Err(format!("{other:?} is no signal: there are {known}"));
-        }
+fn least_of(text: &str) -> Result<Option<Least>, String> {
+    let wrong = || format!("{text:?} is neither a positive amount (500Mi) nor a share (5%)");
+    let Some(percent) = text.strip_suffix('%') else {
+        let amount: Quantity = text.parse().map_err(|_| wrong())?;
+        let amount = u64::try_from(amount.value()).ok().filter(|amount| *amount > 0);
+        return amount.map(|amount| Some(Least::Amount(amount))).ok_or_else(wrong);
     };
-    let wrong = || format!("{least:?} is neither an amount (500Mi) nor a share (5%)");
-    let least = match least.trim().strip_suffix('%') {
-        Some(percent) => {
-            let percent: f64 = percent.parse().map_err(|_| wrong())?;
-            if !(0.0..=100.0).contains(&percent) {
-                return Err(wrong());
-            }
-            Least::Share(percent / 100.0)
-        }
-        None => {
-            let amount: Quantity = least.trim().parse().map_err(|_| wrong())?;
-            Least::Amount(u64::try_from(amount.value()).map_err(|_| wrong())?)
-        }
-    };
-    Ok((signal, least))
+    match percent.parse::<f64>() {
+        Ok(percent) if percent == 0.0 || percent == 100.0 => Ok(None),
+        Ok(percent) if (0.0..100.0).contains(&percent) => Ok(Some(Least::Share(percent / 100.0))),
+        Ok(_) | Err(_) => Err(wrong()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn given(text: &str) -> Thresholds {
+        Thresholds::given(&text.split(',').map(|one| one.parse().unwrap()).collect::<Vec<_>>())
+    }
+
+    fn least(text: &str) -> Vec<(Signal, u64)> {
+        let level = Level { available: 0, capacity: 1000 };
+        let levels = Levels { memory: level, disk: level, inodes: level, processes: level };
+        given(text).of(&levels).map(|(signal, _, least)| (signal, least)).collect()
+    }
+
     #[test]
     fn thresholds_are_written_as_kubelets() {
-        let levels = Levels { memory: Level { available: 0, capacity: 1000 }, ..Levels::default() };
-        let least = |text: &str| -> Vec<_> {
-            let thresholds: Thresholds = text.parse().unwrap();
-            thresholds.of(&levels).map(|(signal, _, least)| (signal, least)).collect()
-        };
         assert_eq!(least(" memory.available<12.5% "), [(Signal::Memory, 125)]);
-        assert_eq!(least("memory.available<100,pid.available<0"), [(Signal::Memory, 100), (Signal::Processes, 0)]);
-        assert_eq!(least("memory.available<1Gi"), [(Signal::Memory, 500)], "more than a small host has to give");
-        assert_eq!(least(""), []);
-        assert_eq!(Thresholds::default().0.len(), 4);
+        let ordered = [(Signal::Memory, 900), (Signal::Disk, 50), (Signal::ImageDisk, 150), (Signal::Processes, 7)];
+        assert_eq!(
+            least("pid.available<7,imagefs.available<15%,nodefs.available<5%,memory.available<900"),
+            ordered,
+            "what matters most is first"
+        );
+        assert_eq!(least("memory.available<10%,memory.available<1"), [(Signal::Memory, 1)], "the last counts");
+        assert_eq!(least("memory.available<100%,pid.available<0%,nodefs.inodesFree<1"), [(Signal::Inodes, 1)]);
+    }
+
+    #[test]
+    fn the_default_is_what_the_help_says_but_for_small_hosts() {
+        let large = Level { available: 0, capacity: 8 << 30 };
+        let levels = Levels { memory: large, disk: large, inodes: large, processes: large };
+        let all = |thresholds: Thresholds| thresholds.of(&levels).collect::<Vec<_>>();
+        assert_eq!(all(Thresholds::given(&[])), all(given(Thresholds::DEFAULT)));
+        let small = Levels { memory: Level { available: 0, capacity: 128 << 20 }, ..levels };
+        assert_eq!(Thresholds::default().of(&small).next().unwrap().2, 64 << 20);
     }
 
     #[test]
@@ -154,9 +195,10 @@ mod tests {
             ("nodefs.available<101%", "\"101%\" is neither"),
             ("nodefs.available<much", "\"much\" is neither"),
             ("nodefs.available<-1Gi", "\"-1Gi\" is neither"),
+            ("nodefs.available<0", "\"0\" is neither"),
             ("nodefs.available<NaN%", "\"NaN%\" is neither"),
         ] {
-            let error = text.parse::<Thresholds>().unwrap_err();
+            let error = text.parse::<Threshold>().unwrap_err();
             assert!(error.contains(named), "{text}: {error}");
         }
     }
