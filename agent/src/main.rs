@@ -48,9 +48,7 @@ struct Args {
     /// How many pods the node takes
     #[arg(long, value_name = "N", default_value_t = 110)]
     max_pods: u32,
-    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = format!(
-        "How little of the host may be left before pods have to go, as for kubelet [default: {}]", Thresholds::DEFAULT
-    ))]
+    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = Thresholds::HELP)]
     eviction_hard: Vec<Threshold>,
     /// Addresses on which NodePorts listen, beside the node's own
     #[arg(long, value_name = "IP", value_delimiter = ',', default_value = "127.0.0.1")]
@@ -96,12 +94,10 @@ async fn start(args: Args, scope: &TaskScope) -> anyhow::Result<AgentHandle> {
     let way = Way::Token { server: server.clone(), token: args.token.clone() };
     let join = JoinConfig { way, node_name: name.clone(), dir: args.data_dir.join("tls"), clock: clock.clone() };
     let credentials = join::enrol(&join).await?;
-    let remote = RemoteConfig::new(server, credentials.server_ca_pem.clone(), credentials.identity());
-    let client = Client::remote(remote)?;
+    let client = Client::remote(RemoteConfig::new(server, credentials.server_ca_pem.clone(), credentials.identity()))?;
     let ((sender, certificates), connection) = (watch::channel(credentials.node_certificates()), client.clone());
     join::renew(join, credentials, scope, move |renewed| {
-        let replaced = connection.connection().map(|connection| connection.replace_identity(renewed.identity()));
-        if let Some(Err(error)) = replaced {
+        if let Some(Err(error)) = connection.connection().map(|remote| remote.replace_identity(renewed.identity())) {
             tracing::error!(%error, "the renewed certificate cannot be used");
         }
         sender.send_replace(renewed.node_certificates());

@@ -131,9 +131,7 @@ pub(crate) struct NodeArgs {
     /// How many pods the node takes
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) max_pods: u32,
-    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = format!(
-        "How little of the host may be left before pods have to go, as for kubelet [default: {}]", Thresholds::DEFAULT
-    ))]
+    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = Thresholds::HELP)]
     pub(crate) eviction_hard: Vec<Threshold>,
     /// The domain of cluster DNS
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]

@@ -42,8 +42,9 @@ enum Least {
 }
 
 impl Thresholds {
-    /// [`Self::default`], as it would be given.
-    pub const DEFAULT: &str = "memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,pid.available<5%";
+    /// What a command line says of them, with [`Self::default`] as it would be given.
+    pub const HELP: &str = "How little of the host may be left before pods have to go, as for kubelet \
+                            [default: memory.available<100Mi,nodefs.available<5%,nodefs.inodesFree<5%,pid.available<5%]";
 
     /// The given ones; of two for one signal the last. If none is given, the default.
     pub fn given(all: &[Threshold]) -> Self {
@@ -182,7 +183,8 @@ mod tests {
         let large = Level { available: 0, capacity: 8 << 30 };
         let levels = Levels { memory: large, disk: large, inodes: large, processes: large };
         let all = |thresholds: Thresholds| thresholds.of(&levels).collect::<Vec<_>>();
-        assert_eq!(all(Thresholds::given(&[])), all(given(Thresholds::DEFAULT)));
+        let said = Thresholds::HELP.split_once("[default: ").unwrap().1.trim_end_matches(']');
+        assert_eq!(all(Thresholds::given(&[])), all(given(said)));
         let small = Levels { memory: Level { available: 0, capacity: 128 << 20 }, ..levels };
         assert_eq!(Thresholds::default().of(&small).next().unwrap().2, 64 << 20);
     }
