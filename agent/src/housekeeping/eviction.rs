@@ -159,12 +159,11 @@ fn bytes(quantity: Option<&k8s_openapi::apimachinery::pkg::api::resource::Quanti
 
 /// What the pod's status and event say.
 pub(super) fn message(shortage: &Shortage, candidate: &Candidate<'_>) -> String {
-    let amount = |value| shortage.amount(value);
     let mut text = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
         shortage.resource,
-        amount(shortage.threshold),
-        amount(shortage.available)
+        shortage.amount(shortage.threshold),
+        shortage.amount(shortage.available)
     );
     for container in candidate.pod.spec.iter().flat_map(|spec| &spec.containers) {
         let asked = request(container, shortage.resource);
@@ -172,8 +171,8 @@ pub(super) fn message(shortage: &Shortage, candidate: &Candidate<'_>) -> String 
         text.push_str(&format!(
             "Container {} was using {}, request is {}, has larger consumption of {}. ",
             container.name,
-            amount(*used),
-            amount(asked),
+            shortage.amount(*used),
+            shortage.amount(asked),
             shortage.resource
         ));
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Once;
 use std::time::Duration;
 
+use crate::confine::BEHIND;
 use crate::engine::EPOCH_MS;
 
 /// What a thread is for. Those without a role (orders, logs) ask for nothing.
@@ -23,9 +24,6 @@ pub(super) enum Role {
     Computes,
 }
 
-/// How far behind the others the kernel puts threads that compute: a thirtieth of their weight, where both have work. What
-/// they are owed they get in one piece, a millisecond of some request; at this weight that is one request in hundreds.
-const BEHIND: i32 = 15;
 const NICEST: i32 = 19;
 
 impl Role {
