@@ -69,7 +69,10 @@ impl Profile {
             .epoch_interruption(true)
             // Only 0.3 components need it, and it costs every store and every call: they have an engine of their own.
             .concurrency_support(false)
-            .wasm_threads(false);
+            .wasm_threads(false)
+            // Growth of a memory with such pages may fail without the limiter having been asked, which it takes for a
+            // failure of what it granted last (`worker::memory`).
+            .wasm_custom_page_sizes(false);
         match self {
             Profile::Roomy => {}
             Profile::Tight | Profile::Interpreted => {

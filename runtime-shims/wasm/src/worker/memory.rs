@@ -92,7 +92,7 @@ pub(super) struct Limiter {
     budget: Arc<Budget>,
     at_limit: AtMemoryLimit,
     held: usize,
-    /// Granted but perhaps not to be had from the system.
+    /// Of the memory that was asked for last: granted but perhaps not to be had from the system.
     latest: usize,
 }
 
@@ -104,22 +104,12 @@ impl Limiter {
     fn grow(&mut self, current: usize, bytes: usize) -> wasmtime::Result<bool> {
         match (self.budget.take(bytes), self.at_limit) {
             (Ok(()), _) => {}
-            (Err(_), AtMemoryLimit::Refuse) if current > 0 => {
-                self.latest = 0;
-                return Ok(false);
-            }
+            (Err(_), AtMemoryLimit::Refuse) if current > 0 => return Ok(false),
             // What an instance needs to begin with it cannot do without, so there is nobody to be told no.
             (Err(full), AtMemoryLimit::Refuse | AtMemoryLimit::Kill) => return Err(wasmtime::Error::new(full)),
         }
         self.held += bytes;
-        self.latest = bytes;
         Ok(true)
-    }
-
-    fn undo(&mut self) {
-        self.budget.give_back(self.latest);
-        self.held -= self.latest;
-        self.latest = 0;
     }
 }
 
@@ -131,15 +121,21 @@ impl Drop for Limiter {
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.latest = 0;
         // Beyond the memory's own maximum the guest is told no, as WebAssembly has it.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        self.grow(current, desired.saturating_sub(current))
+        let bytes = desired.saturating_sub(current);
+        let granted = self.grow(current, bytes)?;
+        self.latest = if granted { bytes } else { 0 };
+        Ok(granted)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo();
+        let latest = std::mem::take(&mut self.latest);
+        self.budget.give_back(latest);
+        self.held -= latest;
         Ok(())
     }
 
@@ -150,8 +146,8 @@ impl ResourceLimiter for Limiter {
         self.grow(current, desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
     }
 
+    /// Only of a size that cannot be counted, without having asked: nothing was granted, so nothing is taken back.
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo();
         Ok(())
     }
 
@@ -203,6 +199,19 @@ mod tests {
         assert!(limiter.memory_growing(0, PAGE, None).is_ok());
         assert!(limiter.memory_grow_failed(wasmtime::Error::msg("no memory")).is_ok());
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn nothing_is_given_back_for_a_failure_that_was_not_asked_for() {
+        let budget = Budget::new(Some(4 * PAGE as u64), None);
+        let mut limiter = Limiter::new(budget.clone(), AtMemoryLimit::Kill);
+        let failed = || wasmtime::Error::msg("overflow calculating new table size");
+        assert!(limiter.memory_growing(0, 2 * PAGE, None).is_ok_and(|grown| grown));
+        assert!(limiter.table_grow_failed(failed()).is_ok());
+        assert_eq!(budget.used_bytes(), 2 * PAGE);
+        assert!(limiter.memory_growing(2 * PAGE, 9 * PAGE, Some(3 * PAGE)).is_ok_and(|grown| !grown));
+        assert!(limiter.memory_grow_failed(failed()).is_ok());
+        assert_eq!(budget.used_bytes(), 2 * PAGE, "it was the growth before that which was granted");
     }
 
     #[test]
