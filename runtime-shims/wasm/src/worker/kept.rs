@@ -8,17 +8,11 @@
 //!
 //! An idle instance does not run: what a guest leaves to do behind a response is done before it counts as idle.
 
-use std::sync::{Arc, Weak};
-use std::time::Duration;
-
 use futures::future;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 use wasmtime::{AsContextMut, Engine, Store};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p3::Request as GuestRequest;
@@ -27,8 +21,8 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::guest::{Container, Instance};
 use super::http::{self as server, CallError, Respond};
+use super::shelf::Shelf;
 
-const IDLE: Duration = Duration::from_secs(60);
 const REQUESTS: u32 = 1000;
 
 /// What instances are made of, with the engine it was loaded by.
@@ -45,20 +39,18 @@ enum Made {
 /// The idle instances of one container.
 pub(super) struct Kept {
     program: Program,
-    idle: Arc<Mutex<Vec<Idle>>>,
-    tasks: TaskTracker,
+    idle: Shelf<Idle>,
 }
 
 struct Idle {
     store: Store<Instance>,
     made: Made,
     served: u32,
-    since: Instant,
 }
 
 impl Kept {
     pub(super) fn new(program: Program) -> Kept {
-        Kept { program, idle: Arc::default(), tasks: TaskTracker::new() }
+        Kept { program, idle: Shelf::default() }
     }
 
     /// Serves one request; the answer goes out by `respond`, and its body while this runs.
@@ -68,9 +60,7 @@ impl Kept {
         request: Request<Incoming>,
         respond: &Respond,
     ) -> Result<(), CallError> {
-        // The one that was used last: others get old and go.
-        let kept = self.idle.lock().pop();
-        let mut instance = match kept {
+        let mut instance = match self.idle.take() {
             Some(kept) => kept,
             None => self.make(container).await?,
         };
@@ -81,9 +71,8 @@ impl Kept {
             Made::Three(service) => ask(&mut instance.store, service, request, respond).await?,
         }
         instance.served += 1;
-        instance.since = Instant::now();
         if instance.served < REQUESTS {
-            self.keep(instance);
+            self.idle.put(instance);
         }
         Ok(())
     }
@@ -102,16 +91,7 @@ impl Kept {
             }
         };
         let made = made.map_err(CallError::Instantiate)?;
-        Ok(Idle { store, made, served: 0, since: Instant::now() })
-    }
-
-    fn keep(&self, instance: Idle) {
-        let mut idle = self.idle.lock();
-        idle.push(instance);
-        if idle.len() == 1 {
-            // It ends by itself, soon after the last instance or the container.
-            self.tasks.spawn(clear(Arc::downgrade(&self.idle)));
-        }
+        Ok(Idle { store, made, served: 0 })
     }
 }
 
@@ -143,23 +123,6 @@ async fn ask(
         })
         .await;
     outcome.and_then(|inner| inner).map_err(CallError::Guest)
-}
-
-/// Lets instances go that have waited long enough, until there are none.
-async fn clear(idle: Weak<Mutex<Vec<Idle>>>) {
-    loop {
-        let next = {
-            let Some(idle) = idle.upgrade() else { return };
-            let mut idle = idle.lock();
-            let now = Instant::now();
-            idle.retain(|instance| now.duration_since(instance.since) < IDLE);
-            match idle.iter().map(|instance| instance.since).min() {
-                Some(oldest) => oldest + IDLE,
-                None => return,
-            }
-        };
-        tokio::time::sleep_until(next).await;
-    }
 }
 
 /// HTTP/1.1 names the host in a header; guests find it in the request's authority.

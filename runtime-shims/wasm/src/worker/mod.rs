@@ -47,6 +47,7 @@ mod roots;
 mod running;
 mod scheduling;
 mod share;
+mod shelf;
 mod slots;
 mod slow_log;
 mod sockets;
