@@ -36,6 +36,10 @@ use crate::wire::LogLimits;
 const BUFFER_BYTES: usize = 128 << 10;
 /// With so much of it the writer does not wait for more, so that the guest need not wait for the writer.
 const HURRY_BYTES: usize = BUFFER_BYTES / 2;
+/// With so much, the disk does not keep up, and more is dropped: a guest waits for room, but several may have seen the same.
+const OVERFLOW_BYTES: usize = 16 * BUFFER_BYTES;
+/// What the runtime may say of a container in a second in any case.
+const NOTICE_BYTES: u64 = 16 << 10;
 /// How long lines gather after others were written. What comes thick costs few system calls that way, and who follows
 /// the log does not notice.
 const GATHER: Duration = Duration::from_millis(20);
@@ -82,12 +86,13 @@ impl LogWriter {
 
     /// A log that writes to `file`; without one, what is written is let go.
     pub(super) fn log(&self, file: Option<File>, clock: Clock, limits: LogLimits) -> Arc<Log> {
-        let rate = Rate::new(limits.bytes_per_second, limits.burst_bytes, clock.now());
+        let now = clock.now();
         let buffer = Buffer {
             bytes: Vec::new(),
             stamp: Stamp::default(),
             told: Told::Nothing,
-            rate,
+            rate: Rate::new(limits.bytes_per_second, limits.burst_bytes, now),
+            notices: Rate::new(NOTICE_BYTES, NOTICE_BYTES, now),
             dropped: Dropped::default(),
         };
         Arc::new(Log {
@@ -162,6 +167,8 @@ struct Buffer {
     stamp: Stamp,
     told: Told,
     rate: Rate,
+    /// For lines of the runtime itself, where the guest has left them nothing.
+    notices: Rate,
     dropped: Dropped,
 }
 
@@ -197,11 +204,12 @@ struct Output {
 }
 
 impl Log {
-    /// Lines of the runtime itself, for whoever reads the container's log.
+    /// Lines of the runtime itself, for whoever reads the container's log. A guest that floods its log does not drown them,
+    /// nor may it flood by what it makes the runtime say.
     pub(super) fn say(self: &Arc<Log>, text: &str) {
         self.fill(|buffer| {
             for line in text.lines() {
-                buffer.put(self.clock.now(), Stream::Stderr, true, line.as_bytes());
+                buffer.notice(self.clock.now(), line);
             }
         });
     }
@@ -289,13 +297,23 @@ const STAMP_BYTES: usize = 41;
 impl Buffer {
     /// Logs a line, or a part of one, unless there has been too much lately.
     fn line(&mut self, now: UnixNanos, stream: Stream, whole: bool, text: &[u8]) -> Kept {
-        if !self.rate.take(text.len() + STAMP_BYTES, now) {
+        if self.bytes.len() >= OVERFLOW_BYTES || !self.rate.take(text.len() + STAMP_BYTES, now) {
             self.dropped.bytes += text.len() as u64;
             return Kept::No;
         }
         self.tell_dropped(now);
         self.put(now, stream, whole, text);
         Kept::Yes
+    }
+
+    fn notice(&mut self, now: UnixNanos, text: &str) {
+        let bytes = text.len() + STAMP_BYTES;
+        if self.rate.take(bytes, now) || self.notices.take(bytes, now) {
+            self.put(now, Stream::Stderr, true, text.as_bytes());
+        } else {
+            self.dropped.bytes += text.len() as u64;
+            self.dropped.lines += 1;
+        }
     }
 
     fn put(&mut self, now: UnixNanos, stream: Stream, whole: bool, text: &[u8]) {

@@ -116,6 +116,46 @@ async fn a_line_that_is_dropped_in_the_middle_is_ended_and_the_next_is_whole() {
 }
 
 #[tokio::test]
+async fn what_a_guest_makes_the_runtime_say_is_bounded_and_what_it_says_by_itself_is_heard() {
+    let writer = LogWriter::start().expect("a thread can be started");
+    let mut file = tempfile::tempfile().expect("a file can be made");
+    let limits = LogLimits { bytes_per_second: 1, burst_bytes: 100, ..LogLimits::default() };
+    let log = writer.log(Some(file.try_clone().expect("it can be shared")), Clock::stepping(0), limits);
+    let out = LogStream::new(log.clone(), Stream::Stdout);
+    out.put(&[b'x'; 1000]);
+    out.put(b"\n");
+    log.say("the guest was ended");
+    for _ in 0..100 {
+        log.say(&"y".repeat(4000));
+    }
+    drop(out);
+    log.flushed().await;
+    file.rewind().expect("it can be read again");
+    let mut text = String::new();
+    file.read_to_string(&mut text).expect("it is text");
+    assert!(text.contains("the guest was ended"), "{text}");
+    assert!(text.contains("coracle: dropped 9"), "{text}");
+    assert!(text.len() < 2 * NOTICE_BYTES as usize, "{} bytes", text.len());
+}
+
+#[tokio::test]
+async fn what_the_disk_is_too_slow_for_is_dropped() {
+    let writer = LogWriter::start().expect("a thread can be started");
+    let limits = LogLimits { bytes_per_second: 1 << 40, burst_bytes: 1 << 40, ..LogLimits::default() };
+    let log = writer.log(None, Clock::stepping(0), limits);
+    // The writer waits for this, as it would for a disk.
+    let _disk = log.file.lock();
+    let out = LogStream::new(log.clone(), Stream::Stdout);
+    let line = [vec![b'x'; 10_000], b"\n".to_vec()].concat();
+    for _ in 0..1000 {
+        out.put(&line);
+    }
+    let buffer = log.buffer.lock();
+    assert!(buffer.bytes.len() < OVERFLOW_BYTES + 2 * line.len(), "{} bytes", buffer.bytes.len());
+    assert!(buffer.dropped.lines > 500, "{:?}", buffer.dropped);
+}
+
+#[tokio::test]
 async fn a_guest_waits_while_the_buffer_is_full_and_loses_nothing() {
     let writer = LogWriter::start().expect("a thread can be started");
     let mut file = tempfile::tempfile().expect("a file can be made");
