@@ -1,7 +1,7 @@
 //! From how a guest ended to what Kubernetes shows.
 
 use wasmtime::component::ResourceTableError;
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{GcHeapOutOfMemory, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::memory::OutOfMemory;
@@ -24,8 +24,12 @@ pub(super) fn of_error(error: &wasmtime::Error) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Exit::with_code(*code);
     }
-    if let Some(out_of_memory) = error.downcast_ref::<OutOfMemory>() {
-        return Exit { code: KILLED, reason: ExitReason::OomKilled, message: out_of_memory.to_string() };
+    if is_out_of_memory(error) {
+        let message = match error.downcast_ref::<OutOfMemory>() {
+            Some(out_of_memory) => out_of_memory.to_string(),
+            None => "out of memory: the guest's garbage-collected heap is full and may not grow".to_owned(),
+        };
+        return Exit { code: KILLED, reason: ExitReason::OomKilled, message };
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         let message = "the guest holds as many host objects (streams, sockets, requests, timers) as it may; it must \
@@ -34,6 +38,12 @@ pub(super) fn of_error(error: &wasmtime::Error) -> Exit {
     }
     let code = if error.is::<Trap>() || error.is::<WasmBacktrace>() { TRAPPED } else { NOT_STARTED };
     Exit { code, reason: ExitReason::Error, message: text(error) }
+}
+
+/// The guest wanted more memory than it may have. Of a heap that wasmtime collects it does not say why it could not grow; the
+/// limit is the only reason there is, short of 4 GiB.
+pub(super) fn is_out_of_memory(error: &wasmtime::Error) -> bool {
+    error.is::<OutOfMemory>() || error.is::<GcHeapOutOfMemory<()>>()
 }
 
 /// The guest was ended from outside.
@@ -67,12 +77,11 @@ pub(super) fn text(error: &wasmtime::Error) -> String {
             text = format!("{outer}: {text}");
         }
     }
-    if text.len() > MESSAGE_BYTES {
-        let mut end = MESSAGE_BYTES;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
+    text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
     text
+}
+
+/// What there is room for of a text that a guest has made.
+pub(super) fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MESSAGE_BYTES)]
 }

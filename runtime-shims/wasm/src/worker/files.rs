@@ -1,10 +1,11 @@
-//! Counts the files a guest opens. wasmtime-wasi does the work; the three calls of WASI 0.1 that open and close, and the
-//! two of 0.2, are wrapped.
+//! What wasmtime-wasi leaves open: counts the files a guest opens (it does the work; the calls of WASI 0.1 and 0.2 that open
+//! and close are wrapped), and lets a guest of 0.1 end with any code.
 
 use std::sync::Arc;
 
 use wasmtime::component::{Linker as ComponentLinker, Resource, ResourceType};
 use wasmtime::{AsContextMut, Caller, Extern, Linker, StoreContextMut};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::filesystem::WasiFilesystemView;
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as p1;
 use wasmtime_wasi::p2::FsError;
@@ -14,6 +15,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use wiggle::GuestMemory;
 
 use super::allowance::Kind;
+use super::directories;
 use super::guest::Instance;
 
 const P1: &str = "wasi_snapshot_preview1";
@@ -79,6 +81,9 @@ pub(super) fn add_to_module_linker(linker: &mut Linker<Instance>) -> wasmtime::R
             Ok::<i32, wasmtime::Error>(errno)
         })
     })?;
+    // wasmtime-wasi takes codes from 126 on for a failure of the call; to a process they are codes like others, of which
+    // the parent is told the last byte.
+    linker.func_wrap(P1, "proc_exit", |code: i32| Err::<(), _>(wasmtime::Error::from(I32Exit(code & 0xff))))?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -134,6 +139,7 @@ pub(super) fn add_to_component_linker(linker: &mut ComponentLinker<Instance>) ->
             })
         },
     )?;
+    directories::add_to(&mut types)?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -20,6 +20,7 @@ mod code;
 mod command;
 mod config;
 mod cpu;
+mod directories;
 mod environment;
 mod exec;
 mod exit;

@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::neighbour::Neighbour;
-use crate::shim::{Shim, eventually, get, guest, within};
+use crate::shim::{Shim, descriptors, eventually, get, guest, within};
 
 /// More than a pod serves at once, and than may wait.
 const MANY: usize = 600;
@@ -76,10 +76,9 @@ async fn servers_that_answer_in_drops_or_never_hold_up_their_own_guest_only() {
     });
     let pod = shim.run("asking", guest("abuse").args(&["upstream", &at, "300"])).await;
     let worker = shim.worker_pid().expect("a worker runs");
-    eventually("it has asked", || async { (super::takers::descriptors(worker) > 200).then_some(()) }).await;
+    eventually("it has asked", || async { (descriptors(worker) > 200).then_some(()) }).await;
     // It waits and can be stopped like any other; what it held is given back.
     within("it stops", shim.stop(&pod.container, 5)).await;
-    eventually("its connections are closed", || async { (super::takers::descriptors(worker) < 100).then_some(()) })
-        .await;
+    eventually("its connections are closed", || async { (descriptors(worker) < 100).then_some(()) }).await;
     neighbour.unharmed(&shim).await;
 }

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::neighbour::Neighbour;
-use crate::shim::{Guest, Shim, eventually, guest};
+use crate::shim::{Guest, Shim, descriptors, eventually, guest};
 
 /// Runs a guest that takes more than it may. Either it is told no, counts that and ends by itself, or it is ended with
 /// the reason; either way what it took is given back.
@@ -49,6 +49,25 @@ async fn opening_without_end_is_held() {
         check_held(&shim, args[0], guest("abuse").args(args).mount(&dir, "/data", false)).await;
     }
     check_held(&shim, "opens", guest("opens").mount(&dir, "/data", false)).await;
+    neighbour.unharmed(&shim).await;
+}
+
+#[tokio::test]
+async fn listing_directories_without_end_is_held() {
+    let shim = Shim::start().await;
+    let neighbour = Neighbour::start(&shim).await;
+    let dir = writable(&shim, "data");
+    for number in 0..2000 {
+        std::fs::write(dir.join(format!("{number:0>200}")), "").expect("a file can be made");
+    }
+    let lister = guest("abuse").args(&["lists", "/data", "5000"]).mount(&dir, "/data", false);
+    check_held(&shim, "lists", lister).await;
+    let said = shim.log("lists", "main");
+    assert!(said.contains("first ErrorCode::Quota"), "by their number, before the host has them all: {said}");
+    let whole = guest("abuse").args(&["list", "/data"]).mount(&dir, "/data", true);
+    let pod = shim.run("list", whole).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+    assert_eq!(shim.log("list", "main"), "stdout F list: 2000 entries\n");
     neighbour.unharmed(&shim).await;
 }
 
@@ -132,10 +151,6 @@ async fn a_guest_that_fails_at_its_start_again_and_again_costs_nobody_anything()
     })
     .await;
     neighbour.unharmed(&shim).await;
-}
-
-pub fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
 }
 
 fn resident_kb(pid: u32) -> usize {

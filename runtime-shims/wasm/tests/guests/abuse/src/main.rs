@@ -1,7 +1,7 @@
 //! Takes what a guest can take, without ever giving back, and says how far it came. The first argument says what, the
 //! others how much:
 //!
-//! `files DIR N` · `handles DIR N` (one file, opened again and again) · `tcp N` · `udp N` · `listen PORT N` ·
+//! `files DIR N` · `handles DIR N` (one file, opened again and again) · `lists DIR N` · `list DIR` (once, to its end) · `tcp N` · `udp N` · `listen PORT N` ·
 //! `connect ADDRESS PORT N` · `objects N` · `fields N` · `lookups N` · `random BYTES` · `bodies AUTHORITY N` ·
 //! `headers N` · `copies N` · `requests N` (objects with much in each) · `upstream AUTHORITY N` · `escape DIR SECRET` · `deep DIR N`
 
@@ -23,6 +23,12 @@ fn main() {
     let text = match words.as_slice() {
         ["files", dir, count] => files(dir, number(count), |at| format!("f{at}")),
         ["handles", dir, count] => files(dir, number(count), |_| "same".to_owned()),
+        ["lists", dir, count] => lists(dir, number(count)),
+        ["list", dir] => {
+            let entries = directory(dir).read_directory().expect("it can be read");
+            let count = std::iter::from_fn(|| entries.read_directory_entry().expect("it goes on")).count();
+            format!("{count} entries")
+        }
         ["tcp", count] => grab(number(count), |_| create_tcp_socket(IpAddressFamily::Ipv4)),
         ["udp", count] => grab(number(count), |_| create_udp_socket(IpAddressFamily::Ipv4)),
         ["listen", port, count] => listen(number(port) as u16, number(count)),
@@ -80,6 +86,16 @@ fn files(dir: &str, count: usize, name: impl Fn(usize) -> String) -> String {
     let dir = directory(dir);
     let flags = DescriptorFlags::READ | DescriptorFlags::WRITE;
     grab(count, |at| dir.open_at(PathFlags::empty(), &name(at), OpenFlags::CREATE, flags))
+}
+
+/// Begins as many lists, each of which could go on.
+fn lists(dir: &str, count: usize) -> String {
+    let dir = directory(dir);
+    grab(count, |_| {
+        let entries = dir.read_directory()?;
+        entries.read_directory_entry()?;
+        Ok::<_, wasi::filesystem::types::ErrorCode>(entries)
+    })
 }
 
 fn at(address: &str, port: u16) -> IpSocketAddress {
