@@ -17,6 +17,7 @@ use wasmtime::Engine;
 
 use super::bucket::CpuQuota;
 use super::busy::{Busy, Runs};
+use super::charged::OnAccount;
 use super::fair::Member;
 use super::lately::{Company, Lately};
 use super::scheduling::Role;
@@ -120,6 +121,11 @@ impl Cpu {
         (self.on_idle)();
     }
 
+    /// Moves on while guests run.
+    pub(super) fn tick(&self) -> u64 {
+        self.state.ticks.load(Ordering::Relaxed)
+    }
+
     pub(super) fn guest_threads(&self) -> usize {
         self.guest_threads
     }
@@ -133,7 +139,8 @@ impl Cpu {
         cx: &mut Context<'_>,
     ) -> Slice<F::Output> {
         self.enter(lane);
-        let tick = self.state.ticks.load(Ordering::Relaxed);
+        let _counted_here = OnAccount::begin();
+        let tick = self.tick();
         let watch = match lane {
             Lane::Network => Stopwatch::cheap(tick),
             Lane::Busy => {
@@ -142,29 +149,33 @@ impl Cpu {
                 Stopwatch::exact()
             }
         };
-        let polled = Polled { cpu: self, lane, used, watch };
+        let polled = Polled { cpu: self, lane, used, watch, ns: None };
         SLICE_OVER.set(false);
         SLICE_END.set(tick + lane.slice_ticks());
         let outcome = Pin::new(guest).poll(cx);
         let interrupted = SLICE_OVER.take();
+        let ns = polled.done();
         // Time in which the kernel or the host ran somebody else is not held against it.
-        if interrupted && matches!(lane, Lane::Network) && polled.watch.ns() >= PERIOD_NS {
-            used.lately.interrupted(Instant::now());
+        if ns >= PERIOD_NS && matches!(lane, Lane::Network) {
+            let now = Instant::now();
+            if interrupted {
+                used.lately.interrupted(now);
+            }
+            used.lately.held(ns, now);
         }
-        drop(polled);
         Slice { outcome, interrupted }
     }
 
     /// Whether a container is to make room for others: it has used much lately, and they run too.
     pub(super) fn is_in_the_way(&self, used: &Used) -> bool {
-        let tick = self.state.ticks.load(Ordering::Relaxed);
+        let tick = self.tick();
         let is_much = used.lately.is_much(Instant::now());
         self.company.meets(used.member, tick) && is_much
     }
 
     /// Asked by a guest that has seen the epoch move, at some time since its store was made or last looked.
     pub(super) fn is_slice_over(&self) -> bool {
-        self.state.ticks.load(Ordering::Relaxed) >= SLICE_END.get()
+        self.tick() >= SLICE_END.get()
     }
 
     fn enter(&self, lane: Lane) {
@@ -371,11 +382,19 @@ struct Polled<'a> {
     lane: Lane,
     used: &'a Used,
     watch: Stopwatch,
+    ns: Option<u64>,
+}
+
+impl Polled<'_> {
+    /// How long it took.
+    fn done(mut self) -> u64 {
+        *self.ns.insert(self.watch.ns())
+    }
 }
 
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
-        let ns = self.watch.ns();
+        let ns = self.ns.unwrap_or_else(|| self.watch.ns());
         self.used.add(ns);
         match self.lane {
             // Nobody had to wait for it.

@@ -125,7 +125,7 @@ impl Container {
         let instance = Instance {
             wasi,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(self.net.clone(), self.allowance.clone(), self.traffic.clone(), self.trust.clone()),
+            outgoing: Outgoing::of(self),
             limiter: Limiter::new(self.budget.clone(), self.spec.limits.at_memory_limit),
             net: self.net.clone(),
             allowance: self.allowance.clone(),

@@ -17,6 +17,10 @@ const LITTLE_NS: u64 = 1_000_000;
 const MOST_NS: u64 = 20_000_000;
 /// For so long after a guest was interrupted the others of its container are taken for such.
 const INTERRUPTED: Duration = Duration::from_millis(8);
+/// Who held a thread for so long at once was in a call that cannot be interrupted, such as one that fills a memory,
+const HELD_NS: u64 = 5_000_000;
+/// and is taken for such for so many times as long: others may have it again, for that part of the time.
+const HELD_TIMES: u32 = 50;
 /// Half a thread, whatever a container asked for.
 const LEAST_SHARE: u64 = 512;
 /// Who ran so many ticks ago, a tenth of a second in which guests run, is still thought of.
@@ -54,7 +58,14 @@ impl Lately {
 
     /// One of its guests computed for a slice and did not end: the others are not tried one after another, for a while.
     pub(super) fn interrupted(&self, now: Instant) {
-        self.0.lock().until = Some(now + INTERRUPTED);
+        self.0.lock().keep_until(now + INTERRUPTED);
+    }
+
+    /// One of its guests had a thread for so long at once.
+    pub(super) fn held(&self, ns: u64, now: Instant) {
+        if ns >= HELD_NS {
+            self.0.lock().keep_until(now + HELD_TIMES * Duration::from_nanos(ns));
+        }
     }
 
     pub(super) fn is_much(&self, now: Instant) -> bool {
@@ -66,6 +77,12 @@ impl Lately {
         recent.ns = recent.ns.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         recent.much = recent.ns > if recent.much { LITTLE_NS } else { MUCH_NS };
         recent.much || recent.until.is_some_and(|until| now < until)
+    }
+}
+
+impl Recent {
+    fn keep_until(&mut self, until: Instant) {
+        self.until = self.until.max(Some(until));
     }
 }
 
@@ -134,6 +151,19 @@ mod tests {
         lately.interrupted(start);
         assert!(lately.is_much(start + INTERRUPTED - Duration::from_nanos(1)));
         assert!(!lately.is_much(start + INTERRUPTED));
+    }
+
+    #[test]
+    fn who_holds_a_thread_in_one_call_is_kept_from_it_for_long() {
+        let lately = Lately::new(1024);
+        let start = Instant::now();
+        lately.held(HELD_NS - 1, start);
+        assert!(!lately.is_much(start));
+        let second = Duration::from_secs(1);
+        lately.held(1_000_000_000, start);
+        lately.interrupted(start);
+        assert!(lately.is_much(start + 49 * second), "a short time does not end a long one");
+        assert!(!lately.is_much(start + 50 * second));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod allowance;
 mod bucket;
 mod busy;
+mod charged;
 mod code;
 mod command;
 mod config;

@@ -19,6 +19,9 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::allowance::{Allowance, Held, Kind, Refused};
+use super::charged::charged;
+use super::cpu::{Cpu, Used};
+use super::guest::Container;
 use super::pod::{NameError, PodNet};
 use super::roots::Trust;
 use super::traffic::{Counted, Traffic};
@@ -38,16 +41,25 @@ pub(super) struct Outgoing {
     allowance: Arc<Allowance>,
     traffic: Arc<Traffic>,
     trust: Arc<Trust>,
+    cpu: Arc<Cpu>,
+    used: Arc<Used>,
 }
 
 impl Outgoing {
-    pub(super) fn new(
-        net: Arc<PodNet>,
-        allowance: Arc<Allowance>,
-        traffic: Arc<Traffic>,
-        trust: Arc<Trust>,
-    ) -> Outgoing {
-        Outgoing { net, allowance, traffic, trust }
+    pub(super) fn of(container: &Container) -> Outgoing {
+        let Container { net, allowance, traffic, trust, cpu, used, .. } = container;
+        Outgoing {
+            net: net.clone(),
+            allowance: allowance.clone(),
+            traffic: traffic.clone(),
+            trust: trust.clone(),
+            cpu: cpu.clone(),
+            used: used.clone(),
+        }
+    }
+
+    fn charged<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        charged(self.cpu.clone(), self.used.clone(), work)
     }
 }
 
@@ -58,7 +70,7 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _body: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(send(self.clone(), request, options))
+        Box::new(self.charged(send(self.clone(), request, options)))
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -114,7 +126,7 @@ async fn send(own: Outgoing, mut request: http::Request<WasiBody>, options: Opti
         timer.as_mut().reset(tokio::time::Instant::now() + between_bytes);
         Timed { body, timer, between_bytes }.boxed_unsync()
     });
-    let rest: Io = Box::new(async move { if driven { Ok(()) } else { connection.await } });
+    let rest: Io = Box::new(own.charged(async move { if driven { Ok(()) } else { connection.await } }));
     Ok((response, rest))
 }
 
