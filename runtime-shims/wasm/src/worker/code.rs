@@ -26,9 +26,16 @@ use crate::wire::VolumeSpec;
 pub(super) enum Code {
     Module(InstancePre<Instance>),
     Command(CommandPre<Instance>),
-    Http(ProxyPre<Instance>),
+    Http(Arc<HttpCode>),
     Command3(p3::bindings::CommandPre<Instance>),
     Http3(ServicePre<Instance>),
+}
+
+/// The same component, once for each way to make an instance of it.
+pub(super) struct HttpCode {
+    /// None: it has more memories, tables or instances in it than the pool has room for in one.
+    pub(super) pooled: Option<ProxyPre<Instance>>,
+    beside: OnceLock<ProxyPre<Instance>>,
 }
 
 pub(super) struct Loader {
@@ -98,13 +105,32 @@ impl Loader {
         })
     }
 
-    /// The HTTP component at `path` for instances that are not of the pool.
-    #[allow(unsafe_code)]
-    pub(super) fn beside_pool(&self, path: &Path) -> wasmtime::Result<ProxyPre<Instance>> {
+    /// The HTTP component `code` at `path`, for instances that are not of the pool.
+    pub(super) fn beside_pool<'a>(&self, code: &'a HttpCode, path: &Path) -> wasmtime::Result<&'a ProxyPre<Instance>> {
+        if let Some(beside) = code.beside.get() {
+            return Ok(beside);
+        }
         let _here = self.working_dir.lock();
+        let beside = match code.beside.get() {
+            None => self.read_beside(path)?,
+            Some(made_meanwhile) => return Ok(made_meanwhile),
+        };
+        Ok(code.beside.get_or_init(|| beside))
+    }
+
+    #[allow(unsafe_code)]
+    fn read_beside(&self, path: &Path) -> wasmtime::Result<ProxyPre<Instance>> {
         // SAFETY: as below.
         let component = unsafe { Component::deserialize_file(&self.commands, path)? };
         let linker = component_linker(&self.components, &self.commands)?;
+        ProxyPre::new(linker.instantiate_pre(&component)?)
+    }
+
+    #[allow(unsafe_code)]
+    fn read_pooled(&self, path: &Path) -> wasmtime::Result<ProxyPre<Instance>> {
+        // SAFETY: as below.
+        let component = unsafe { Component::deserialize_file(&self.requests, path)? };
+        let linker = component_linker(&self.http, &self.requests)?;
         ProxyPre::new(linker.instantiate_pre(&component)?)
     }
 
@@ -125,10 +151,15 @@ impl Loader {
                 Ok(Code::Command(CommandPre::new(linker.instantiate_pre(&component)?)?))
             }
             GuestKind::Http => {
-                // SAFETY: as above.
-                let component = unsafe { Component::deserialize_file(&self.requests, path)? };
-                let linker = component_linker(&self.http, &self.requests)?;
-                Ok(Code::Http(ProxyPre::new(linker.instantiate_pre(&component)?)?))
+                let code = match self.read_pooled(path) {
+                    Ok(pooled) => HttpCode { pooled: Some(pooled), beside: OnceLock::new() },
+                    // What is wrong with it besides is wrong beside the pool too.
+                    Err(error) => match self.read_beside(path) {
+                        Ok(beside) => HttpCode { pooled: None, beside: beside.into() },
+                        Err(_) => return Err(error),
+                    },
+                };
+                Ok(Code::Http(Arc::new(code)))
             }
             GuestKind::Command3 | GuestKind::Http3 => {
                 // SAFETY: as above.

@@ -3,8 +3,10 @@
 //! names.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
 
-use rustix::fs::{AtFlags, Dir, FileType};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{LinkerInstance, Resource, ResourceType};
 use wasmtime_wasi::WasiView;
@@ -44,10 +46,10 @@ pub(super) fn add_to(types: &mut LinkerInstance<'_, Instance>) -> wasmtime::Resu
                 };
                 let Ok(held) = instance.allowance.take(Kind::File) else { return Ok((Err(ErrorCode::Quota),)) };
                 // A disk may be slow.
-                let opened = tokio::task::spawn_blocking(move || Dir::read_from(&*dir)).await?;
+                let opened = tokio::task::spawn_blocking(move || open(&dir)).await?;
                 let entries = match opened {
                     Ok(dir) => Entries { dir: Some(dir), ahead: VecDeque::new(), _held: held },
-                    Err(error) => return Ok((Err(std::io::Error::from(error).into()),)),
+                    Err(error) => return Ok((Err(error.into()),)),
                 };
                 Ok((Ok(store.data_mut().ctx().table.push(entries)?),))
             })
@@ -73,6 +75,12 @@ pub(super) fn add_to(types: &mut LinkerInstance<'_, Instance>) -> wasmtime::Resu
     Ok(())
 }
 
+/// Directories that guests have open are good for paths only; this one is good for reading.
+fn open(dir: &File) -> io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Dir::new(rustix::fs::openat(dir, ".", flags, Mode::empty())?)?)
+}
+
 /// The next entries, and the directory unless that was all.
 fn read(mut dir: Dir) -> (Option<Dir>, VecDeque<Entry>) {
     let mut piece = VecDeque::new();
@@ -80,7 +88,7 @@ fn read(mut dir: Dir) -> (Option<Dir>, VecDeque<Entry>) {
         let entry = match dir.read() {
             Some(Ok(entry)) => entry,
             Some(Err(error)) => {
-                piece.push_back(Err(std::io::Error::from(error).into()));
+                piece.push_back(Err(io::Error::from(error).into()));
                 return (None, piece);
             }
             None => return (None, piece),
@@ -120,9 +128,16 @@ fn named(kind: FileType) -> DescriptorType {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::fs::File;
+    use std::path::Path;
 
     use super::*;
+
+    /// As a guest has it.
+    fn opened(path: &Path) -> Dir {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty()).expect("it is there");
+        open(&File::from(dir)).expect("it can be read")
+    }
 
     #[test]
     fn a_directory_is_read_whole_in_pieces() {
@@ -138,7 +153,7 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", dir.path().join("link")).expect("a link can be made");
         expected.insert("link".to_owned(), DescriptorType::SymbolicLink);
 
-        let mut open = Some(Dir::read_from(File::open(dir.path()).expect("it is there")).expect("it is one"));
+        let mut open = Some(opened(dir.path()));
         let mut found = BTreeMap::new();
         while let Some(dir) = open {
             let (rest, piece) = read(dir);
@@ -156,7 +171,7 @@ mod tests {
         use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().expect("a directory can be made");
         File::create(dir.path().join(std::ffi::OsStr::from_bytes(b"\xff"))).expect("a file can be made");
-        let (rest, piece) = read(Dir::read_from(File::open(dir.path()).expect("it is there")).expect("it is one"));
+        let (rest, piece) = read(opened(dir.path()));
         assert!(rest.is_none());
         assert!(matches!(piece.into_iter().next(), Some(Err(ErrorCode::IllegalByteSequence))));
     }

@@ -10,8 +10,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -21,21 +21,24 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::allowance::{Held, Kind};
+use super::charged::charged;
+use super::code::HttpCode;
 use super::greeting::Greeting;
 use super::guest::{Container, Instance};
 use super::kept::Kept;
 use super::log::Log;
-use super::memory::OutOfMemory;
 use super::response::{AbortOnDrop, HEAD_PATIENCE, ServerBody, guest_body, plain};
 use super::running::Guest;
 use super::slots::Slot;
@@ -45,13 +48,15 @@ use crate::wire::{Exit, HttpSpec};
 
 /// Connections of one pod; more wait in the kernel until one closes.
 const CONNECTIONS: usize = 1024;
+/// A client that has been silent for so long is asked whether it is still there; for as long again it may not answer.
+const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 /// How long a request waits for its turn before it is told to go elsewhere.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where instances come from.
 pub(super) enum Serve {
     /// A new one for each request: of the pool, or beside it when that is used up.
-    Each { pooled: ProxyPre<Instance>, beside: OnceLock<Option<ProxyPre<Instance>>> },
+    Each(Arc<HttpCode>),
     /// Kept between requests, and never of the pool.
     Kept(Kept),
 }
@@ -67,6 +72,8 @@ struct Service {
     concurrency: usize,
     waiting: AtomicUsize,
     instances: TaskTracker,
+    /// The container has ended: no instance outlives it.
+    over: CancellationToken,
     /// Set when a request took the last of the pod's memory.
     out_of_memory: Mutex<Option<Exit>>,
     wake: Notify,
@@ -102,6 +109,7 @@ pub(super) async fn serve(
         concurrency: spec.concurrency,
         waiting: AtomicUsize::new(0),
         instances: TaskTracker::new(),
+        over: CancellationToken::new(),
         out_of_memory: Mutex::new(None),
         wake: Notify::new(),
     });
@@ -109,10 +117,10 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             biased;
-            () = service.wake.notified() => return connections.kill(service.memory_exit()),
+            () = service.wake.notified() => return connections.kill(service.memory_exit()).await,
             stopped = stopped(&mut stop) => return match stopped {
                 Stop::Drain { .. } => connections.drain(listener, stop).await,
-                Stop::Run | Stop::Kill => connections.kill(exit::stopped(false)),
+                Stop::Run | Stop::Kill => connections.kill(exit::stopped(false)).await,
             },
             accepted = connections.accept(&listener) => match accepted {
                 Ok(stream) => connections.serve(stream),
@@ -174,16 +182,24 @@ impl Connections {
         let Ok(held) = container.allowance.take(Kind::Socket) else { return };
         // Responses are often small, and the last piece should not wait for an acknowledgement.
         let _ = stream.set_nodelay(true);
+        notice_lost_clients(&stream);
         let stream = Counted::new(stream, container.traffic.clone(), held);
         let connection = connection(stream, self.service.clone(), self.phase.subscribe());
+        let connection = charged(container.cpu.clone(), container.used.clone(), connection);
         self.tasks.spawn(async move {
             connection.await;
             drop(room);
         });
     }
 
-    fn kill(&self, exit: Exit) -> Exit {
+    /// Returns when nothing of the container runs any more: its address may be another pod's next.
+    async fn kill(&self, exit: Exit) -> Exit {
         self.phase.send_replace(Phase::Close);
+        self.service.over.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.service.instances.close();
+        self.service.instances.wait().await;
         exit
     }
 
@@ -207,8 +223,18 @@ impl Connections {
             () = self.service.wake.notified() => self.service.memory_exit(),
             () = grace_over(stop) => exit::stopped(false),
         };
-        self.kill(exit)
+        self.kill(exit).await
     }
+}
+
+/// A client that lost its power or its network says nothing of it, and may have an instance waiting for the rest of what it
+/// was sending.
+fn notice_lost_clients(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(CLIENT_SILENCE).with_interval(CLIENT_SILENCE / 4).with_retries(4);
+    // Without it, all else works.
+    let _ = socket.set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_user_timeout(Some(2 * CLIENT_SILENCE));
 }
 
 async fn connection(stream: Counted<TcpStream, Held>, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
@@ -268,11 +294,11 @@ impl Service {
             let Ok(_place) = service.places.acquire().await else { return };
             let own = service.concurrency - service.places.available_permits();
             let fast = match &service.serve {
-                Serve::Each { .. } => true,
+                Serve::Each(code) => code.pooled.is_some(),
                 Serve::Kept(_) => false,
             };
             let Some(slot) = service.shared.slots.take(own, fast).await else { return };
-            let line = format!("{} {}", request.method(), request.uri().path());
+            let line = format!("{} {}", request.method(), exit::short(request.uri().path()));
             let behind = async {
                 // Dropped with the response, however that ends.
                 let _ = responded.await;
@@ -288,7 +314,9 @@ impl Service {
                 )),
             }
         });
-        let task = self.instances.spawn(Guest::new(instance, cpu, used));
+        // Around the guest, which may be waiting for its quota.
+        let instance = self.over.clone().run_until_cancelled_owned(Guest::new(instance, cpu, used));
+        let task = self.instances.spawn(instance);
         let abort = AbortOnDrop::new(task.abort_handle());
         match tokio::time::timeout(self.timeout, response).await {
             Ok(Ok(Ok(response))) => Ok(response.map(|body| guest_body(body, abort, ended))),
@@ -336,17 +364,14 @@ impl Service {
             }
             Err(CallError::NoHost) => return refuse(Refusal::BadRequest),
             Err(CallError::NoRoom) => return refuse(Refusal::Busy),
-            Err(CallError::Instantiate(error)) if error.is::<PoolConcurrencyLimitError>() => {
-                return refuse(Refusal::Busy);
-            }
             // Neighbours of this request have the memory; it is not that the guest does not fit.
-            Err(CallError::Instantiate(error)) if error.is::<OutOfMemory>() && self.is_shared() => {
+            Err(CallError::Instantiate(error)) if exit::is_out_of_memory(&error) && self.is_shared() => {
                 return refuse(Refusal::Busy);
             }
             Err(CallError::Instantiate(error) | CallError::Guest(error)) => error,
         };
         refuse(Refusal::Failed);
-        if error.is::<OutOfMemory>() {
+        if exit::is_out_of_memory(&error) {
             let exit = exit::of_error(&error);
             self.container.log.say(&format!("coracle: {line}: {}", exit.message));
             *self.out_of_memory.lock() = Some(exit);
@@ -357,24 +382,28 @@ impl Service {
     }
 
     async fn call(&self, request: Request<Incoming>, respond: &Respond, slot: &Slot<'_>) -> Result<(), CallError> {
-        let (pooled, beside) = match &self.serve {
-            Serve::Each { pooled, beside } => (pooled, beside),
+        let code = match &self.serve {
+            Serve::Each(code) => code,
             Serve::Kept(kept) => return kept.call(&self.container, request, respond).await,
         };
+        let Container { spec, log, .. } = &*self.container;
         let loader = &self.shared.loader;
-        let (pre, engine) = if slot.is_pooled() {
-            (pooled, &loader.requests)
-        } else {
-            let load = || {
-                let loaded = loader.beside_pool(&self.container.spec.code);
-                let title = &self.container.spec.title;
-                loaded.inspect_err(|error| tracing::warn!(container = title, %error, "no code beside the pool")).ok()
-            };
-            (beside.get_or_init(load).as_ref().ok_or(CallError::NoRoom)?, &loader.commands)
-        };
-        let mut store = self.container.store(engine);
-        let proxy = pre.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
-        ask(&mut store, &proxy, &self.container.log, request, respond).await
+        if let (true, Some(pooled)) = (slot.is_pooled(), &code.pooled) {
+            let mut store = self.container.store(&loader.requests);
+            match pooled.instantiate_async(&mut store).await {
+                Ok(proxy) => return ask(&mut store, &proxy, log, request, respond).await,
+                // Instances with several memories, or a collected heap, take more of the pool than others.
+                Err(error) if error.is::<PoolConcurrencyLimitError>() => {}
+                Err(error) => return Err(CallError::Instantiate(error)),
+            }
+        }
+        let beside = loader.beside_pool(code, &spec.code).map_err(|error| {
+            tracing::warn!(container = spec.title, %error, "no code beside the pool");
+            CallError::NoRoom
+        })?;
+        let mut store = self.container.store(&loader.commands);
+        let proxy = beside.instantiate_async(&mut store).await.map_err(CallError::Instantiate)?;
+        ask(&mut store, &proxy, log, request, respond).await
     }
 
     /// Do other requests run beside this one?
@@ -403,7 +432,8 @@ pub(super) async fn ask(
         .new_response_outparam_from_callback(move |response: Result<_, ErrorCode>| {
             let Some(respond) = callback.lock().take() else { return };
             let answer = response.map_err(|error| {
-                log.say(&format!("coracle: the guest answered with an error: {error}"));
+                let why = error.to_string();
+                log.say(&format!("coracle: the guest answered with an error: {}", exit::short(&why)));
                 Refusal::Failed
             });
             let _ = respond.send(answer);
@@ -419,4 +449,21 @@ pub(super) enum CallError {
     NoRoom,
     Instantiate(wasmtime::Error),
     Guest(wasmtime::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_is_lost_is_noticed() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let _client = TcpStream::connect(server.local_addr().expect("it has one")).await.expect("it listens");
+        let (stream, _) = server.accept().await.expect("somebody came");
+        notice_lost_clients(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("it can be asked"));
+        assert_eq!(socket.tcp_keepalive_time().expect("it can be asked"), CLIENT_SILENCE);
+        assert_eq!(socket.tcp_user_timeout().expect("it can be asked"), Some(2 * CLIENT_SILENCE));
+    }
 }

@@ -66,7 +66,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -508,11 +508,11 @@ impl Handle {
 fn serve(shared: &Shared, container: &Container, code: &Code, spec: &wire::HttpSpec) -> wasmtime::Result<Serve> {
     let loader = &shared.loader;
     match code {
-        Code::Http(_) if spec.keep_instances => {
-            let pre = loader.beside_pool(&container.spec.code)?;
+        Code::Http(code) if spec.keep_instances => {
+            let pre = loader.beside_pool(code, &container.spec.code)?.clone();
             Ok(Serve::Kept(Kept::new(Program::Two(pre, loader.commands.clone()))))
         }
-        Code::Http(pre) => Ok(Serve::Each { pooled: pre.clone(), beside: OnceLock::new() }),
+        Code::Http(code) => Ok(Serve::Each(code.clone())),
         Code::Http3(pre) => Ok(Serve::Kept(Kept::new(Program::Three(pre.clone(), loader.concurrent.clone())))),
         Code::Module(_) | Code::Command(_) | Code::Command3(_) => {
             Err(wasmtime::format_err!("a program that serves no HTTP was given a socket to serve"))

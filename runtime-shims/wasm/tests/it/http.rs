@@ -1,6 +1,8 @@
 //! Guests that serve HTTP.
 
 use coracle_cri::v1::*;
+use coracle_shim_wasm::front::FrontConfig;
+use coracle_shim_wasm::images::ImageStore;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use hyper::client::conn::http2;
@@ -135,6 +137,65 @@ async fn http2_without_tls_is_understood() {
         ended = connection => panic!("the connection ended: {ended:?}"),
     };
     assert_eq!(answer, (200, "Hello from a Wasm pod\n".to_owned()));
+}
+
+/// The hello example with `count` modules more in it, each with a memory.
+fn with_memories(shim: &Shim, count: u8) -> &'static str {
+    let file = crate::guests::files().into_iter().find(|(name, _)| name == "hello:dev").expect("it is there").1;
+    let mut component = std::fs::read(file).expect("it can be read");
+    let mut depth = 0;
+    let mut modules = 0;
+    for payload in wasmparser::Parser::new(0).parse_all(&component) {
+        match payload.expect("it is a component") {
+            wasmparser::Payload::ModuleSection { .. } if depth == 1 => modules += 1,
+            wasmparser::Payload::Version { .. } => depth += 1,
+            wasmparser::Payload::End(_) => depth -= 1,
+            _ => {}
+        }
+    }
+    let memory = wat::parse_str("(module (memory 1))").expect("it is a module");
+    let length = u8::try_from(memory.len()).expect("it is short");
+    for number in 0..count {
+        component.extend([1, length]);
+        component.extend(&memory);
+        // An instance of it, without arguments.
+        component.extend([2, 4, 1, 0, modules + number, 0]);
+    }
+    let file = shim.dir.path().join("memories.wasm");
+    std::fs::write(&file, component).expect("it can be written");
+    let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("the store opens");
+    store.import(&file, Some("memories:dev")).expect("it is an image");
+    "memories:dev"
+}
+
+#[tokio::test]
+async fn what_needs_more_of_the_pool_than_there_is_runs_beside_it() {
+    let shim = Shim::start().await;
+    // With its own: as many as the pool has room for in one instance. A quarter as many requests as may run take it all.
+    let image = with_memories(&shim, 7);
+    let mut many = guest(image);
+    many.annotations.insert("coracle.dev/http-concurrency".to_owned(), "100".to_owned());
+    let pod = shim.run("many", many).await;
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        let mut stream = TcpStream::connect((pod.ip.as_str(), 8080)).await.expect("it listens");
+        stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nhalf").await.expect("it is read");
+        held.push(stream);
+    }
+    let other = shim.run("other", guest("hello:dev")).await;
+    for stream in &mut held {
+        let mut status = [0; 15];
+        within("it is answered", stream.read_exact(&mut status)).await.expect("it is answered");
+        assert_eq!(&status, b"HTTP/1.1 200 OK");
+    }
+    assert_eq!(get(&other.ip, "/").await.0, 200, "its neighbours have room too");
+}
+
+#[tokio::test]
+async fn what_no_slot_of_the_pool_has_room_for_runs_beside_it() {
+    let shim = Shim::start().await;
+    let pod = shim.run("more", guest(with_memories(&shim, 20))).await;
+    assert_eq!(get(&pod.ip, "/").await, (200, "Hello from a Wasm pod\n".to_owned()));
 }
 
 #[tokio::test]

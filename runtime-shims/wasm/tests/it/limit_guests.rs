@@ -12,6 +12,38 @@ pub const GUESTS: &[(&str, &str)] = &[
           (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
           (call $exit (memory.size))))"#,
     ),
+    // Asks for a table that cannot be after each growth of its memory: the failure must not look like the memory's.
+    (
+        "refunded",
+        r#"(module
+        (memory (export "memory") i64 1)
+        (table $t i64 1 funcref)
+        (func (export "_start")
+          (loop
+            (drop (memory.grow (i64.const 64)))
+            (drop (table.grow $t (ref.null func) (i64.const -1)))
+            (br 0))))"#,
+    ),
+    // Links arrays of 100,000 bytes to each other, so that none can be collected.
+    (
+        "collected",
+        r#"(module
+        (type $bytes (array (mut i8)))
+        (rec (type $link (struct (field (ref null $link)) (field (ref $bytes)))))
+        (memory (export "memory") 1)
+        (func (export "_start") (local $last (ref null $link))
+          (loop
+            (local.set $last
+              (struct.new $link (local.get $last) (array.new_default $bytes (i32.const 100000))))
+            (br 0))))"#,
+    ),
+    (
+        "exit-255",
+        r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func (export "_start") (call $exit (i32.const -1))))"#,
+    ),
     // Opens a file of its volume until it cannot, says whether it is for too many (33), that one more goes after a close,
     // and how many there were.
     (

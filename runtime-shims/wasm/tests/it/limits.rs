@@ -39,6 +39,23 @@ async fn what_a_guest_may_have_at_once_is_bounded_and_it_is_told_so() {
     assert!(ending.starts_with("134 Error \"the guest holds as many host objects"), "{ending}");
 }
 
+#[tokio::test]
+async fn no_way_to_grow_goes_past_the_limit() {
+    let shim = Shim::start().await;
+    for name in ["refunded", "collected"] {
+        let pod = shim.run(name, guest(name).memory(32 << 20)).await;
+        let ending = shim.ending(&pod.container).await;
+        assert!(ending.starts_with("137 OOMKilled \"out of memory"), "{name}: {ending}");
+    }
+}
+
+#[tokio::test]
+async fn any_exit_code_is_the_guests_own() {
+    let shim = Shim::start().await;
+    let pod = shim.run("coded", guest("exit-255")).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"255 Error """#);
+}
+
 fn readable(dir: &Path, file: &str) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).expect("its mode can be set");

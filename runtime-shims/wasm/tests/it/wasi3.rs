@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use coracle_cri::v1::{ContainerState, ContainerStatsRequest};
 
-use crate::shim::{Guest, Shim, eventually, get, guest, refusal, request, within};
+use crate::shim::{Guest, Shim, descriptors, eventually, get, guest, refusal, request, within};
 
 fn allowed(image: &str) -> Guest {
     Guest { annotations: BTreeMap::from([("coracle.dev/wasi-0.3".to_owned(), "true".to_owned())]), ..guest(image) }
@@ -200,6 +200,22 @@ async fn what_goes_on_behind_a_response_is_ended_in_time() {
     let stats = shim.runtime().container_stats(stats).await.expect("it runs").into_inner().stats;
     let memory = stats.and_then(|stats| stats.memory).and_then(|memory| memory.working_set_bytes);
     assert_eq!(memory.map(|bytes| bytes.value), Some(0), "its instance is gone");
+}
+
+#[tokio::test]
+async fn nothing_goes_on_behind_the_end_of_its_container() {
+    let shim = Shim::start().await;
+    let _keeps_the_worker = shim.run("hello", guest("hello:dev")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    let before = descriptors(worker);
+    for (name, seconds) in [("killed", 0), ("after-its-grace", 1)] {
+        let pod = shim.run(name, allowed("service3").mount(shim.dir.path(), "/data", true)).await;
+        assert_eq!(get(&pod.ip, "/behind").await, (200, "answered\n".to_owned()));
+        assert!(descriptors(worker) > before, "it has its volume and its log");
+        shim.stop(&pod.container, seconds).await;
+        assert_eq!(shim.ending(&pod.container).await, r#"137 Error """#);
+        eventually("what it had is closed", || async { (descriptors(worker) <= before).then_some(()) }).await;
+    }
 }
 
 #[tokio::test]
