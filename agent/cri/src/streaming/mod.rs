@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Everything of one connection runs in one task. Nothing is buffered without bound: a client that does not read holds
-//! its command up, and a command that does not read its input holds its client up.
+//! its command up, and a command that does not read its input holds its client up. Nobody reads the connection then, so
+//! that its end shows only in what is sent: a connection on which nothing goes out for a while is sent a ping.
 
 mod command;
 mod forward;
@@ -21,6 +22,8 @@ pub mod spdy;
 #[cfg(test)]
 mod tests;
 mod websocket;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -33,6 +36,8 @@ pub use server::StreamingServer;
 const PIECES_AHEAD: usize = 8;
 /// The longest piece that is sent at once: another stream's turn comes after it.
 const PIECE_BYTES: usize = 32 << 10;
+/// Nothing was sent for so long: a ping is.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What runs behind the streams.
 #[async_trait::async_trait]
@@ -108,6 +113,7 @@ enum Outgoing {
     /// Says goodbye; the connection ends when it is sent.
     Finish,
     Control(spdy::Control),
+    Ping,
 }
 
 /// The size of the client's terminal, in characters.
@@ -156,4 +162,9 @@ impl Resizes {
 /// Ends of a stream of input, and of a queue of output.
 fn queue() -> (mpsc::Sender<Outgoing>, mpsc::Receiver<Outgoing>) {
     mpsc::channel(PIECES_AHEAD)
+}
+
+/// What is to be sent next: a ping if there is nothing else for a while. None: there will be no more.
+async fn next(outgoing: &mut mpsc::Receiver<Outgoing>) -> Option<Outgoing> {
+    tokio::time::timeout(QUIET, outgoing.recv()).await.unwrap_or(Some(Outgoing::Ping))
 }

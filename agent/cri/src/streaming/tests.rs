@@ -3,21 +3,27 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use futures::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use super::spdy::{self, Side};
+use super::command::{self, Command};
+use super::forward;
+use super::spdy::{self, Headers, Side};
+use super::websocket::Framing;
 use super::*;
 use crate::v1::PortForwardRequest;
 
-/// Its commands: `echo` sends its input back and the last size of the terminal, `exit N`, `missing`.
+/// Its commands: `echo` sends its input back and the last size of the terminal, `exit N`, `deaf` neither reads nor ends,
+/// `missing`.
 struct Echo;
 
 #[async_trait::async_trait]
@@ -40,6 +46,7 @@ impl StreamingRuntime for Echo {
                 Ok(0)
             }
             ["exit", code] => Ok(code.parse().unwrap_or(-1)),
+            ["deaf"] => std::future::pending().await,
             _ => Err("exec: \"sh\": executable file not found in $PATH".to_owned()),
         }
     }
@@ -52,6 +59,10 @@ impl StreamingRuntime for Echo {
     async fn forward(&self, _: &str, port: u16, mut streams: Forward) -> Result<(), String> {
         if port == 81 {
             return Err("connection refused".to_owned());
+        }
+        if port == 82 {
+            // It reads nothing.
+            std::future::pending::<()>().await;
         }
         streams.output.send(format!("port {port}: ").into()).await.map_err(|gone| gone.to_string())?;
         while let Some(piece) = streams.input.recv().await {
@@ -371,6 +382,26 @@ async fn forwarded(stream: impl AsyncRead + AsyncWrite) -> String {
     seen
 }
 
+/// The client's half of a tunnel: the server's with the roles changed.
+async fn through(socket: WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, inner: DuplexStream) {
+    let (mut sink, mut stream) = socket.split();
+    let (mut read, mut write) = tokio::io::split(inner);
+    let out = async {
+        let mut piece = vec![0; 1000];
+        while let Ok(got @ 1..) = read.read(&mut piece).await {
+            sink.send(Message::Binary(Bytes::copy_from_slice(&piece[..got]))).await.unwrap();
+        }
+        let _ = sink.close().await;
+    };
+    let back = async {
+        while let Some(Ok(Message::Binary(bytes))) = stream.next().await {
+            write.write_all(&bytes).await.unwrap();
+        }
+        let _ = write.shutdown().await;
+    };
+    tokio::join!(out, back);
+}
+
 #[tokio::test]
 async fn ports_are_forwarded_connection_by_connection() {
     let request = || PortForwardRequest { pod_sandbox_id: "s1".into(), port: Vec::new() };
@@ -388,27 +419,8 @@ async fn ports_are_forwarded_connection_by_connection() {
         let url = server.port_forward_url(request()).unwrap();
         let (answer, socket) = websocket(address, &url, "SPDY/3.1+portforward.k8s.io").await;
         assert_eq!(answer, "101 SPDY/3.1+portforward.k8s.io");
-        // The client's half of a tunnel is the server's with the roles changed.
         let (ours, theirs) = tokio::io::duplex(1024);
-        let (mut sink, mut stream) = socket.split();
-        let (mut read, mut write) = tokio::io::split(theirs);
-        let carry = async {
-            let out = async {
-                let mut piece = vec![0; 1000];
-                while let Ok(got @ 1..) = read.read(&mut piece).await {
-                    sink.send(Message::Binary(Bytes::copy_from_slice(&piece[..got]))).await.unwrap();
-                }
-                let _ = sink.close().await;
-            };
-            let back = async {
-                while let Some(Ok(Message::Binary(bytes))) = stream.next().await {
-                    write.write_all(&bytes).await.unwrap();
-                }
-                let _ = write.shutdown().await;
-            };
-            tokio::join!(out, back);
-        };
-        tokio::join!(forwarded(ours), carry).0
+        tokio::join!(forwarded(ours), through(socket, theirs)).0
     });
     expected.assert_eq(&tunnelled.await);
 }
@@ -437,4 +449,109 @@ async fn ports_are_forwarded_over_channels() {
         \x03Q\x00
         \x03error forwarding port 81 to pod s1, uid : connection refused"#]]
     .assert_eq(&shown.await);
+}
+
+const V5: Framing = Framing { base64: false, closes: true };
+const PIECE: Bytes = Bytes::from_static(&[7; PIECE_BYTES]);
+/// Nothing more is taken from a client that has waited so long.
+const HELD_UP: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn streams_of(kinds: &[&str]) -> Vec<Headers> {
+    let headers =
+        |kind: &&str| vec![("streamtype".to_owned(), (*kind).to_owned()), ("port".to_owned(), "82".to_owned())];
+    kinds.iter().map(headers).collect()
+}
+
+/// Opens the streams, says to the last one as much as is taken, and is gone.
+async fn say_too_much_over_spdy(io: DuplexStream, streams: Vec<Headers>) {
+    let (connection, link, _none) = spdy::connection(io, Side::Client, 1);
+    let talk = async {
+        let mut opened = Vec::new();
+        for headers in streams {
+            opened.push(link.open(headers).await.unwrap());
+        }
+        let last = &opened.last().unwrap().output;
+        while let Ok(said) = timeout(HELD_UP, last.send(PIECE)).await {
+            said.unwrap();
+        }
+    };
+    tokio::select! {
+        biased;
+        () = talk => {}
+        ended = connection.run() => panic!("the server has ended it: {ended:?}"),
+    }
+}
+
+async fn say_too_much_over_a_websocket(io: DuplexStream) {
+    let mut socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+    let message = Bytes::from([&[0][..], &PIECE].concat());
+    while let Ok(said) = timeout(HELD_UP, socket.send(Message::Binary(message.clone()))).await {
+        said.unwrap();
+    }
+}
+
+async fn say_too_much_through_a_tunnel(io: DuplexStream, streams: Vec<Headers>) {
+    let (ours, theirs) = tokio::io::duplex(1024);
+    let socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+    tokio::select! {
+        biased;
+        () = say_too_much_over_spdy(ours, streams) => {}
+        () = through(socket, theirs) => panic!("the tunnel has ended"),
+    }
+}
+
+/// A session whose input nobody reads: it ends, as one that broke, when the client is gone.
+async fn check_end<S: Future<Output = std::io::Result<()>>, C: Future<Output = ()>>(
+    session: impl FnOnce(DuplexStream) -> S,
+    client: impl FnOnce(DuplexStream) -> C,
+) {
+    let (ours, theirs) = tokio::io::duplex(PIECE_BYTES);
+    let ended = timeout(HOUR, async { tokio::join!(session(theirs), client(ours)).0 }).await;
+    ended.expect("the session ends").expect_err("its client did not end it in order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_reads_nothing_ends_with_its_client() {
+    let command = Command::Exec(exec(&["deaf"], false));
+    let terms = command.terms(true, true);
+    check_end(|io| command::over_websocket(io, V5, &command, terms, Arc::new(Echo)), say_too_much_over_a_websocket)
+        .await;
+    let streams = streams_of(&["stdout", "stderr", "error", "stdin"]);
+    check_end(|io| command::over_spdy(io, &command, terms, Arc::new(Echo)), |io| say_too_much_over_spdy(io, streams))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forwarded_port_that_reads_nothing_ends_with_its_client() {
+    let request = PortForwardRequest { pod_sandbox_id: "s1".into(), port: vec![82] };
+    let streams = || streams_of(&["error", "data"]);
+    check_end(|io| forward::over_websocket(io, V5, &request, Arc::new(Echo)), say_too_much_over_a_websocket).await;
+    check_end(|io| forward::over_spdy(io, &request, Arc::new(Echo)), |io| say_too_much_over_spdy(io, streams())).await;
+    check_end(|io| forward::tunnelled(io, &request, Arc::new(Echo)), |io| say_too_much_through_a_tunnel(io, streams()))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_for_an_hour_is_not_given_up() {
+    let command = Command::Exec(exec(&["echo"], false));
+    let terms = command.terms(true, true);
+    // What is sent meanwhile does not all find room.
+    let (ours, theirs) = tokio::io::duplex(64);
+    let talk = async {
+        tokio::time::sleep(HOUR).await;
+        let mut socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+        for message in [&b"\0still here"[..], b"\xff\0"] {
+            socket.send(Message::Binary(Bytes::from_static(message))).await.unwrap();
+        }
+        let mut heard = String::new();
+        while let Some(Ok(message)) = socket.next().await {
+            heard += &String::from_utf8_lossy(&message.into_data());
+        }
+        heard
+    };
+    let session = command::over_websocket(theirs, V5, &command, terms, Arc::new(Echo));
+    let (ended, heard) = tokio::join!(session, talk);
+    ended.unwrap();
+    assert!(heard.contains("still here") && heard.contains("Success"), "{heard}");
 }

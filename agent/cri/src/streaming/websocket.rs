@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::spdy::LINGER;
-use super::{Outgoing, PIECE_BYTES};
+use super::{Outgoing, PIECE_BYTES, next};
 
 /// Some clients send all of a file as one message.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -48,13 +48,14 @@ pub(super) async fn run<I: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     let (mut sink, mut stream) = accept(io).await.split();
     let writing = async {
-        while let Some(next) = outgoing.recv().await {
+        while let Some(next) = next(&mut outgoing).await {
             match next {
                 Outgoing::Data { channel, bytes } => {
                     sink.send(message(framing, channel, &bytes)?).await.map_err(failed)?
                 }
                 // A server has no way to say it.
                 Outgoing::End { .. } | Outgoing::Control(_) => {}
+                Outgoing::Ping => sink.send(Message::Ping(Bytes::new())).await.map_err(failed)?,
                 Outgoing::Finish => return sink.send(goodbye()).await.map_err(failed),
             }
         }
@@ -91,7 +92,7 @@ pub(super) async fn run<I: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Carries a stream of bytes in binary messages, as SPDY is tunnelled.
+/// Carries a stream of bytes in binary messages, as SPDY is tunnelled. Pings are SPDY's own.
 pub(super) async fn tunnel<I: AsyncRead + AsyncWrite + Unpin>(io: I, inner: DuplexStream) -> io::Result<()> {
     let (mut sink, mut stream) = accept(io).await.split();
     let (mut inner_read, mut inner_write) = tokio::io::split(inner);

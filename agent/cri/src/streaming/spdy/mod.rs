@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 pub use headers::{Headers, value};
 
-use super::{Gone, Outgoing, Output, PIECE_BYTES, PIECES_AHEAD, queue};
+use super::{Gone, Outgoing, Output, PIECE_BYTES, PIECES_AHEAD, next, queue};
 
 const VERSION: u16 = 3;
 const SYN_STREAM: u16 = 1;
@@ -41,6 +41,16 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 pub enum Side {
     Client,
     Server,
+}
+
+impl Side {
+    /// Of its streams, and of its pings.
+    fn first_number(self) -> u32 {
+        match self {
+            Side::Client => 1,
+            Side::Server => 2,
+        }
+    }
 }
 
 /// Frames that carry no data.
@@ -95,11 +105,8 @@ pub fn connection<I>(io: I, side: Side, streams_max: usize) -> (Connection<I>, L
     let streams = Streams::default();
     let (queue, outgoing) = queue();
     let (accepted, streams_in) = mpsc::channel(streams_max.max(1));
-    let first = match side {
-        Side::Client => 1,
-        Side::Server => 2,
-    };
-    let link = Link { streams: streams.clone(), queue: queue.clone(), next: Arc::new(AtomicU32::new(first)) };
+    let next = Arc::new(AtomicU32::new(side.first_number()));
+    let link = Link { streams: streams.clone(), queue: queue.clone(), next };
     (Connection { io, side, streams, streams_max, queue, outgoing, accepted }, link, streams_in)
 }
 
@@ -149,7 +156,7 @@ impl<I: AsyncRead + AsyncWrite> Connection<I> {
         };
         let written = {
             let reading = reader.run();
-            let writing = write_out(write, self.streams, self.outgoing);
+            let writing = write_out(write, self.side, self.streams, self.outgoing);
             tokio::select! {
                 biased;
                 written = writing => written,
@@ -285,11 +292,13 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
 /// Returns after the last word.
 async fn write_out(
     mut io: impl AsyncWrite + Unpin,
+    side: Side,
     streams: Streams,
     mut outgoing: mpsc::Receiver<Outgoing>,
 ) -> io::Result<()> {
     let mut compression = headers::Writer::new();
-    while let Some(next) = outgoing.recv().await {
+    let mut ping = side.first_number();
+    while let Some(next) = next(&mut outgoing).await {
         let bytes = match next {
             Outgoing::Data { channel, bytes } => match streams.lock().get(&channel) {
                 Some(entry) if !entry.output_ended => data(channel, 0, &bytes),
@@ -310,6 +319,11 @@ async fn write_out(
                 }
             }
             Outgoing::Control(control) => encode(control, &mut compression)?,
+            Outgoing::Ping => {
+                let control = Control::Ping { number: ping };
+                ping += 2;
+                encode(control, &mut compression)?
+            }
             Outgoing::Finish => {
                 io.write_all(&frame(GOAWAY, 0, &[0; 8])).await?;
                 return io.shutdown().await;

@@ -166,3 +166,40 @@ async fn pings_are_answered() {
     let (answer, _) = tokio::join!(talk, connection.run());
     assert_eq!(answer.to_vec(), frame(PING, 0, &[0, 0, 0, 5]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_said_pings_are_and_their_answers_are_not_answered() {
+    for (side, numbers) in [(Side::Server, [2, 4, 6]), (Side::Client, [1, 3, 5])] {
+        let (mut ours, theirs) = tokio::io::duplex(1 << 10);
+        let (connection, link, _opened) = connection(theirs, side, 1);
+        let talk = async {
+            for number in numbers {
+                let mut ping = [0; 12];
+                ours.read_exact(&mut ping).await.unwrap();
+                assert_eq!(ping.to_vec(), frame(PING, 0, &u32::to_be_bytes(number)));
+                ours.write_all(&ping).await.unwrap();
+            }
+            link.finish().await;
+            drop(ours);
+        };
+        let _ = tokio::join!(talk, connection.run());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_nothing_for_an_hour_still_gets_the_last_word() {
+    // What is sent meanwhile does not all find room.
+    let (mut ours, theirs) = tokio::io::duplex(64);
+    let (connection, link, _opened) = connection(theirs, Side::Server, 1);
+    let talk = async {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let mut heard = Vec::new();
+        let (_, got) = tokio::join!(link.finish(), ours.read_to_end(&mut heard));
+        got.unwrap();
+        drop(ours);
+        heard
+    };
+    let (heard, ended) = tokio::join!(talk, connection.run());
+    ended.unwrap();
+    assert!(heard.ends_with(&frame(GOAWAY, 0, &[0; 8])));
+}
