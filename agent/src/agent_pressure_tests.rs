@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::housekeeping::{Level, Levels};
+use crate::housekeeping::{HousekeepingConfig, Level, Levels};
 
 /// A host whose levels are set by hand.
 #[derive(Default)]
@@ -34,12 +34,16 @@ fn half(capacity: u64) -> Level {
 
 fn node(scripts: &[(&str, &str)]) -> (Node, Arc<Host>) {
     let runtime = scripts.iter().fold(FakeRuntime::new(0), |fake, (image, script)| fake.scripted(image, script));
+    node_of(runtime, HousekeepingConfig::default())
+}
+
+fn node_of(runtime: FakeRuntime, housekeeping: HousekeepingConfig) -> (Node, Arc<Host>) {
     let router = RuntimeRouter::new(runtime.endpoint());
     let host = Arc::new(Host::default());
     let all = half(100 << 30);
     *host.levels.lock() = Levels { memory: half(1 << 30), disk: all, inodes: all, processes: all };
     *host.images.lock() = all;
-    (Node::on(runtime, router, None, host.clone()), host)
+    (Node::on(runtime, router, None, host.clone(), housekeeping), host)
 }
 
 impl Node {
@@ -53,6 +57,11 @@ impl Node {
 
     fn pod(&self, name: &str) -> PodStatus {
         serde_json::from_value::<Pod>(self.api.get("pods", "ns", name).unwrap()).unwrap().status.unwrap()
+    }
+
+    async fn images(&self) -> Vec<String> {
+        let listed = self.runtime.list_images(coracle_cri::Request::new(Default::default())).await.unwrap();
+        listed.into_inner().images.into_iter().flat_map(|image| image.repo_tags).collect()
     }
 
     async fn until_failed(&self, name: &str) -> PodStatus {
@@ -108,11 +117,31 @@ async fn a_disk_that_fills_up_loses_the_images_nobody_uses() {
     node.runtime.take_calls();
     *host.images.lock() = Level { available: 10 << 30, capacity: 100 << 30 };
     sleep(Duration::from_secs(700)).await;
-    let listed = node.runtime.list_images(coracle_cri::Request::new(Default::default())).await.unwrap().into_inner();
-    let left: Vec<_> = listed.images.into_iter().flat_map(|image| image.repo_tags).collect();
-    assert_eq!(left, ["used:1"]);
+    assert_eq!(node.images().await, ["used:1"]);
     let told = node.api.told();
     assert!(told.iter().any(|line| line.starts_with("FreeDiskSpaceFailed: Insufficient free disk space")), "{told:#?}");
+    assert!(node.status("p").contains("ready=true"));
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_nobody_has_used_for_long_go_although_there_is_room() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let housekeeping = HousekeepingConfig { image_gc_max_age: Some(minutes(60)), ..HousekeepingConfig::default() };
+    let (node, _host) = node_of(FakeRuntime::new(0).with_image("idle:1"), housekeeping);
+    node.api.put("pods", web("p", "used:1"));
+    node.api.put("pods", web("q", "left:1"));
+    node.until("p", "ready=true").await;
+    node.until("q", "ready=true").await;
+    sleep(minutes(40)).await;
+    node.api.delete_pod("ns", "q", 1);
+    node.until("q", "gone").await;
+    sleep(minutes(15)).await;
+    assert_eq!(node.images().await, ["idle:1", "left:1", "used:1"]);
+    sleep(minutes(15)).await;
+    assert_eq!(node.images().await, ["left:1", "used:1"]);
+    sleep(minutes(40)).await;
+    assert_eq!(node.images().await, ["used:1"]);
     assert!(node.status("p").contains("ready=true"));
     node.stop().await;
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::config::{Disk, Resolver};
-use crate::housekeeping::{Gauge, NoGauge, Thresholds};
+use crate::housekeeping::{Gauge, HousekeepingConfig, NoGauge};
 use crate::node::HostFacts;
 use crate::probes::NoProber;
 use crate::testing::FakeApi;
@@ -53,7 +53,7 @@ fn facts() -> HostFacts {
 
 fn start_agent(api: &FakeApi, runtime: &FakeRuntime, dir: PathBuf, since: Duration) -> (TaskScope, AgentHandle) {
     let runtimes = RuntimeRouter::new(runtime.endpoint()).with_handler("wasm", runtime.endpoint());
-    start_agent_with(api, runtimes, None, Arc::new(NoGauge), dir, since)
+    start_agent_with(api, runtimes, None, Arc::new(NoGauge), HousekeepingConfig::default(), dir, since)
 }
 
 fn start_agent_with(
@@ -61,6 +61,7 @@ fn start_agent_with(
     runtimes: RuntimeRouter,
     network: Option<Arc<dyn NodeNetwork>>,
     gauge: Arc<dyn Gauge>,
+    housekeeping: HousekeepingConfig,
     dir: PathBuf,
     since: Duration,
 ) -> (TaskScope, AgentHandle) {
@@ -89,7 +90,7 @@ fn start_agent_with(
         node_api: None,
         resolver: Resolver::default(),
         disk: Disk::Inline,
-        eviction_hard: Thresholds::default(),
+        housekeeping,
     };
     let agent = Agent::start(config, deps, &scope).unwrap();
     (scope, agent)
@@ -107,7 +108,7 @@ impl Node {
     }
 
     fn with(runtime: FakeRuntime, router: RuntimeRouter, network: Option<Arc<dyn NodeNetwork>>) -> Self {
-        Self::on(runtime, router, network, Arc::new(NoGauge))
+        Self::on(runtime, router, network, Arc::new(NoGauge), HousekeepingConfig::default())
     }
 
     fn on(
@@ -115,11 +116,13 @@ impl Node {
         router: RuntimeRouter,
         network: Option<Arc<dyn NodeNetwork>>,
         gauge: Arc<dyn Gauge>,
+        housekeeping: HousekeepingConfig,
     ) -> Self {
         let api = FakeApi::new();
         let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        let (scope, agent) = start_agent_with(&api, router, network, gauge, dir.path().to_owned(), Duration::ZERO);
+        let (scope, agent) =
+            start_agent_with(&api, router, network, gauge, housekeeping, dir.path().to_owned(), Duration::ZERO);
         Self { api, runtime, dir, scope, agent, start }
     }
 

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use tokio::sync::watch;
 
-use crate::housekeeping::{Gauge, Thresholds};
+use crate::housekeeping::{Gauge, HousekeepingConfig};
 use crate::node::HostFacts;
 use crate::probes::Prober;
 
@@ -37,8 +37,7 @@ pub struct AgentConfig {
     /// The host's own resolver, for pods with dnsPolicy Default and for names outside the cluster.
     pub resolver: Resolver,
     pub disk: Disk,
-    /// What may be left of the host before pods have to go.
-    pub eviction_hard: Thresholds,
+    pub housekeeping: HousekeepingConfig,
 }
 
 /// Which addresses the node has.

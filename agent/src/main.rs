@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, NodeApiConfig, Resolver};
 use coracle_agent::host_network::HostNetwork;
-use coracle_agent::housekeeping::{HostGauge, Threshold, Thresholds};
+use coracle_agent::housekeeping::{HostGauge, HousekeepingArgs};
 use coracle_agent::join::{self, JoinConfig, Way};
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::HostProber;
@@ -48,8 +48,8 @@ struct Args {
     /// How many pods the node takes
     #[arg(long, value_name = "N", default_value_t = 110)]
     max_pods: u32,
-    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = Thresholds::HELP)]
-    eviction_hard: Vec<Threshold>,
+    #[command(flatten)]
+    housekeeping: HousekeepingArgs,
     /// Addresses on which NodePorts listen, beside the node's own
     #[arg(long, value_name = "IP", value_delimiter = ',', default_value = "127.0.0.1")]
     node_port_addresses: Vec<IpAddr>,
@@ -129,7 +129,7 @@ async fn start(args: Args, scope: &TaskScope) -> anyhow::Result<AgentHandle> {
         node_api: Some(NodeApiConfig { port: NODE_API_PORT, certificates }),
         resolver: Resolver::of_this_host(),
         disk: Disk::Threaded,
-        eviction_hard: Thresholds::given(&args.eviction_hard),
+        housekeeping: args.housekeeping.build(),
     };
     Ok(Agent::start(config, deps, scope)?)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use coracle_agent::housekeeping::{Threshold, Thresholds};
+use coracle_agent::housekeeping::HousekeepingArgs;
 
 /// A light Kubernetes: one server with SQLite state, edge agents, pods as Wasm or OCI containers.
 #[derive(Debug, Parser)]
@@ -131,8 +131,8 @@ pub(crate) struct NodeArgs {
     /// How many pods the node takes
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) max_pods: u32,
-    #[arg(long, value_name = "SIGNAL<THRESHOLD", value_delimiter = ',', help = Thresholds::HELP)]
-    pub(crate) eviction_hard: Vec<Threshold>,
+    #[command(flatten)]
+    pub(crate) housekeeping: HousekeepingArgs,
     /// The domain of cluster DNS
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,

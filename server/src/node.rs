@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, NodeApiConfig, NodeCertificates, Resolver};
 use coracle_agent::host_network::HostNetwork;
-use coracle_agent::housekeeping::{HostGauge, Thresholds};
+use coracle_agent::housekeeping::HostGauge;
 use coracle_agent::join::{self, Credentials, JoinConfig, Way};
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::HostProber;
@@ -112,7 +112,7 @@ pub(crate) async fn start(
         node_api: Some(NodeApiConfig { port: NODE_API_PORT, certificates: parts.certificates }),
         resolver: Resolver::of_this_host(),
         disk: Disk::Threaded,
-        eviction_hard: Thresholds::given(&args.eviction_hard),
+        housekeeping: args.housekeeping.build(),
     };
     let deps = AgentDeps {
         client: parts.client,

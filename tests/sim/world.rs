@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_agent::config::{Addressing, AgentConfig, AgentDeps, Disk, Resolver};
-use coracle_agent::housekeeping::{NoGauge, Thresholds};
+use coracle_agent::housekeeping::{HousekeepingConfig, NoGauge};
 use coracle_agent::node::HostFacts;
 use coracle_agent::probes::NoProber;
 use coracle_agent::{Agent, AgentHandle};
@@ -191,7 +191,7 @@ impl World {
             node_api: None,
             resolver: Resolver::default(),
             disk: Disk::Inline,
-            eviction_hard: Thresholds::default(),
+            housekeeping: HousekeepingConfig::default(),
         };
         let deps = AgentDeps {
             informers: Informers::new(client.clone(), &scope, ids.clone()),

@@ -1,4 +1,5 @@
-//! Which images are removed when the disk they lie on fills up: those that nobody uses, the longest unused first.
+//! Which images are removed: those that nobody uses, the longest unused first, when the disk they lie on fills up or when
+//! they have been unused for as long as they may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::gauge::Level;
 const HIGH_PERCENT: u64 = 85;
 const LOW_PERCENT: u64 = 80;
 /// A younger one may just have been pulled for a pod that is about to start.
-const AGE_MIN: Duration = Duration::from_secs(120);
+pub(super) const AGE_MIN: Duration = Duration::from_secs(120);
 
 /// What is known of the images of one runtime. Times are since the agent's start.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ struct Seen {
 pub(super) struct Unused {
     pub(super) id: String,
     pub(super) size: u64,
+    /// When it was last seen used, or first seen at all: what was before the agent's start is not known.
+    since: Duration,
 }
 
 impl Records {
@@ -57,7 +60,17 @@ impl Records {
             .filter(|(_, seen)| seen.used != Some(now) && !seen.pinned && now.saturating_sub(seen.detected) >= AGE_MIN)
             .collect();
         list.sort_by_key(|(id, seen)| (seen.used, seen.detected, (*id).clone()));
-        list.into_iter().map(|(id, seen)| Unused { id: id.clone(), size: seen.size }).collect()
+        let unused = |(id, seen): (&String, &Seen)| Unused {
+            id: id.clone(),
+            size: seen.size,
+            since: seen.used.unwrap_or(seen.detected),
+        };
+        list.into_iter().map(unused).collect()
+    }
+
+    /// Those that nobody has used for longer than that.
+    pub(super) fn unused_longer(&self, age: Duration, now: Duration) -> Vec<Unused> {
+        self.unused(now).into_iter().filter(|unused| now.saturating_sub(unused.since) > age).collect()
     }
 
     pub(super) fn removed(&mut self, id: &str) {
@@ -96,6 +109,23 @@ mod tests {
         assert_eq!(ids(&records, 419), ["b", "a"]);
         records.observe(&images[1..], |_| false, at(420));
         assert_eq!(ids(&records, 420), ["b", "d"]);
+    }
+
+    #[test]
+    fn an_image_is_old_when_it_was_unused_for_long_since_it_was_first_seen() {
+        let images = [image("a", false), image("b", true), image("c", false), image("d", false)];
+        let (mut records, at) = (Records::default(), Duration::from_secs);
+        let mut old = |images: &[Image], used: &str, now| {
+            records.observe(images, |image| used.contains(&image.id), at(now));
+            let old = records.unused_longer(at(1000), at(now));
+            old.into_iter().map(|unused| unused.id).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(old(&images[..3], "c", 0), "");
+        assert_eq!(old(&images, "c", 700), "");
+        assert_eq!(old(&images, "c", 1000), "");
+        assert_eq!(old(&images, "c", 1001), "a", "b is pinned, c is used, d was first seen later");
+        assert_eq!(old(&images, "a", 1701), "d");
+        assert_eq!(old(&images, "", 2002), "d c", "a was used again");
     }
 
     #[test]

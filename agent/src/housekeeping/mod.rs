@@ -3,6 +3,7 @@
 //!
 //! Owns when to look and what to do about it. Must not know: how a pod is ended (its worker is told).
 
+mod config;
 mod eviction;
 mod gauge;
 mod images;
@@ -20,6 +21,7 @@ use coracle_cri::v1::Image;
 use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::time::sleep;
 
+pub use config::{HousekeepingArgs, HousekeepingConfig};
 pub use eviction::Pressure;
 pub(crate) use eviction::refusal;
 pub use gauge::{Gauge, HostGauge, Level, Levels, NoGauge};
@@ -85,7 +87,7 @@ impl Housekeeper {
         if let Some(shortage) = shortages.first() {
             self.relieve(shortage, memory, now).await;
         }
-        if limited || !shortages.is_empty() || eviction::slack(&levels, &self.shared.config.eviction_hard) < LITTLE {
+        if limited || !shortages.is_empty() || eviction::slack(&levels, &self.config().eviction_hard) < LITTLE {
             SOON
         } else {
             SELDOM
@@ -93,7 +95,11 @@ impl Housekeeper {
     }
 
     fn shortages(&self, levels: &Levels) -> Vec<eviction::Shortage> {
-        eviction::shortages(levels, &self.shared.config.eviction_hard)
+        eviction::shortages(levels, &self.config().eviction_hard)
+    }
+
+    fn config(&self) -> &HousekeepingConfig {
+        &self.shared.config.housekeeping
     }
 
     /// The node's conditions, and an event for each that changes.
@@ -244,6 +250,32 @@ impl Housekeeper {
         if images == 0 {
             return Ok(());
         }
+        let old = self.remove_old(index, runtime, memory, now).await.map_err(|error| error.to_string());
+        old.and(self.free_disk(index, runtime, memory, now).await)
+    }
+
+    /// Removes images that were unused for as long as they may be.
+    async fn remove_old(
+        &self,
+        index: usize,
+        runtime: &Runtime,
+        memory: &mut Memory,
+        now: Duration,
+    ) -> Result<(), CriError> {
+        let Some(age) = self.config().image_gc_max_age else { return Ok(()) };
+        let records = memory.images.entry(index).or_default();
+        let old = records.unused_longer(age, now);
+        remove(runtime, records, old, u64::MAX).await.map(drop)
+    }
+
+    /// Removes images if the disk they lie on fills up.
+    async fn free_disk(
+        &self,
+        index: usize,
+        runtime: &Runtime,
+        memory: &mut Memory,
+        now: Duration,
+    ) -> Result<(), String> {
         let place = runtime.image_dir().await.map_err(|error| error.to_string())?;
         let disk = self.gauge.disk(Path::new(&place)).map_err(|error| format!("{place}: {error}"))?;
         let Some((used, wanted)) = disk.and_then(images::to_free) else { return Ok(()) };
@@ -298,22 +330,33 @@ impl Housekeeper {
     ) -> Result<u64, CriError> {
         self.observe_images(index, runtime, memory, now).await?;
         let records = memory.images.entry(index).or_default();
-        let (mut freed, mut fault) = (0, None);
-        for unused in records.unused(now) {
-            if freed >= wanted {
-                break;
-            }
-            match runtime.remove_image(&unused.id).await {
-                Ok(()) => {
-                    tracing::info!(image = unused.id, bytes = unused.size, "removed an image that nobody uses");
-                    records.removed(&unused.id);
-                    freed += unused.size;
-                }
-                Err(error) => fault = Some(error),
-            }
-        }
-        fault.map_or(Ok(freed), Err)
+        let unused = records.unused(now);
+        remove(runtime, records, unused, wanted).await
     }
+}
+
+/// Removes images, in this order, until so many bytes are free. Gives how many are.
+async fn remove(
+    runtime: &Runtime,
+    records: &mut images::Records,
+    unused: Vec<images::Unused>,
+    wanted: u64,
+) -> Result<u64, CriError> {
+    let (mut freed, mut fault) = (0, None);
+    for unused in unused {
+        if freed >= wanted {
+            break;
+        }
+        match runtime.remove_image(&unused.id).await {
+            Ok(()) => {
+                tracing::info!(image = unused.id, bytes = unused.size, "removed an image that nobody uses");
+                records.removed(&unused.id);
+                freed += unused.size;
+            }
+            Err(error) => fault = Some(error),
+        }
+    }
+    fault.map_or(Ok(freed), Err)
 }
 
 /// Whether two names mean one image although one has what the other leaves to the default.

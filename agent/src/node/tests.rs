@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::object::*;
 use super::*;
 use crate::config::{Addressing, Disk, Resolver};
-use crate::housekeeping::Thresholds;
+use crate::housekeeping::HousekeepingConfig;
 
 pub(crate) fn config() -> AgentConfig {
     AgentConfig {
@@ -32,7 +32,7 @@ pub(crate) fn config() -> AgentConfig {
         node_api: None,
         resolver: Resolver::default(),
         disk: Disk::Inline,
-        eviction_hard: Thresholds::default(),
+        housekeeping: HousekeepingConfig::default(),
     }
 }
 
