@@ -83,8 +83,12 @@ pub(crate) fn plain() -> Guest {
 
 /// A shim whose pods may be many.
 pub(crate) async fn shim() -> Shim {
+    shim_with(&[]).await
+}
+
+pub(crate) async fn shim_with(options: &[&str]) -> Shim {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let shim = Shim::start().await;
+    let shim = Shim::start_with(options).await;
     let network: Vec<&str> = shim.range().split('.').take(2).collect();
     // Two may run beside each other.
     let part = NEXT.fetch_add(1, Ordering::Relaxed) % 8 * 32;

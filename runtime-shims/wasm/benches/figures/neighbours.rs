@@ -1,12 +1,17 @@
 //! A pod under light load beside a hostile one, or while something large is compiled: its 99th percentile alone and beside
 //! them, in turns.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
+use coracle_cri::Status;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use super::load::{Measured, flat_out, lightly};
@@ -23,6 +28,10 @@ enum Hostile {
     Elsewhere(&'static str, &'static str),
     /// A program, started again as soon as it ends; so many of them beside each other.
     Program(&'static str, usize, Guest),
+    /// A program with a folder at `/data` that is empty each time it is started.
+    InFolder(&'static str, Guest),
+    /// So many requests of a program at once, to a server that answers with a byte a second.
+    SlowServer(usize),
     /// An HTTP guest, asked by so many clients at once, again and again.
     Service(&'static str, usize, Guest),
     /// A pod asked as fast as it answers, over so many connections.
@@ -36,7 +45,9 @@ enum Hostile {
 impl Hostile {
     fn name(&self) -> &'static str {
         match self {
-            Hostile::Elsewhere(name, _) | Hostile::Program(name, ..) | Hostile::Service(name, ..) => name,
+            Hostile::Elsewhere(name, _) | Hostile::InFolder(name, _) => name,
+            Hostile::Program(name, ..) | Hostile::Service(name, ..) => name,
+            Hostile::SlowServer(_) => "300 requests to a server that sends a byte a second",
             Hostile::Crowd(_) => "a pod asked as fast as it answers",
             Hostile::HalfBodies(_) => "900 requests that hold an instance",
             Hostile::SlowClients(_) => "600 clients that do not finish asking",
@@ -67,6 +78,10 @@ pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
         Hostile::Program("9,000 header objects, as full as may be", 1, guest("abuse").args(&["headers", "9000"])),
         Hostile::Program("requests with long methods", 1, guest("abuse").args(&["requests", "2000"])),
         Hostile::Program("20,000 ports listened on", 1, guest("abuse").args(&["listen", "10000", "20000"])),
+        Hostile::InFolder("a file opened 100,000 times", guest("opens")),
+        Hostile::InFolder("20,000 files", guest("abuse").args(&["files", "/data", "20000"])),
+        Hostile::InFolder("directories as deep as can be", guest("abuse").args(&["deep", "/data", "3000"])),
+        Hostile::SlowServer(300),
         Hostile::Service("a trap in each of 8 requests", 8, guest("http-trap")),
         Hostile::SlowClients(600),
         Hostile::HalfBodies(900),
@@ -106,10 +121,28 @@ pub(crate) async fn hostile(scale: &Scale) -> anyhow::Result<()> {
 
 pub(crate) async fn compile(scale: &Scale) -> anyhow::Result<()> {
     println!("\na pod's p99 under light load while a module is compiled");
-    let shim = super::shim().await;
-    let pod = address(&shim.run("neighbour", plain()).await);
     let wasm = large(if scale.small { 100_000 } else { 5 << 20 });
     let size = wasm.len() as f64 / f64::from(1 << 20);
+    let (rounds, took, made) = beside_compiling(scale, wasm, &[]).await?;
+    made?;
+    rounds.show(&format!("{size:.1} MiB compiled in {:.1} s", took.as_secs_f64()));
+    // It would take minutes.
+    let limit = if scale.small { "3" } else { "30" };
+    let (rounds, took, made) = beside_compiling(scale, costly(), &["--compile-seconds", limit]).await?;
+    let Err(refusal) = made else { anyhow::bail!("the costly module was compiled in {took:?}") };
+    anyhow::ensure!(refusal.message().contains("of processor time"), "{refusal}");
+    rounds.show(&format!("a costly one given up after {limit} s of processor time, in {:.1} s", took.as_secs_f64()));
+    Ok(())
+}
+
+/// How a pod fared, how long the compiling took, and what came of it.
+async fn beside_compiling(
+    scale: &Scale,
+    wasm: Vec<u8>,
+    options: &[&str],
+) -> anyhow::Result<(Rounds, Duration, Result<String, Status>)> {
+    let shim = super::shim_with(options).await;
+    let pod = address(&shim.run("neighbour", plain()).await);
     let file = shim.dir.path().join("large.wasm");
     std::fs::write(&file, wasm)?;
     let store =
@@ -119,16 +152,16 @@ pub(crate) async fn compile(scale: &Scale) -> anyhow::Result<()> {
     let _warm = quiet(pod, scale.seconds / 2).await?;
     let before = quiet(pod, scale.seconds).await?;
     let start = tokio::time::Instant::now();
-    let mut took = Duration::ZERO;
+    let mut outcome = None;
     let over = async {
-        shim.create(&sandbox, "main", guest("large")).await.expect("it compiles");
-        took = start.elapsed();
+        let made = shim.create(&sandbox, "main", guest("large")).await;
+        outcome = Some((start.elapsed(), made));
     };
     let during = lightly(pod, CONNECTIONS, PAUSE, over).await?;
     let mut rounds = Rounds::default();
     rounds.add(before, during);
-    rounds.show(&format!("{size:.1} MiB compiled in {:.1} s", took.as_secs_f64()));
-    Ok(())
+    let (took, made) = outcome.expect("it was waited for");
+    Ok((rounds, took, made))
 }
 
 async fn quiet(pod: std::net::SocketAddr, time: Duration) -> anyhow::Result<Measured> {
@@ -190,11 +223,14 @@ async fn start<'a>(shim: &'a Shim, hostile: &Hostile) -> anyhow::Result<Trouble<
             for number in 0..*count {
                 let sandbox = shim.sandbox(&format!("hostile-{number}"), &[], &[]).await;
                 let first = shim.create(&sandbox, "hostile", guest.clone()).await?;
-                programs.push(again(shim, sandbox.clone(), first, guest.clone()));
+                let guest = guest.clone();
+                programs.push(again(shim, sandbox.clone(), first, move || guest.clone()));
                 sandboxes.push(sandbox);
             }
             Ok(Trouble { sandboxes, goes_on: futures::future::join_all(programs).map(drop).boxed() })
         }
+        Hostile::InFolder(_, guest) => in_folder(shim, guest.clone()).await,
+        Hostile::SlowServer(count) => slow_server(shim, *count).await,
         Hostile::Service(_, count, guest) => {
             let sandbox = shim.sandbox("hostile", &[8080], &[]).await;
             let first = shim.create(&sandbox, "hostile", guest.clone()).await?;
@@ -210,7 +246,8 @@ async fn start<'a>(shim: &'a Shim, hostile: &Hostile) -> anyhow::Result<Trouble<
                     }
                 }
             });
-            let serving = again(shim, sandbox.clone(), first, guest.clone());
+            let guest = guest.clone();
+            let serving = again(shim, sandbox.clone(), first, move || guest.clone());
             let asking = futures::future::join_all(clients);
             let goes_on = futures::future::join(serving, asking).map(drop).boxed();
             Ok(Trouble { sandboxes: vec![sandbox], goes_on })
@@ -247,8 +284,54 @@ async fn held<'a>(shim: &Shim, victim: Guest, count: usize, said: &[u8]) -> anyh
     Ok(Trouble { sandboxes: vec![victim.sandbox], goes_on })
 }
 
+/// What was made stays until the shim's own folder goes, so that no round pays for removing it.
+async fn in_folder<'a>(shim: &'a Shim, guest: Guest) -> anyhow::Result<Trouble<'a>> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = move || {
+        let folder = shim.dir.path().join(format!("data-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir(&folder).expect("a directory can be made");
+        // Workers may be another user.
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).expect("it is ours");
+        guest.clone().mount(&folder, "/data", false)
+    };
+    let sandbox = shim.sandbox("hostile", &[], &[]).await;
+    let first = shim.create(&sandbox, "hostile", next()).await?;
+    let goes_on = again(shim, sandbox.clone(), first, next).boxed();
+    Ok(Trouble { sandboxes: vec![sandbox], goes_on })
+}
+
+async fn slow_server<'a>(shim: &'a Shim, count: usize) -> anyhow::Result<Trouble<'a>> {
+    let server = TcpListener::bind("127.0.0.2:0").await?;
+    let at = server.local_addr()?.to_string();
+    let serving = async move {
+        let mut answers = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Ok((stream, _)) = server.accept() => answers.push(drip(stream)),
+                Some(_) = answers.next(), if !answers.is_empty() => {}
+            }
+        }
+    };
+    let client = guest("abuse").args(&["upstream", &at, &count.to_string()]);
+    let sandbox = shim.sandbox("hostile", &[], &[]).await;
+    let first = shim.create(&sandbox, "hostile", client.clone()).await?;
+    let asking = again(shim, sandbox.clone(), first, move || client.clone());
+    let goes_on = futures::future::join(serving, asking).map(drop).boxed();
+    Ok(Trouble { sandboxes: vec![sandbox], goes_on })
+}
+
+/// An answer whose head does not end, until whoever asked is gone.
+async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 OK\r\nx-slow: ").await?;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stream.write_all(b"x").await?;
+    }
+}
+
 /// Starts the container, waits for its end, makes another, for ever.
-async fn again(shim: &Shim, sandbox: String, first: String, guest: Guest) {
+async fn again(shim: &Shim, sandbox: String, first: String, mut next: impl FnMut() -> Guest) {
     let mut id = first;
     loop {
         if shim.start_container(&id).await.is_ok() {
@@ -261,7 +344,7 @@ async fn again(shim: &Shim, sandbox: String, first: String, guest: Guest) {
         }
         let request = coracle_cri::v1::RemoveContainerRequest { container_id: id };
         shim.runtime().remove_container(request).await.expect("it is removed");
-        id = shim.create(&sandbox, "hostile", guest.clone()).await.expect("it is made");
+        id = shim.create(&sandbox, "hostile", next()).await.expect("it is made");
     }
 }
 
@@ -275,5 +358,22 @@ fn large(bytes: usize) -> Vec<u8> {
         text.push_str(&format!("(func {body})"));
     }
     text.push(')');
+    wat::parse_str(text).expect("it is WebAssembly")
+}
+
+/// A module of functions that cost minutes: in each, many loops change many variables.
+fn costly() -> Vec<u8> {
+    const LOCALS: usize = 2_000;
+    let mut body = format!("(local{})", " i32".repeat(LOCALS));
+    for at in 0..300 {
+        body.push_str(" (loop (br_if 0 (local.get 0))");
+        for step in 0..8 {
+            let (one, other) = ((at * 37 + step * 101) % LOCALS, (at * 53 + step * 17) % LOCALS);
+            body.push_str(&format!(" (local.set {one} (i32.add (local.get {other}) (local.get {one})))"));
+        }
+        body.push(')');
+    }
+    let functions = format!("(func {body})").repeat(300);
+    let text = format!("(module (memory (export \"memory\") 1) (func (export \"_start\")) {functions})");
     wat::parse_str(text).expect("it is WebAssembly")
 }
