@@ -9,7 +9,7 @@ use expect_test::expect;
 use rcgen::{KeyPair, PublicKeyData};
 
 use crate::images::{publish, pull};
-use crate::registry::Registry;
+use crate::registry::{Registry, Step};
 use crate::shim::{Shim, get, guest, refusal};
 
 /// Makes `NAME.pem` and `NAME.pub`.
@@ -149,6 +149,9 @@ async fn machine_code_goes_with_its_image_and_makes_room() {
     assert!(!compile::is_compiled(&code, &small), "code goes with its image, and that with its last container");
 }
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+
 /// Statements about an image as cosign writes them, by version 2 and by version 3.
 struct Cosign<'a> {
     registry: &'a Registry,
@@ -185,10 +188,10 @@ impl Cosign<'_> {
         self.put(&format!("{}.sig", image.replace(':', "-")), "", layer, &annotation);
     }
 
-    /// `cosign sign --key` of version 3: a bundle that refers to the image. The index that lists it.
-    fn sign_as_bundle(&self, image: &str) -> String {
+    /// `cosign sign --key` of version 3: a bundle that refers to the image. The index that lists it as a `listed_as`, behind
+    /// referrers of other kinds.
+    fn sign_as_bundle(&self, image: &str, listed_as: &str) -> String {
         use base64::Engine as _;
-        const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
         let hex = image.trim_start_matches("sha256:");
         let kind = "application/vnd.in-toto+json";
         let statement = format!(
@@ -199,25 +202,35 @@ impl Cosign<'_> {
         let bundle = format!(
             r#"{{"mediaType":"{BUNDLE}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{payload}","payloadType":"{kind}","signatures":[{{"sig":"{signed}"}}]}}}}"#
         );
-        let extra = format!(
-            r#""artifactType":"{BUNDLE}","subject":{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{image}","size":1}},"#
-        );
-        let referrer = self.put("unnamed", &extra, (BUNDLE, &bundle), "");
-        format!(
-            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{referrer}","size":1,"artifactType":"{BUNDLE}"}}]}}"#
-        )
+        let refers = |kind: &str| {
+            format!(
+                r#""artifactType":"{kind}","subject":{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{image}","size":1}},"#
+            )
+        };
+        let signature = self.put("unnamed", &refers(BUNDLE), (BUNDLE, &bundle), "");
+        let sbom = "application/spdx+json";
+        let sbom = self.put("unnamed", &refers(sbom), (sbom, "{}"), "");
+        let large = self.put("unnamed", &refers(BUNDLE), (BUNDLE, &" ".repeat((256 << 10) + 1)), "");
+        let parts = self.registry.put_manifest("team/hello", "unnamed", INDEX, r#"{"manifests":[]}"#);
+        let other_digest = format!("sha512:{}", "0".repeat(128));
+        let listed: Vec<String> = [&sbom, &parts, &other_digest, &large, &signature]
+            .iter()
+            .map(|digest| format!(r#"{{"mediaType":"","digest":"{digest}","size":1,"artifactType":"{listed_as}"}}"#))
+            .collect();
+        format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{}]}}"#, listed.join(","))
     }
 }
 
 #[tokio::test]
 async fn signatures_are_found_wherever_cosign_puts_them() {
-    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    // What cosign says of a bundle in the list it keeps under a tag.
+    const EMPTY: &str = "application/vnd.oci.empty.v1+json";
     let dir = tempfile::tempdir().expect("a directory can be made");
     let policy = dir.path().join("policy.yaml");
     std::fs::write(&policy, "default: reject\nrules:\n- prefix: \"*\"\n  keys: [good.pub]\n")
         .expect("it can be written");
     let shim = Shim::start_with(&["--image-policy", &policy.display().to_string()]).await;
-    for place in ["tag", "referrers", "tag of referrers"] {
+    for place in ["tag", "referrers", "list under a tag", "400", "405", "406", "a page about something else"] {
         let registry = Registry::start(None).await;
         let pair = KeyPair::generate().expect("a key");
         std::fs::write(dir.path().join("good.pub"), public_pem(&pair)).expect("it can be written");
@@ -226,15 +239,19 @@ async fn signatures_are_found_wherever_cosign_puts_them() {
         assert!(refused.contains("it has no signature"), "{place}: {refused}");
         let image = crate::registry::digest(&registry.get("/v2/team/hello/manifests/v1").expect("it is there"));
         let cosign = Cosign { registry: &registry, pair };
+        let referrers = format!("/v2/team/hello/referrers/{image}");
         match place {
             "tag" => cosign.sign_as_tag(&image),
-            "referrers" => {
-                let index = cosign.sign_as_bundle(&image);
-                registry.put(format!("/v2/team/hello/referrers/{image}"), INDEX, index.as_bytes());
-            }
-            _ => {
-                let index = cosign.sign_as_bundle(&image);
-                registry.put_manifest("team/hello", &image.replace(':', "-"), INDEX, &index);
+            "referrers" => registry.put(referrers, INDEX, cosign.sign_as_bundle(&image, BUNDLE).as_bytes()),
+            how_there_is_no_list => {
+                let listed = cosign.sign_as_bundle(&image, EMPTY);
+                registry.put_manifest("team/hello", &image.replace(':', "-"), INDEX, &listed);
+                if how_there_is_no_list != "list under a tag" {
+                    registry.put(referrers.clone(), "text/html; charset=utf-8", b"<html>");
+                }
+                if let Ok(status) = how_there_is_no_list.parse() {
+                    registry.script(&referrers, [Step::Status(status), Step::Status(status)]);
+                }
             }
         }
         pull(&shim, &name, None).await.unwrap_or_else(|error| panic!("{place}: {error:?}"));

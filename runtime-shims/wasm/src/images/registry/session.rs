@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -17,6 +17,7 @@ use super::endpoints::{self, Endpoint, authority};
 use super::settings::{HostTls, Registries, Timing};
 use super::transport::{Body, Lost, Transport, empty};
 use super::{Credentials, tls};
+use crate::images::layout::OCI_INDEX;
 use crate::images::manifest::MAX_DOCUMENT_BYTES;
 use crate::images::{Digest, ImageError, ImageName};
 
@@ -141,34 +142,56 @@ impl Session {
         reference: &str,
         accept: &[&str],
     ) -> Result<Option<Vec<u8>>, ImageError> {
-        self.document_at(&format!("manifests/{reference}"), accept).await
-    }
-
-    /// What lies at `path` below the repository. `None` if no endpoint has it.
-    pub(in crate::images) async fn document_at(
-        &self,
-        path: &str,
-        accept: &[&str],
-    ) -> Result<Option<Vec<u8>>, ImageError> {
         let mut headers = HeaderMap::new();
         for media_type in accept {
             headers.append(header::ACCEPT, media_type.parse().expect("media types are written in this program"));
         }
         let mut tries = self.tries();
         while let Some(place) = tries.next().await {
-            match self.document(place, path, &headers).await {
+            match self.document(place, &format!("manifests/{reference}"), &headers).await {
                 Ok(text) => return Ok(Some(text)),
                 Err(fault) => tries.failed(fault),
             }
         }
-        match tries.error() {
-            ImageError::NotFound { .. } => Ok(None),
-            error => Err(error),
+        tries.none()
+    }
+
+    /// The registry's own list of what refers to `digest`. `None` if no endpoint keeps such lists.
+    pub(in crate::images) async fn referrers(&self, digest: &Digest) -> Result<Option<Vec<u8>>, ImageError> {
+        let mut tries = self.tries();
+        while let Some(place) = tries.next().await {
+            match self.referrers_at(place, digest).await {
+                Ok(text) => return Ok(Some(text)),
+                Err(fault) => tries.failed(fault),
+            }
         }
+        tries.none()
+    }
+
+    /// Registries without such lists say so in many ways; go-containerregistry takes these, too.
+    async fn referrers_at(&self, place: &Place, digest: &Digest) -> Result<Vec<u8>, Fault> {
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(OCI_INDEX))]);
+        let response = self.ask(place, &format!("referrers/{digest}"), &headers).await?;
+        if matches!(
+            response.status(),
+            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_ACCEPTABLE
+        ) {
+            return Err(Fault::NotFound);
+        }
+        let response = self.checked(response).await?;
+        let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if media_type.and_then(|text| text.split(';').next()).map(str::trim) != Some(OCI_INDEX) {
+            return Err(Fault::NotFound);
+        }
+        self.text(response).await
     }
 
     async fn document(&self, place: &Place, path: &str, headers: &HeaderMap) -> Result<Vec<u8>, Fault> {
         let response = self.get(place, path, headers).await?;
+        self.text(response).await
+    }
+
+    async fn text(&self, response: Response<Incoming>) -> Result<Vec<u8>, Fault> {
         let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         let said: Option<Digest> = said.and_then(|text| text.parse().ok());
         let what = || format!("the manifest of {}", self.name);
@@ -201,14 +224,18 @@ impl Session {
     }
 
     async fn get(&self, place: &Place, path: &str, headers: &HeaderMap) -> Result<Response<Incoming>, Fault> {
+        let response = self.ask(place, path, headers).await?;
+        self.checked(response).await
+    }
+
+    async fn ask(&self, place: &Place, path: &str, headers: &HeaderMap) -> Result<Response<Incoming>, Fault> {
         let url = place.endpoint.url(path).map_err(Fault::Final)?;
         let make = || {
             let mut request = Request::new(empty());
             *request.headers_mut() = headers.clone();
             request
         };
-        let response = self.request(place, url, &make).await?;
-        self.checked(response).await
+        self.request(place, url, &make).await
     }
 
     /// Sends what `make` makes, authorised, and follows redirects of what only reads.
@@ -405,6 +432,14 @@ impl<'a> Tries<'a> {
     pub(in crate::images) fn progressed(&mut self) {
         self.round = 0;
         self.pause = self.session.timing.first_pause;
+    }
+
+    /// When all has failed: nothing is there, or nobody could say.
+    fn none<T>(self) -> Result<Option<T>, ImageError> {
+        match self.error() {
+            ImageError::NotFound { .. } => Ok(None),
+            error => Err(error),
+        }
     }
 
     /// What to say when all has failed.

@@ -12,7 +12,7 @@ use super::PublicKey;
 use super::cosign::MAX_SIGNATURES;
 use crate::images::layout::{OCI_INDEX, OCI_MANIFEST};
 use crate::images::registry::Session;
-use crate::images::{Digest, ImageError, manifest};
+use crate::images::{Digest, ImageError};
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 const STATEMENT: &str = "application/vnd.in-toto+json";
@@ -28,11 +28,31 @@ struct Referrers {
     manifests: Vec<Referrer>,
 }
 
+/// `artifact_type` is what the list says it is. Under the tag, cosign 3 says that everything is
+/// `application/vnd.oci.empty.v1+json`: what it is, only its manifest knows.
+///
+/// <https://github.com/sigstore/cosign/issues/4641>
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Referrer {
     #[serde(default)]
     artifact_type: String,
+    digest: String,
+}
+
+/// As much of a referrer's manifest as tells a bundle.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Referring {
+    #[serde(default)]
+    artifact_type: String,
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layer {
+    media_type: String,
     digest: Digest,
 }
 
@@ -79,27 +99,52 @@ pub(super) async fn check(
     digest: &Digest,
     keys: &[PublicKey],
 ) -> Result<Result<String, Vec<String>>, ImageError> {
-    let listed = match session.document_at(&format!("referrers/{digest}"), &[OCI_INDEX]).await? {
+    let listed = match session.referrers(digest).await? {
         Some(text) => Some(text),
         None => session.manifest(&format!("sha256-{}", digest.hex()), &[OCI_INDEX]).await?,
     };
     let Some(listed) = listed else { return Ok(Err(Vec::new())) };
-    let referrers: Referrers = serde_json::from_slice(&listed)
+    let mut referrers: Referrers = serde_json::from_slice(&listed)
         .map_err(|error| ImageError::corrupt(format!("the list of what refers to {}", session.name()), error))?;
+    // What is said to be a bundle comes first: others may be many.
+    referrers.manifests.sort_by_key(|referrer| !referrer.artifact_type.starts_with(BUNDLE));
     let mut found = Vec::new();
-    let bundles = referrers.manifests.iter().filter(|referrer| referrer.artifact_type.starts_with(BUNDLE));
-    for referrer in bundles.take(MAX_SIGNATURES) {
-        let what = format!("a signature of {}", session.name());
-        let Some(text) = session.manifest(&referrer.digest.to_string(), &[OCI_MANIFEST]).await? else { continue };
-        for layer in manifest::single(&what, &text)?.layers.iter().take(1) {
-            let bundle = session.small_blob(&layer.digest, MAX_BUNDLE_BYTES).await?;
-            match verify(digest, &bundle, keys) {
-                Ok(key) => return Ok(Ok(key)),
-                Err(why) => found.push(why),
-            }
+    for referrer in referrers.manifests.iter().take(MAX_SIGNATURES) {
+        let Some(bundle) = bundle(session, referrer).await? else { continue };
+        match bundle.and_then(|bundle| verify(digest, &bundle, keys)) {
+            Ok(key) => return Ok(Ok(key)),
+            Err(why) => found.push(why),
         }
     }
     Ok(Err(found))
+}
+
+/// The bundle that refers to the image, or why it cannot be read. Nothing, if the referrer is none: that others refer to an
+/// image (lists of its parts, what somebody says of it) is no fault of it.
+async fn bundle(session: &Session, referrer: &Referrer) -> Result<Option<Result<Vec<u8>, String>>, ImageError> {
+    let Ok(digest) = referrer.digest.parse::<Digest>() else { return Ok(None) };
+    let text = match session.manifest(&digest.to_string(), &[OCI_MANIFEST, OCI_INDEX]).await {
+        Ok(text) => text.unwrap_or_default(),
+        Err(error) => return unreadable(error).map(|why| Some(Err(why))),
+    };
+    let Ok(Referring { artifact_type, layers }) = serde_json::from_slice(&text) else { return Ok(None) };
+    let Some(layer) = layers.first() else { return Ok(None) };
+    if !artifact_type.starts_with(BUNDLE) && !layer.media_type.starts_with(BUNDLE) {
+        return Ok(None);
+    }
+    match session.small_blob(&layer.digest, MAX_BUNDLE_BYTES).await {
+        Ok(bundle) => Ok(Some(Ok(bundle))),
+        Err(error) => unreadable(error).map(|why| Some(Err(why))),
+    }
+}
+
+/// What is wrong with one referrer says nothing of the others; a fault of the registry does.
+fn unreadable(error: ImageError) -> Result<String, ImageError> {
+    match error {
+        ImageError::NotFound { .. } => Ok("one has lost its content".to_owned()),
+        ImageError::TooLarge { .. } | ImageError::Corrupt { .. } => Ok(format!("one cannot be read: {error}")),
+        other => Err(other),
+    }
 }
 
 pub(super) fn verify(digest: &Digest, bundle: &[u8], keys: &[PublicKey]) -> Result<String, String> {
