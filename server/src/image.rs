@@ -55,7 +55,7 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
         ImageCommand::Pull { name, creds, source } => {
             let store = store(&Paths::open(data_dir)?)?;
             let engine = compile::portable_engine(compiler()).await.map_err(anyhow::Error::msg)?;
-            let image = store.pull(&name, &credentials(creds)?, &registries(source), Some(&engine)).await?;
+            let image = store.pull(&name, &credentials(creds, &name)?, &registries(source), Some(&engine)).await?;
             named("pulled ", &image)
         }
         ImageCommand::Push(args) => push(&store(&Paths::open(data_dir)?)?, args).await?,
@@ -93,7 +93,8 @@ async fn push(store: &ImageStore, args: PushArgs) -> anyhow::Result<String> {
         let image = store.get(&name)?.ok_or_else(|| absent(&name))?;
         extras.code = compile::precompile(store, &image, compiler()).await.map_err(anyhow::Error::msg)?;
     }
-    let digest = store.push(&name, target.as_deref(), &credentials(creds)?, &registries, &extras).await?;
+    let credentials = credentials(creds, target.as_deref().unwrap_or(&name))?;
+    let digest = store.push(&name, target.as_deref(), &credentials, &registries, &extras).await?;
     Ok(format!("pushed {} {digest}\n", target.unwrap_or(name)))
 }
 
@@ -102,11 +103,13 @@ fn compiler() -> Reexec {
     Reexec { program: "/proc/self/exe".into(), args: vec!["wasm-compile".into()] }
 }
 
-fn credentials(creds: Option<String>) -> anyhow::Result<Credentials> {
+/// For the registry in the image's name alone: its mirrors are others.
+fn credentials(creds: Option<String>, name: &str) -> anyhow::Result<Credentials> {
     match creds.as_deref().map(|creds| creds.split_once(':')) {
         None => Ok(Credentials::Anonymous),
         Some(Some((user, password))) => {
-            Ok(Credentials::Password { user: user.to_owned(), password: password.to_owned() })
+            let password = Credentials::Password { user: user.to_owned(), password: password.to_owned() };
+            Ok(Credentials::For { host: registry_of(name)?, credentials: Box::new(password) })
         }
         Some(None) => bail!("--creds is USER:PASSWORD"),
     }
@@ -183,6 +186,15 @@ mod tests {
         assert!(error.contains("`coracle image list`"), "{error}");
         assert!(existing(Some(dir.path())).unwrap().is_none());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn credentials_are_for_the_registry_in_the_name() {
+        let given = |creds: &str, name| credentials(Some(creds.to_owned()), name).map(|given| format!("{given:?}"));
+        assert_eq!(given("me:x", "ghcr.io/team/app:v1").unwrap(), "Password(me) for ghcr.io");
+        assert_eq!(given("me:x", "hello").unwrap(), "Password(me) for docker.io");
+        assert_eq!(given("me", "hello").unwrap_err().to_string(), "--creds is USER:PASSWORD");
+        assert_eq!(credentials(None, "hello").unwrap(), Credentials::Anonymous);
     }
 
     #[test]

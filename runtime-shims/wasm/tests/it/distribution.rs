@@ -363,6 +363,38 @@ async fn tls_can_be_believed_blindly() {
 }
 
 #[tokio::test]
+async fn the_settings_of_a_mirror_hold_where_it_redirects_to_and_for_nobody_else() {
+    let mut bench = bench();
+    bench.registries.disable_default_endpoint = true;
+    let pki = Pki::new(false);
+    let (mirror, other) =
+        (Registry::start_with(Access::Open, Some(&pki)).await, Registry::start_with(Access::Open, Some(&pki)).await);
+    let blob = publish_hello(&mirror, "app");
+    publish_hello(&other, "app");
+    other.put("/cdn".to_owned(), "application/octet-stream", &hello());
+    mirror.script(&blob, [Step::Redirect(format!("https://{}/cdn", other.host))]);
+    bench.configure(&format!(
+        "mirrors: {{registry.example: {{endpoint: [\"https://{0}\", \"https://{1}\"]}}}}\n\
+         configs: {{\"{0}\": {{tls: {{insecure_skip_verify: true}}}}}}\n",
+        mirror.host, other.host
+    ));
+    let image = bench.pull("registry.example/app:v1").await.expect("where the mirror leads, its settings hold");
+    assert!(bench.has_hello(&image));
+    // The mirror leads to nothing there, and then it is the other's turn to be asked, which nobody trusts.
+    let asked = other.requests("").len();
+    mirror.script("/v2/app/manifests/v1", [Step::Redirect(format!("https://{}/nothing", other.host))]);
+    let error = bench.pull("registry.example/app:v1").await.expect_err("nobody trusts its CA");
+    check(
+        error,
+        &[(&mirror.host, "MIRROR"), (&other.host, "OTHER")],
+        expect![[
+            r#"failed to pull image "registry.example/app:v1": MIRROR: not found; OTHER: the certificate of OTHER is not trusted: UnknownIssuer; name its CA as configs."OTHER".tls.ca_file in registries.yaml"#
+        ]],
+    );
+    assert_eq!(other.requests("").len(), asked + 1, "the redirect's");
+}
+
+#[tokio::test]
 async fn settings_that_make_no_sense_are_named() {
     let mut bench = bench();
     let mut told = String::new();

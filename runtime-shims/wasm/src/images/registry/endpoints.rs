@@ -46,7 +46,13 @@ impl Endpoint {
         match own {
             Credentials::Anonymous => {}
             Credentials::For { host, credentials } => {
-                if is_meant_for(host, &self.host()) {
+                // Who names the port that goes without saying means the same.
+                let with_port = format!(
+                    "{}:{}",
+                    self.base.host_str().unwrap_or_default(),
+                    self.base.port_or_known_default().unwrap_or_default()
+                );
+                if is_meant_for(host, &self.host()) || is_meant_for(host, &with_port) {
                     return Ok((**credentials).clone());
                 }
             }

@@ -44,15 +44,19 @@ pub(in crate::images) struct Session {
     places: Vec<Place>,
     /// By host, for those that are no endpoint: token servers and where redirects lead.
     other_tls: HashMap<String, HostTls>,
-    tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
+    /// By place and host: where a redirect leads that has no settings of its own, those of the place hold, and they must
+    /// not for others that ask there.
+    tls: Mutex<HashMap<(usize, String), Arc<ClientConfig>>>,
     transport: Transport,
 }
 
 /// An endpoint, and who we are to it.
 pub(in crate::images) struct Place {
+    /// Where it is among the session's places.
+    number: usize,
     endpoint: Endpoint,
     credentials: Credentials,
-    authorization: Mutex<Option<http::HeaderValue>>,
+    authorization: Mutex<Option<HeaderValue>>,
 }
 
 /// Why one request to one endpoint failed.
@@ -101,9 +105,10 @@ impl Session {
         };
         let places = endpoints
             .into_iter()
-            .map(|endpoint| {
+            .enumerate()
+            .map(|(number, endpoint)| {
                 let credentials = endpoint.credentials(credentials).map_err(bad)?;
-                Ok(Place { endpoint, credentials, authorization: Mutex::default() })
+                Ok(Place { number, endpoint, credentials, authorization: Mutex::default() })
             })
             .collect::<Result<_, ImageError>>()?;
         let other_tls = file.configs.iter().filter_map(|(host, config)| Some((host.clone(), config.tls.clone()?)));
@@ -255,7 +260,7 @@ impl Session {
             if at_home && let Some(value) = place.authorization.lock().clone() {
                 request.headers_mut().insert(header::AUTHORIZATION, value);
             }
-            let response = self.transport.send(&url, || self.tls(place, &url), request).await?;
+            let response = self.transport.send(place.number, &url, || self.tls(place, &url), request).await?;
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && at_home && !authorised {
                 authorised = true;
@@ -291,7 +296,7 @@ impl Session {
         let value = match answer {
             Answer::Authorize(value) => value,
             Answer::Exchange(url, request) => {
-                let response = self.transport.send(&url, || self.tls(place, &url), *request).await?;
+                let response = self.transport.send(place.number, &url, || self.tls(place, &url), *request).await?;
                 let status = response.status();
                 if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) {
                     return Err(refused(format!("its token server {} answered {status}", authority(&url))));
@@ -331,13 +336,13 @@ impl Session {
     }
 
     fn tls(&self, place: &Place, url: &Url) -> Result<Arc<ClientConfig>, String> {
-        let host = authority(url);
-        if let Some(config) = self.tls.lock().get(&host) {
+        let key = (place.number, authority(url));
+        if let Some(config) = self.tls.lock().get(&key) {
             return Ok(config.clone());
         }
-        let own = (host != place.endpoint.host()).then(|| self.other_tls.get(&host)).flatten();
+        let own = (key.1 != place.endpoint.host()).then(|| self.other_tls.get(&key.1)).flatten();
         let config = tls::client_config(own.or(place.endpoint.config.tls.as_ref()))?;
-        self.tls.lock().insert(host, config.clone());
+        self.tls.lock().insert(key, config.clone());
         Ok(config)
     }
 }

@@ -144,6 +144,7 @@ fn credentials_go_to_their_host_only() {
         ("ghcr.io/team", "ghcr.io/team/app"),
         ("*.azurecr.io", "me.azurecr.io/app"),
         ("localhost:5000", "localhost:5000/app"),
+        ("ghcr.io:443", "ghcr.io:443/app"),
         ("", "ghcr.io/app"),
     ] {
         assert!(sent(server, image), "{server} {image}");

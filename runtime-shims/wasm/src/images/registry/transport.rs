@@ -43,8 +43,8 @@ pub(in crate::images) enum Lost {
     Final(String),
 }
 
-/// With TLS or without, and whom to.
-type Key = (bool, String);
+/// Whose settings a connection was made with, by the number of the place; with TLS or without; and whom to.
+type Key = (usize, bool, String);
 
 /// The connections of one session. They end with it.
 pub(in crate::images) struct Transport {
@@ -59,15 +59,16 @@ impl Transport {
         Transport { timing, kept: Mutex::default(), drivers: Mutex::default() }
     }
 
-    /// Sends `request` to `url`. `tls` is made only where it is needed.
+    /// Sends `request` to `url`, for the place of this number. `tls` is made only where it is needed.
     pub(super) async fn send(
         &self,
+        place: usize,
         url: &Url,
         tls: impl FnOnce() -> Result<Arc<ClientConfig>, String>,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, Lost> {
         let host = authority(url);
-        let key = (url.scheme() == "https", host.clone());
+        let key = (place, url.scheme() == "https", host.clone());
         let path = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
