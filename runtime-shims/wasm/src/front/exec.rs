@@ -172,10 +172,10 @@ impl Pods {
         }
         let (store, image) = (self.images.clone(), known.image.clone());
         let programs = blocking(move || store.programs(&image)).await?;
-        match paths.into_iter().find(|path| programs.contains(path)) {
+        match paths.into_iter().find(|path| programs.paths.contains(path)) {
             Some(path) => Ok(Program::File(path)),
             None => {
-                let text = known.missing(word, &programs);
+                let text = known.missing(word, &programs.paths);
                 Err(Status::unknown(format!("failed to exec in container: {text}")))
             }
         }

@@ -24,6 +24,7 @@ mod error;
 mod layout;
 mod manifest;
 mod name;
+mod overlay;
 mod programs;
 mod pull;
 mod push;

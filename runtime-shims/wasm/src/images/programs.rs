@@ -4,12 +4,23 @@
 use super::manifest::{self, MAX_DOCUMENT_BYTES, Shape};
 use super::{Image, ImageError, ImageStore, rootfs};
 
+/// What could be run of an image.
+#[derive(Debug)]
+pub struct Programs {
+    /// Of all `.wasm` files, sorted. None, if the image is one file without a file system.
+    pub paths: Vec<String>,
+    /// One file is all there is, under however many paths.
+    pub is_one: bool,
+}
+
 impl ImageStore {
-    /// Paths of all `.wasm` files of the image, sorted. None, if the image is one file without a file system.
-    pub fn programs(&self, image: &Image) -> Result<Vec<String>, ImageError> {
+    pub fn programs(&self, image: &Image) -> Result<Programs, ImageError> {
         match self.shape(image)? {
-            Shape::Artifact { .. } => Ok(Vec::new()),
-            Shape::Rootfs { layers, .. } => rootfs::list(&self.blobs, &image.name, &layers),
+            Shape::Artifact { .. } => Ok(Programs { paths: Vec::new(), is_one: true }),
+            Shape::Rootfs { layers, .. } => {
+                let (paths, files) = rootfs::list(&self.blobs, &image.name, &layers)?;
+                Ok(Programs { paths, is_one: files == 1 })
+            }
         }
     }
 

@@ -1,21 +1,23 @@
-//! Finds the WebAssembly file in the layers of a root filesystem. Layers are hostile input: only regular files are
-//! looked at, nothing is written under a name from the archive, and sizes are bounded.
+//! Finds the WebAssembly file in the layers of a root filesystem. Layers are hostile input: nothing is written under a name
+//! from the archive, links lead nowhere but within it, and sizes are bounded.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 use flate2::read::MultiGzDecoder;
+use tar::EntryType;
 
 use super::blobs::{BlobWriter, Blobs};
 use super::layout::Descriptor;
 use super::manifest::{MAX_LAYER_BYTES, MAX_WASM_BYTES};
+use super::overlay::{Entry, Overlay, Source};
 use super::{Digest, ImageError};
 
-/// The name of a file that says that nothing of its directory in lower layers is left.
-const OPAQUE: &str = ".wh..wh..opq";
 /// More than anybody wants to choose from.
 const PROGRAMS_MAX: usize = 1000;
+/// How often layers are read for files of other names that `.wasm` links lead to.
+const READS_MAX: usize = 4;
 
 /// Copies the file out of the layers into a blob of its own.
 pub(super) fn extract(
@@ -24,80 +26,84 @@ pub(super) fn extract(
     layers: &[Descriptor],
     entry: Option<&str>,
 ) -> Result<Digest, ImageError> {
-    let wanted = entry.map(normal);
-    let mut candidates: Vec<(String, Digest)> = Vec::new();
-    // The last layer is the uppermost: what it has, or has deleted, hides what lies below.
-    for layer in layers.iter().rev() {
-        let what = format!("layer {} of {name}", layer.digest);
-        let mut archive = open(blobs, layer, &what)?;
-        let entries = archive.entries().map_err(|error| ImageError::corrupt(&what, error))?;
-        for file in entries {
-            let mut file = file.map_err(|error| ImageError::corrupt(&what, error))?;
-            let path = normal(&String::from_utf8_lossy(&file.path_bytes()));
-            if wanted.as_ref().is_some_and(|wanted| path == whiteout(wanted)) {
-                return Err(absent(name, entry));
-            }
-            let is_wanted = match &wanted {
-                Some(wanted) => path == *wanted,
-                None => path.ends_with(".wasm") && !candidates.iter().any(|(known, _)| *known == path),
-            };
-            if !is_wanted || !file.header().entry_type().is_file() {
-                continue;
-            }
-            let digest = copy(blobs, &what, &path, &mut file)?;
-            if wanted.is_some() {
-                return Ok(digest);
-            }
-            candidates.push((path, digest));
-        }
+    let overlay = overlay(blobs, name, layers)?;
+    let source = match entry {
+        Some(entry) => overlay.file(entry),
+        None => only(name, &overlay)?,
+    };
+    let Source { layer, entry: at } = source.ok_or_else(|| absent(name, entry))?;
+    let what = what(name, &layers[layer]);
+    let mut archive = open(blobs, &layers[layer], &what)?;
+    let mut entries = archive.entries().map_err(|error| ImageError::corrupt(&what, error))?;
+    let file = entries.nth(at).ok_or_else(|| ImageError::corrupt(&what, "it is another than a moment ago"))?;
+    let mut file = file.map_err(|error| ImageError::corrupt(&what, error))?;
+    copy(blobs, &what, &text(&file.path_bytes()), &mut file)
+}
+
+/// Paths of the `.wasm` files that are left when all layers lie on each other, and how many files they are.
+pub(super) fn list(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<(Vec<String>, usize), ImageError> {
+    let overlay = overlay(blobs, name, layers)?;
+    let paths = overlay.programs().map(|(path, _)| path.to_owned()).take(PROGRAMS_MAX).collect();
+    let files: HashSet<Source> = overlay.programs().map(|(_, file)| file).collect();
+    Ok((paths, files.len()))
+}
+
+/// The one file there is, under however many names.
+fn only(name: &str, overlay: &Overlay) -> Result<Option<Source>, ImageError> {
+    let mut programs = overlay.programs();
+    let Some((_, first)) = programs.next() else { return Ok(None) };
+    if programs.all(|(_, other)| other == first) {
+        return Ok(Some(first));
     }
-    match candidates.as_slice() {
-        [(_, digest)] => Ok(digest.clone()),
-        [] => Err(absent(name, entry)),
-        several => {
-            let names: Vec<&str> = several.iter().map(|(path, _)| path.as_str()).collect();
-            Err(ImageError::NotWasm {
-                name: name.to_owned(),
-                why: format!("it has several .wasm files ({}) and no entrypoint that names one", names.join(", ")),
-            })
+    let names: Vec<&str> = overlay.programs().map(|(path, _)| path).collect();
+    Err(ImageError::NotWasm {
+        name: name.to_owned(),
+        why: format!("it has several .wasm files ({}) and no entrypoint that names one", names.join(", ")),
+    })
+}
+
+fn overlay(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<Overlay, ImageError> {
+    let mut overlay = Overlay::default();
+    let mut reads = 1;
+    loop {
+        for (number, layer) in layers.iter().enumerate() {
+            add(&mut overlay, blobs, number, layer, &what(name, layer))?;
         }
+        if reads == READS_MAX || !overlay.wants_more() {
+            return Ok(overlay);
+        }
+        reads += 1;
     }
 }
 
-/// Paths of the `.wasm` files that are left when all layers lie on each other.
-pub(super) fn list(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<Vec<String>, ImageError> {
-    let mut found: BTreeSet<String> = BTreeSet::new();
-    // What upper layers have deleted: files, and directories with all in them.
-    let mut gone: Vec<String> = Vec::new();
-    for layer in layers.iter().rev() {
-        let what = format!("layer {} of {name}", layer.digest);
-        let mut archive = open(blobs, layer, &what)?;
-        let entries = archive.entries().map_err(|error| ImageError::corrupt(&what, error))?;
-        let mut deleted = Vec::new();
-        for file in entries {
-            let file = file.map_err(|error| ImageError::corrupt(&what, error))?;
-            let path = normal(&String::from_utf8_lossy(&file.path_bytes()));
-            let (dir, base) = path.rsplit_once('/').unwrap_or(("", &path));
-            if base == OPAQUE {
-                deleted.push(dir.to_owned());
-            } else if let Some(base) = base.strip_prefix(".wh.") {
-                deleted.push(if dir.is_empty() { base.to_owned() } else { format!("{dir}/{base}") });
-            } else if path.ends_with(".wasm")
-                && file.header().entry_type().is_file()
-                && !gone.iter().any(|gone| is_below(&path, gone))
-                && found.len() < PROGRAMS_MAX
-            {
-                found.insert(path);
-            }
-        }
-        // Of the layers below only.
-        gone.extend(deleted);
+fn add(overlay: &mut Overlay, blobs: &Blobs, number: usize, layer: &Descriptor, what: &str) -> Result<(), ImageError> {
+    let bad = |error: io::Error| ImageError::corrupt(what, error);
+    let mut archive = open(blobs, layer, what)?;
+    for (at, file) in archive.entries().map_err(bad)?.enumerate() {
+        let file = file.map_err(bad)?;
+        let path = text(&file.path_bytes());
+        let target = file.link_name_bytes().map(|target| text(&target)).unwrap_or_default();
+        let entry = match file.header().entry_type() {
+            // As the first archivers wrote directories.
+            EntryType::Regular if path.ends_with('/') => Entry::Dir,
+            EntryType::Regular => Entry::File,
+            EntryType::Directory => Entry::Dir,
+            EntryType::Symlink => Entry::Symlink(&target),
+            EntryType::Link => Entry::HardLink(&target),
+            _ => Entry::Other,
+        };
+        let source = Source { layer: number, entry: at };
+        overlay.add(source, &path, entry).map_err(|why| ImageError::corrupt(what, why))?;
     }
-    Ok(found.into_iter().collect())
+    Ok(())
 }
 
-fn is_below(path: &str, dir: &str) -> bool {
-    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+fn what(name: &str, layer: &Descriptor) -> String {
+    format!("layer {} of {name}", layer.digest)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn copy(blobs: &Blobs, what: &str, path: &str, from: &mut impl Read) -> Result<Digest, ImageError> {
@@ -141,19 +147,6 @@ pub(super) fn decompressed(mut file: File) -> io::Result<Box<dyn Read>> {
     }
 }
 
-/// A path in an image without the ways to write it differently. `..` is kept, so that it matches nothing.
-fn normal(path: &str) -> String {
-    path.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>().join("/")
-}
-
-/// How an upper layer says that a file of a lower one is gone.
-fn whiteout(path: &str) -> String {
-    match path.rsplit_once('/') {
-        Some((dir, file)) => format!("{dir}/.wh.{file}"),
-        None => format!(".wh.{path}"),
-    }
-}
-
 fn absent(name: &str, entry: Option<&str>) -> ImageError {
     ImageError::NotWasm {
         name: name.to_owned(),
@@ -163,3 +156,6 @@ fn absent(name: &str, entry: Option<&str>) -> ImageError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
