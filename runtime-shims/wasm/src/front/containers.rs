@@ -17,10 +17,11 @@ use super::mounts::{MountPlan, plan_mounts};
 use super::packed::Packed;
 use super::plan::{GuestPlan, check_release, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
+use super::programs::Program;
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
 use super::state::{Container, State};
 use super::{convert, keyvalue, logs};
-use crate::compile::{CompileError, Compiled};
+use crate::compile::{CompileError, Compiled, GuestKind};
 use crate::images::{Image, Released};
 use crate::wire::{Answer, Command, GuestSpec, KeyvalueSpec};
 
@@ -43,14 +44,19 @@ impl Pods {
             config.metadata.clone().ok_or_else(|| Status::invalid_argument("config.metadata is required"))?;
         let (sandbox_id, sandbox) = self.sandbox(sandbox_id)?;
         let image = self.find_image(&config)?;
-        let compiled = self.compiled(&image).await?;
         let pod = sandbox.config.read();
-        check_release(&pod, &config, compiled.kind, self.config.wasi3).map_err(Status::invalid_argument)?;
+        let (program, run_by) = self.chosen(&pod, &config, &image).await?;
+        let kind = match &program {
+            Program::Own | Program::File(_) => self.compiled(&run_by).await?.kind,
+            // As with containerd, it is the start that fails.
+            Program::Missing(_) => GuestKind::Module,
+        };
+        check_release(&pod, &config, kind, self.config.wasi3).map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
         // Compiling may have taken long.
         self.must_be_ready(&state, &sandbox_id)?;
         let taken = state.ports_of(&sandbox_id);
-        let plan = plan_guest(&pod, &config, &image, compiled.kind, &taken).map_err(Status::invalid_argument)?;
+        let plan = plan_guest(&pod, &config, &image, kind, &taken).map_err(Status::invalid_argument)?;
         plan_mounts(&config.mounts, what_is).map_err(Status::invalid_argument)?;
         let reserved = state
             .containers_of(&sandbox_id)
@@ -68,12 +74,15 @@ impl Pods {
             sandbox: sandbox_id.clone(),
             created_at: self.config.clock.now(),
             image: ImageRecord { name: image.name.clone(), id: image.id.clone(), repo_digest: image.repo_digest() },
+            program,
             http: plan.http.as_ref().map(Into::into),
             phase: Phase::Created,
             worker: None,
             config: Packed::new(&config),
         };
-        self.images.hold(&image).map_err(convert::image_failed)?;
+        // Its own program stays its own, beside the one that was taken out of it.
+        let held = Image { wasm: image.wasm, wasm_bytes: image.wasm_bytes, ..run_by };
+        self.images.hold(&held).map_err(convert::image_failed)?;
         self.records.save_container(&record).map_err(record_failed)?;
         let id = record.id.clone();
         state.add_container(record);
@@ -116,8 +125,11 @@ impl Pods {
             }
             container.record.clone()
         };
+        if let Program::Missing(why) = &record.program {
+            return Err(StartFailure::Failed(why.clone()));
+        }
         let (_, sandbox) = self.sandbox(&record.sandbox)?;
-        let image = self.image_of(&record)?;
+        let image = self.image_run_by(&record).await?;
         let compiled = self.compiled(&image).await?;
         let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).map_err(StartFailure::Failed)?;
         let mut is_first = true;

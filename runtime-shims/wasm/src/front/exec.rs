@@ -13,14 +13,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use super::containers::order_failed;
-use super::convert;
 use super::link::Link;
-use super::plan::plan_guest;
 use super::pods::{Pods, lookup_failed, phase_name};
-use super::programs::{Known, Program};
 use super::records::Phase;
-use crate::compile::{Compiled, GuestKind};
-use crate::images::Image;
 use crate::wire::{Command, ExecSpec, Exit};
 
 /// Of both outputs of ExecSync together; what is beyond is let go, as containerd and CRI-O do. An answer of CRI has
@@ -131,63 +126,6 @@ impl Pods {
         let link = self.workers.get(generation).ok_or_else(|| Status::unavailable("the Wasm worker process ended"))?;
         Ok((link, id))
     }
-
-    /// The machine code of what `word` means in a container.
-    async fn program(self: &Arc<Pods>, id: &str, word: &str) -> Result<(Image, Compiled), Status> {
-        let (sandbox, record) = {
-            let state = self.state.lock();
-            let record = state.containers.get(id).map(|container| container.record.clone());
-            let record = record.ok_or_else(|| Status::not_found(format!("container {id:?}: not found")))?;
-            let sandbox = state.sandboxes.get(&record.sandbox).map(|sandbox| sandbox.config.read());
-            (sandbox.unwrap_or_default(), record)
-        };
-        let (image, config) = (self.image_of(&record)?, record.config.read());
-        // As a module: what is wanted is what every kind of guest is given.
-        let plan = plan_guest(&sandbox, &config, &image, GuestKind::Module, &[]).map_err(Status::invalid_argument)?;
-        let known = Known {
-            own: plan.args.first().map(String::as_str).unwrap_or_default(),
-            image: &image,
-            env: &plan.env,
-            working_dir: plan.working_dir.as_deref(),
-        };
-        let image = match self.meaning(&known, word).await? {
-            Program::Own => image,
-            Program::File(path) => {
-                let (store, image) = (self.images.clone(), image.clone());
-                blocking(move || store.program(&image, &path)).await?
-            }
-        };
-        let compiled = self.compiled(&image).await?;
-        Ok((image, compiled))
-    }
-
-    async fn meaning(&self, known: &Known<'_>, word: &str) -> Result<Program, Status> {
-        if known.is_own(word) {
-            return Ok(Program::Own);
-        }
-        let paths = known.paths(word);
-        // Used before: no need to look at the layers.
-        if let Some(path) = paths.iter().find(|path| known.image.programs.contains_key(*path)) {
-            return Ok(Program::File(path.clone()));
-        }
-        let (store, image) = (self.images.clone(), known.image.clone());
-        let programs = blocking(move || store.programs(&image)).await?;
-        match paths.into_iter().find(|path| programs.paths.contains(path)) {
-            Some(path) => Ok(Program::File(path)),
-            None => {
-                let text = known.missing(word, &programs.paths);
-                Err(Status::unknown(format!("failed to exec in container: {text}")))
-            }
-        }
-    }
-}
-
-/// Layers may be large, and reading them must not hold up other calls.
-async fn blocking<T: Send + 'static>(
-    what: impl FnOnce() -> Result<T, crate::images::ImageError> + Send + 'static,
-) -> Result<T, Status> {
-    let outcome = tokio::task::spawn_blocking(what).await.map_err(|error| Status::internal(error.to_string()))?;
-    outcome.map_err(convert::image_failed)
 }
 
 /// A pipe: our reading end, and the worker's writing one.

@@ -10,6 +10,7 @@
 //! upgrade   how workers of another build are left
 //! host_ports   pods' ports on the node's addresses
 //! exec, attach, streaming   commands and clients beside a container's own program
+//! chosen    which program of an image that is
 //! plan, programs, mounts, addresses   decisions without I/O
 //! records   the state on disk
 //! ```
@@ -21,6 +22,7 @@ mod addresses;
 mod adopt;
 mod attach;
 mod cgroup;
+mod chosen;
 mod config;
 mod containers;
 mod convert;

@@ -1,6 +1,8 @@
 //! What a command's first word means in a Wasm container, which has no shell and no file system of programs: the
 //! container's own program, or another `.wasm` file of its image. Decided here without I/O.
 
+use serde::{Deserialize, Serialize};
+
 use crate::images::Image;
 
 /// Where a word without a slash is looked for, unless the environment has a PATH.
@@ -9,18 +11,23 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const NAMED: usize = 10;
 
 /// Which program is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Program {
-    /// The one the container runs.
+    /// The one that the image is run by, or, of a command in a container, the container's.
+    #[default]
     Own,
     /// A path in the image.
     File(String),
+    /// None, and why.
+    Missing(String),
 }
 
 /// What is known of the container.
 pub(super) struct Known<'a> {
     /// Its own first word.
     pub(super) own: &'a str,
+    /// What it runs.
+    pub(super) program: &'a Program,
     pub(super) image: &'a Image,
     pub(super) env: &'a [(String, String)],
     pub(super) working_dir: Option<&'a str>,
@@ -30,7 +37,8 @@ impl Known<'_> {
     /// Does the word name the container's own program?
     pub(super) fn is_own(&self, word: &str) -> bool {
         let entry = self.image.entrypoint.first().or(self.image.cmd.first());
-        let entry = entry.map(String::as_str).filter(|entry| entry.ends_with(".wasm"));
+        let is_entry = *self.program == Program::Own;
+        let entry = entry.map(String::as_str).filter(|entry| is_entry && entry.ends_with(".wasm"));
         [Some(self.own), entry].into_iter().flatten().any(|own| {
             let file = own.rsplit('/').next().unwrap_or(own);
             word == own
@@ -103,9 +111,20 @@ mod tests {
     }
 
     fn check(own: &str, entrypoint: &[&str], path: Option<&str>, words: &[&str], expected: Expect) {
+        check_in(&Program::Own, own, entrypoint, path, words, expected);
+    }
+
+    fn check_in(
+        program: &Program,
+        own: &str,
+        entrypoint: &[&str],
+        path: Option<&str>,
+        words: &[&str],
+        expected: Expect,
+    ) {
         let image = image(entrypoint);
         let env: Vec<(String, String)> = path.map(|path| ("PATH".to_owned(), path.to_owned())).into_iter().collect();
-        let known = Known { own, image: &image, env: &env, working_dir: Some("/work") };
+        let known = Known { own, program, image: &image, env: &env, working_dir: Some("/work") };
         let told: String = words
             .iter()
             .map(|word| {
@@ -164,9 +183,25 @@ mod tests {
     }
 
     #[test]
+    fn where_another_program_runs_the_images_own_is_a_path() {
+        check_in(
+            &Program::File("usr/bin/migrate.wasm".to_owned()),
+            "migrate",
+            &["/srv/app.wasm"],
+            Some("/usr/bin"),
+            &["migrate", "app", "/srv/app.wasm"],
+            expect![[r#"
+                migrate: own
+                app: usr/bin/app.wasm work/app.wasm srv/app.wasm app.wasm
+                /srv/app.wasm: srv/app.wasm
+            "#]],
+        );
+    }
+
+    #[test]
     fn a_refusal_says_what_can_be_run() {
         let image = image(&["/app.wasm"]);
-        let known = Known { own: "/app.wasm", image: &image, env: &[], working_dir: None };
+        let known = Known { own: "/app.wasm", program: &Program::Own, image: &image, env: &[], working_dir: None };
         let programs: Vec<String> = (0..12).map(|number| format!("bin/tool-{number}.wasm")).collect();
         expect![[r#"exec: "sh": executable file not found in $PATH: a Wasm container has no shell, it runs app.wasm (its own program, with other arguments)"#]]
             .assert_eq(&known.missing("sh", &[]));

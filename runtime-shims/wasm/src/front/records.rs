@@ -18,6 +18,7 @@ use super::domain::Domain;
 use super::packed::Packed;
 use super::plan::HttpPlan;
 use super::process::Identity;
+use super::programs::Program;
 use crate::clock::UnixNanos;
 use crate::images::Digest;
 
@@ -39,6 +40,9 @@ pub(super) struct ContainerRecord {
     pub(super) sandbox: String,
     pub(super) created_at: UnixNanos,
     pub(super) image: ImageRecord,
+    /// What its command names, found when it was made.
+    #[serde(default)]
+    pub(super) program: Program,
     /// Chosen when the container was made, so that its siblings can avoid it.
     pub(super) http: Option<HttpPort>,
     pub(super) phase: Phase,

@@ -77,7 +77,7 @@ impl Pods {
         };
         let (turn, record) = found.ok_or(Stays::Ended)?;
         // Compiling takes long, and whoever wants to stop the container should not wait for it.
-        let image = self.image_of(&record).map_err(|status| failed(&status.message()))?;
+        let image = self.image_run_by(&record).await.map_err(|status| failed(&status.message()))?;
         let compiled = self.compiled(&image).await.map_err(|status| failed(&status.message()))?;
         let _turn = turn.lock().await;
         let record = {

@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use describe::{Description, Layer};
 pub use error::ImageError;
 pub use name::{Digest, ImageName};
+pub use programs::Programs;
 pub use push::{MachineCode, PushExtras};
 pub use registry::{ConfigFile, Credentials, DEFAULT_REGISTRIES_FILE, Registries, Timing};
 pub use trust::{DEFAULT_POLICY_FILE, SigningKey};

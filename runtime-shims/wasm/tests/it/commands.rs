@@ -1,9 +1,9 @@
 //! Guests that run from start to end: what they get, what they say, how they end.
 
-use coracle_cri::v1::ContainerState;
+use coracle_cri::v1::{ContainerState, RemoveImageRequest};
 use expect_test::expect;
 
-use crate::shim::{Shim, guest, refusal};
+use crate::shim::{Guest, Shim, guest, refusal};
 
 #[tokio::test]
 async fn a_module_gets_arguments_environment_and_volumes_and_its_end_is_seen() {
@@ -147,6 +147,55 @@ async fn what_cannot_be_run_is_refused_with_the_reason() {
     assert_eq!(status.state(), ContainerState::ContainerExited);
     assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
     assert!(status.message.contains("env::summon"), "{}", status.message);
+}
+
+#[tokio::test]
+async fn a_command_may_name_another_program_of_the_image() {
+    let mut shim = Shim::start().await;
+    crate::images::import_several(&shim);
+    let sandbox = shim.sandbox("several", &[], &[]).await;
+    let with = |command: &[&str]| Guest {
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        ..guest("several:1").args(&["exit", "3"])
+    };
+    let mut told = String::new();
+    for command in [&["/usr/bin/exit.wasm"][..], &["exit"], &["/srv/app"], &["app"], &[], &["/bin/migrate"]] {
+        let id = shim.create(&sandbox, &format!("c{}", told.len()), with(command)).await.expect("it is made");
+        let started = shim.start_container(&id).await;
+        let started = if started.is_err() { refusal(started) } else { "started".to_owned() };
+        told.push_str(&format!("{command:?}: {started}, {}\n", shim.ending(&id).await));
+    }
+    expect![[r#"
+        ["/usr/bin/exit.wasm"]: started, 42 Error ""
+        ["exit"]: started, 42 Error ""
+        ["/srv/app"]: started, 3 Error ""
+        ["app"]: started, 3 Error ""
+        []: started, 3 Error ""
+        ["/bin/migrate"]: Unknown: exec: "/bin/migrate": executable file not found in $PATH: a Wasm container has no shell, it runs app.wasm (its own program, with other arguments); files of the image: /opt/not-wasm.wasm, /srv/app.wasm, /usr/bin/exit.wasm, /usr/bin/web.wasm, 128 StartError "exec: \"/bin/migrate\": executable file not found in $PATH: a Wasm container has no shell, it runs app.wasm (its own program, with other arguments); files of the image: /opt/not-wasm.wasm, /srv/app.wasm, /usr/bin/exit.wasm, /usr/bin/web.wasm"
+    "#]].assert_eq(&told);
+    let broken = shim.create(&sandbox, "broken", with(&["/opt/not-wasm.wasm"])).await;
+    let refused = refusal(broken);
+    assert!(refused.starts_with("InvalidArgument: cannot run image"), "{refused}");
+    // The next front runs what this one has found, of whatever image has the name by then.
+    let exit = shim.create(&sandbox, "exit", with(&["exit"])).await.expect("it is made");
+    shim.kill_front().await;
+    shim.start_front().await;
+    let removed = RemoveImageRequest { image: crate::images::spec("several:1") };
+    shim.images().remove_image(removed).await.expect("it is removed");
+    shim.start_container(&exit).await.expect("it starts");
+    assert_eq!(shim.ending(&exit).await, r#"42 Error """#);
+}
+
+#[tokio::test]
+async fn where_there_is_one_program_any_command_is_a_name_for_it() {
+    let shim = Shim::start().await;
+    let tool = std::fs::read(crate::guests::file("tool")).expect("it is there");
+    crate::images::import_files(&shim, "one:1", &[("srv/app.wasm", &tool), ("etc/settings", b"")]);
+    for image in ["one:1", "tool"] {
+        let named = Guest { command: vec!["/bin/anything".to_owned()], ..guest(image).args(&["exit", "3"]) };
+        let pod = shim.run(&image.replace(':', "-"), named).await;
+        assert_eq!(shim.ending(&pod.container).await, r#"3 Error """#, "{image}");
+    }
 }
 
 #[tokio::test]

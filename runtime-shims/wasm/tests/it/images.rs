@@ -61,6 +61,65 @@ pub fn tar_of(path: &str, content: &[u8]) -> Vec<u8> {
     archive.into_inner().expect("it can be finished")
 }
 
+/// `several:1`, an image with a file system that has several programs.
+pub fn import_several(shim: &Shim) {
+    let file = |name: &str| std::fs::read(crate::guests::file(name)).expect("it is there");
+    let (tool, exit, web) = (file("tool"), file("exit"), hello());
+    let files: [(&str, &[u8]); 4] = [
+        ("srv/app.wasm", &tool),
+        ("usr/bin/exit.wasm", &exit),
+        ("usr/bin/web.wasm", &web),
+        ("opt/not-wasm.wasm", &[1, 2]),
+    ];
+    import_files(shim, "several:1", &files);
+}
+
+/// An image with a file system, whose first file is its entrypoint.
+pub fn import_files(shim: &Shim, name: &str, files: &[(&str, &[u8])]) {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        layer.append_data(&mut header, path, *content).expect("it can be written");
+    }
+    let layer = layer.into_inner().expect("it can be finished");
+    let config = format!(
+        r#"{{"architecture":"wasm","os":"wasi","config":{{"Entrypoint":["/{}"]}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#,
+        files[0].0
+    );
+    let (config_digest, layer_digest) = (digest(config.as_bytes()), digest(&layer));
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+            "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config_digest}","size":{}}},
+            "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer_digest}","size":{}}}]}}"#,
+        config.len(),
+        layer.len()
+    );
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":{},
+            "annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}]}}"#,
+        digest(manifest.as_bytes()),
+        manifest.len()
+    );
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut put = |path: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, content).expect("it can be written");
+    };
+    put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    put("index.json", index.as_bytes());
+    for content in [config.as_bytes(), &layer, manifest.as_bytes()] {
+        put(&format!("blobs/sha256/{}", digest(content).trim_start_matches("sha256:")), content);
+    }
+    let file = shim.dir.path().join("files.tar");
+    std::fs::write(&file, archive.into_inner().expect("it can be finished")).expect("it can be written");
+    let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("the store opens");
+    store.import(&file, Some(name)).expect("it is an image");
+}
+
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(content).expect("it can be written");

@@ -7,8 +7,6 @@ use bytes::Bytes;
 use coracle_cri::Code;
 use coracle_cri::streaming::spdy::{self, Side};
 use coracle_cri::v1::*;
-use coracle_shim_wasm::front::FrontConfig;
-use coracle_shim_wasm::images::ImageStore;
 use expect_test::{Expect, expect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -138,58 +136,10 @@ async fn check_timeout(shim: &Shim, id: &str) {
         .assert_eq(&exec_sync(shim, id, &["tool", "spin", "/marks/late"], 1).await);
 }
 
-/// An image with a file system that has several programs.
-fn with_programs(shim: &Shim) {
-    let tool = std::fs::read(crate::guests::file("tool")).expect("it is committed");
-    let exit = std::fs::read(crate::guests::file("exit")).expect("it is made");
-    let mut layer = tar::Builder::new(Vec::new());
-    for (path, content) in [("srv/app.wasm", &tool), ("usr/bin/exit.wasm", &exit), ("opt/not-wasm.wasm", &vec![1, 2])] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        layer.append_data(&mut header, path, content.as_slice()).expect("it can be written");
-    }
-    let layer = layer.into_inner().expect("it can be finished");
-    let config = br#"{"architecture":"wasm","os":"wasi","config":{"Entrypoint":["/srv/app.wasm"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
-    let blob = |content: &[u8]| (crate::registry::digest(content), content.to_vec());
-    let (config_digest, _) = blob(config);
-    let (layer_digest, _) = blob(&layer);
-    let manifest = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
-            "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config_digest}","size":{}}},
-            "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer_digest}","size":{}}}]}}"#,
-        config.len(),
-        layer.len()
-    );
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":{},
-            "annotations":{{"org.opencontainers.image.ref.name":"several:1"}}}}]}}"#,
-        crate::registry::digest(manifest.as_bytes()),
-        manifest.len()
-    );
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut put = |path: &str, content: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, path, content).expect("it can be written");
-    };
-    put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    put("index.json", index.as_bytes());
-    for content in [config.as_slice(), &layer, manifest.as_bytes()] {
-        let digest = crate::registry::digest(content);
-        put(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")), content);
-    }
-    let file = shim.dir.path().join("several.tar");
-    std::fs::write(&file, archive.into_inner().expect("it can be finished")).expect("it can be written");
-    let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("the store opens");
-    store.import(&file, Some("several:1")).expect("it is an image");
-}
-
 #[tokio::test]
 async fn another_program_of_the_image_can_be_run() {
     let shim = Shim::start().await;
-    with_programs(&shim);
+    crate::images::import_several(&shim);
     let pod = shim.run("several", Guest { stdin: true, ..guest("several:1") }).await;
     let id = &pod.container;
     for word in ["exit", "exit.wasm", "/usr/bin/exit.wasm"] {
@@ -197,7 +147,7 @@ async fn another_program_of_the_image_can_be_run() {
     }
     check(&shim, id, &["app", "exit", "3"], expect![[r#"3 out="" err="""#]]).await;
     check(&shim, id, &["sh"], expect![[
-        r#"Unknown: failed to exec in container: exec: "sh": executable file not found in $PATH: a Wasm container has no shell, it runs app.wasm (its own program, with other arguments); files of the image: /opt/not-wasm.wasm, /srv/app.wasm, /usr/bin/exit.wasm"#
+        r#"Unknown: failed to exec in container: exec: "sh": executable file not found in $PATH: a Wasm container has no shell, it runs app.wasm (its own program, with other arguments); files of the image: /opt/not-wasm.wasm, /srv/app.wasm, /usr/bin/exit.wasm, /usr/bin/web.wasm"#
     ]])
     .await;
     let refused = exec_sync(&shim, id, &["/opt/not-wasm.wasm"], 0).await;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::restarts::served_while;
-use crate::shim::{Shim, eventually, get, guest, refusal, signal, within};
+use crate::shim::{Guest, Shim, eventually, get, guest, refusal, signal, within};
 
 #[tokio::test]
 async fn the_runtime_class_says_who_shares_a_worker() {
@@ -181,6 +181,9 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     let inode = |dir: &PathBuf| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(dir).expect("it is there"));
     let made_before = inode(&made);
     let alone = shim.run_as("wasm-pod", "default", "alone", guest("hello:dev")).await;
+    crate::images::import_several(&shim);
+    let of_several = Guest { command: vec!["web".to_owned()], ..guest("several:1") };
+    let of_several = shim.run("of-several", of_several).await;
     let started = shim.status(&hello.container).await.started_at;
     let old = shim.workers();
     assert_eq!(old.len(), 2);
@@ -218,7 +221,7 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     })
     .await;
     assert_eq!(inode(&made), made_before, "what both workers see is one directory");
-    for pod in [&hello, &alone, &mounted] {
+    for pod in [&hello, &alone, &mounted, &of_several] {
         assert_eq!(get(&pod.ip, "/").await.0, 200);
         assert_eq!(shim.status(&pod.container).await.state(), ContainerState::ContainerRunning);
     }

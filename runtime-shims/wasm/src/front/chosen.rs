@@ -1,0 +1,121 @@
+//! Which program of its image a container runs, and which one a command in it. Part of [`Pods`].
+
+use std::sync::Arc;
+
+use coracle_cri::Status;
+use coracle_cri::v1::{ContainerConfig, PodSandboxConfig};
+
+use super::convert;
+use super::plan::{GuestPlan, plan_guest};
+use super::pods::Pods;
+use super::programs::{Known, Program};
+use super::records::ContainerRecord;
+use crate::compile::{Compiled, GuestKind};
+use crate::images::{Image, ImageError, ImageStore, Programs};
+
+impl Pods {
+    /// What the first word of a new container's command means, and the image as it would be if that were its program.
+    pub(super) async fn chosen(
+        &self,
+        pod: &PodSandboxConfig,
+        config: &ContainerConfig,
+        image: &Image,
+    ) -> Result<(Program, Image), Status> {
+        let Some(word) = config.command.first() else { return Ok((Program::Own, image.clone())) };
+        // The image's own program goes by the name that it would have without a command.
+        let plain = ContainerConfig { command: Vec::new(), ..config.clone() };
+        let plan = plan(pod, &plain, image)?;
+        let known = known(&plan, image, &Program::Own);
+        let program = match self.meaning(&known, word).await? {
+            Ok(program) => program,
+            // Where there is no other, any word has always been a name for it.
+            Err(programs) if programs.is_one => Program::Own,
+            Err(programs) => Program::Missing(known.missing(word, &programs.paths)),
+        };
+        let image = self.with_program(image, &program).await?;
+        Ok((program, image))
+    }
+
+    /// The image a container was made of, as it would be if the container's program were its own.
+    pub(super) async fn image_run_by(&self, record: &ContainerRecord) -> Result<Image, Status> {
+        self.with_program(&self.image_of(record)?, &record.program).await
+    }
+
+    /// The machine code of what `word` means in a container.
+    pub(super) async fn program(self: &Arc<Pods>, id: &str, word: &str) -> Result<(Image, Compiled), Status> {
+        let (sandbox, record) = {
+            let state = self.state.lock();
+            let record = state.containers.get(id).map(|container| container.record.clone());
+            let record = record.ok_or_else(|| Status::not_found(format!("container {id:?}: not found")))?;
+            let sandbox = state.sandboxes.get(&record.sandbox).map(|sandbox| sandbox.config.read());
+            (sandbox.unwrap_or_default(), record)
+        };
+        let (image, config) = (self.image_of(&record)?, record.config.read());
+        let plan = plan(&sandbox, &config, &image)?;
+        let known = known(&plan, &image, &record.program);
+        let program = match self.meaning(&known, word).await? {
+            Ok(Program::Own) => record.program,
+            Ok(program) => program,
+            Err(programs) => {
+                let text = known.missing(word, &programs.paths);
+                return Err(Status::unknown(format!("failed to exec in container: {text}")));
+            }
+        };
+        let image = self.with_program(&image, &program).await?;
+        let compiled = self.compiled(&image).await?;
+        Ok((image, compiled))
+    }
+
+    /// What a word means, or what there is if it means nothing.
+    async fn meaning(&self, known: &Known<'_>, word: &str) -> Result<Result<Program, Programs>, Status> {
+        if known.is_own(word) {
+            return Ok(Ok(Program::Own));
+        }
+        let paths = known.paths(word);
+        // Used before: no need to look at the layers.
+        if let Some(path) = paths.iter().find(|path| known.image.programs.contains_key(*path)) {
+            return Ok(Ok(Program::File(path.clone())));
+        }
+        let image = known.image.clone();
+        let programs = self.read_image(move |store| store.programs(&image)).await?;
+        Ok(match paths.into_iter().find(|path| programs.paths.contains(path)) {
+            Some(path) => Ok(Program::File(path)),
+            None => Err(programs),
+        })
+    }
+
+    async fn with_program(&self, image: &Image, program: &Program) -> Result<Image, Status> {
+        match program {
+            Program::Own | Program::Missing(_) => Ok(image.clone()),
+            Program::File(path) => {
+                let (image, path) = (image.clone(), path.clone());
+                self.read_image(move |store| store.program(&image, &path)).await
+            }
+        }
+    }
+
+    /// Layers may be large, and reading them must not hold up other calls.
+    async fn read_image<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let store = self.images.clone();
+        let outcome = tokio::task::spawn_blocking(move || read(&store)).await;
+        outcome.map_err(|error| Status::internal(error.to_string()))?.map_err(convert::image_failed)
+    }
+}
+
+/// As a module: what is wanted is what every kind of guest is given.
+fn plan(pod: &PodSandboxConfig, config: &ContainerConfig, image: &Image) -> Result<GuestPlan, Status> {
+    plan_guest(pod, config, image, GuestKind::Module, &[]).map_err(Status::invalid_argument)
+}
+
+fn known<'a>(plan: &'a GuestPlan, image: &'a Image, program: &'a Program) -> Known<'a> {
+    Known {
+        own: plan.args.first().map(String::as_str).unwrap_or_default(),
+        program,
+        image,
+        env: &plan.env,
+        working_dir: plan.working_dir.as_deref(),
+    }
+}
