@@ -26,23 +26,48 @@ pub(super) fn extract(
     layers: &[Descriptor],
     entry: Option<&str>,
 ) -> Result<Digest, ImageError> {
-    let overlay = overlay(blobs, name, layers)?;
+    let mut copied: Option<(Source, Digest)> = None;
+    // A layer takes long to read: what is most likely wanted is copied as it comes by.
+    let overlay = overlay(blobs, name, layers, &mut |source, path, file| {
+        let is_likely = match entry {
+            Some(entry) => plain(path) == plain(entry),
+            None => copied.is_none() && path.ends_with(".wasm"),
+        };
+        if is_likely {
+            copied = match copy(blobs, &what(name, &layers[source.layer]), path, file) {
+                Ok(digest) => Some((source, digest)),
+                // Something else may lie above it.
+                Err(ImageError::TooLarge { .. }) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
+    })?;
     let source = match entry {
         Some(entry) => overlay.file(entry),
         None => only(name, &overlay)?,
     };
-    let Source { layer, entry: at } = source.ok_or_else(|| absent(name, entry))?;
-    let what = what(name, &layers[layer]);
-    let mut archive = open(blobs, &layers[layer], &what)?;
+    let source = source.ok_or_else(|| absent(name, entry))?;
+    match copied {
+        Some((from, digest)) if from == source => Ok(digest),
+        Some(_) | None => copy_again(blobs, name, layers, source),
+    }
+}
+
+fn copy_again(blobs: &Blobs, name: &str, layers: &[Descriptor], source: Source) -> Result<Digest, ImageError> {
+    let layer = &layers[source.layer];
+    let what = what(name, layer);
+    let mut archive = open(blobs, layer, &what)?;
     let mut entries = archive.entries().map_err(|error| ImageError::corrupt(&what, error))?;
-    let file = entries.nth(at).ok_or_else(|| ImageError::corrupt(&what, "it is another than a moment ago"))?;
+    let file =
+        entries.nth(source.entry).ok_or_else(|| ImageError::corrupt(&what, "it is another than a moment ago"))?;
     let mut file = file.map_err(|error| ImageError::corrupt(&what, error))?;
     copy(blobs, &what, &text(&file.path_bytes()), &mut file)
 }
 
 /// Paths of the `.wasm` files that are left when all layers lie on each other, and how many files they are.
 pub(super) fn list(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<(Vec<String>, usize), ImageError> {
-    let overlay = overlay(blobs, name, layers)?;
+    let overlay = overlay(blobs, name, layers, &mut |_, _, _| Ok(()))?;
     let paths = overlay.programs().map(|(path, _)| path.to_owned()).take(PROGRAMS_MAX).collect();
     let files: HashSet<Source> = overlay.programs().map(|(_, file)| file).collect();
     Ok((paths, files.len()))
@@ -62,12 +87,16 @@ fn only(name: &str, overlay: &Overlay) -> Result<Option<Source>, ImageError> {
     })
 }
 
-fn overlay(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<Overlay, ImageError> {
+/// What is done with a file as it comes by.
+type Pass<'a> = dyn FnMut(Source, &str, &mut dyn Read) -> Result<(), ImageError> + 'a;
+
+fn overlay(blobs: &Blobs, name: &str, layers: &[Descriptor], pass: &mut Pass<'_>) -> Result<Overlay, ImageError> {
     let mut overlay = Overlay::default();
     let mut reads = 1;
     loop {
         for (number, layer) in layers.iter().enumerate() {
-            add(&mut overlay, blobs, number, layer, &what(name, layer))?;
+            let what = what(name, layer);
+            add(&mut overlay, open(blobs, layer, &what)?, number, &what, pass)?;
         }
         if reads == READS_MAX || !overlay.wants_more() {
             return Ok(overlay);
@@ -76,11 +105,16 @@ fn overlay(blobs: &Blobs, name: &str, layers: &[Descriptor]) -> Result<Overlay, 
     }
 }
 
-fn add(overlay: &mut Overlay, blobs: &Blobs, number: usize, layer: &Descriptor, what: &str) -> Result<(), ImageError> {
+fn add(
+    overlay: &mut Overlay,
+    mut archive: tar::Archive<Box<dyn Read>>,
+    number: usize,
+    what: &str,
+    pass: &mut Pass<'_>,
+) -> Result<(), ImageError> {
     let bad = |error: io::Error| ImageError::corrupt(what, error);
-    let mut archive = open(blobs, layer, what)?;
     for (at, file) in archive.entries().map_err(bad)?.enumerate() {
-        let file = file.map_err(bad)?;
+        let mut file = file.map_err(bad)?;
         let path = text(&file.path_bytes());
         let target = file.link_name_bytes().map(|target| text(&target)).unwrap_or_default();
         let entry = match file.header().entry_type() {
@@ -94,6 +128,9 @@ fn add(overlay: &mut Overlay, blobs: &Blobs, number: usize, layer: &Descriptor, 
         };
         let source = Source { layer: number, entry: at };
         overlay.add(source, &path, entry).map_err(|why| ImageError::corrupt(what, why))?;
+        if matches!(entry, Entry::File) {
+            pass(source, &path, &mut file)?;
+        }
     }
     Ok(())
 }
@@ -102,11 +139,16 @@ fn what(name: &str, layer: &Descriptor) -> String {
     format!("layer {} of {name}", layer.digest)
 }
 
+/// Without the usual ways to begin a path from the root.
+fn plain(path: &str) -> &str {
+    path.trim_start_matches("./").trim_start_matches('/')
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn copy(blobs: &Blobs, what: &str, path: &str, from: &mut impl Read) -> Result<Digest, ImageError> {
+fn copy(blobs: &Blobs, what: &str, path: &str, from: &mut dyn Read) -> Result<Digest, ImageError> {
     let mut writer: BlobWriter = blobs.writer(format!("{path} in {what}"), MAX_WASM_BYTES)?;
     match io::copy(from, &mut writer) {
         Ok(_) => {}
