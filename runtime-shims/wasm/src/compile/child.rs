@@ -21,7 +21,7 @@ pub fn run(task: &str) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match serde_json::to_string(&answer) {
+    match serde_json::to_string(&answer.short()) {
         Ok(line) => {
             say(&line);
             ExitCode::SUCCESS

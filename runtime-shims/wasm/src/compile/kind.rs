@@ -44,6 +44,10 @@ pub(crate) struct Facts {
     pub(crate) uses_keyvalue: bool,
 }
 
+/// Exports that a refusal names, and what it shows of each name.
+const NAMED: usize = 8;
+const NAME_CHARS: usize = 100;
+
 /// Behind the kind's name, where one word has to say everything.
 const WITH_KEYVALUE: &str = "+keyvalue";
 
@@ -137,9 +141,15 @@ fn component(exports: &[String]) -> Result<GuestKind, String> {
 }
 
 fn listed(exports: &[String]) -> String {
-    match exports {
-        [] => "nothing".to_owned(),
-        few if few.len() <= 8 => few.join(", "),
-        many => format!("{} and {} more", many[..8].join(", "), many.len() - 8),
+    // A name may have 100,000 bytes.
+    let name = |export: &String| match export.char_indices().nth(NAME_CHARS) {
+        Some((end, _)) => format!("{}…", &export[..end]),
+        None => export.clone(),
+    };
+    let names: Vec<String> = exports.iter().take(NAMED).map(name).collect();
+    match exports.len() {
+        0 => "nothing".to_owned(),
+        all if all <= NAMED => names.join(", "),
+        all => format!("{} and {} more", names.join(", "), all - NAMED),
     }
 }

@@ -126,6 +126,25 @@ enum Answer {
     Refused(String),
 }
 
+impl Answer {
+    /// A reason may quote the file, and so be as long as somebody likes.
+    fn short(self) -> Answer {
+        match self {
+            Answer::Refused(why) => {
+                let end = why.char_indices().nth(WHY_CHARS).map_or(why.len(), |(end, _)| end);
+                Answer::Refused(why[..end].to_owned())
+            }
+            Answer::Settings(_) | Answer::Compiled(_) => self,
+        }
+    }
+}
+
+/// More than a person reads of a refusal.
+const WHY_CHARS: usize = 4096;
+
+/// What a compiler may say: its answer, and what a panic prints.
+const SAID_BYTES_MAX: u64 = 64 << 10;
+
 #[derive(Serialize, Deserialize)]
 struct Record {
     facts: Facts,
@@ -342,8 +361,11 @@ impl Inner {
         let mut pipe = child.stderr.take();
         let listening = async {
             if let Some(pipe) = &mut pipe {
-                // More than this is not an answer.
-                pipe.take(64 << 10).read_to_end(&mut said).await?;
+                pipe.take(SAID_BYTES_MAX).read_to_end(&mut said).await?;
+            }
+            // It may be waiting to say more, which nobody reads. When it is let go, it is killed.
+            if said.len() as u64 == SAID_BYTES_MAX {
+                return Err(io::Error::other("it says more than an answer may have"));
             }
             child.wait().await
         };

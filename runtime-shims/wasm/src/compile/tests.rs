@@ -1,6 +1,9 @@
+use std::process::Stdio;
+
 use expect_test::expect;
 
 use super::kind::detect;
+use super::*;
 
 fn check(text: &str) -> String {
     let wasm = wat::parse_str(text).expect("it is WebAssembly");
@@ -50,4 +53,41 @@ fn a_guest_is_known_by_what_it_exports() {
         it is not valid WebAssembly: unexpected end-of-file (at offset 0x0)
         it is not valid WebAssembly: unexpected end-of-file (at offset 0x4)"#]]
     .assert_eq(&shown);
+}
+
+#[test]
+fn a_refusal_is_short_however_long_the_names_in_a_file_are() {
+    let (one, other) = ("a".repeat(100_000), "é".repeat(50_000));
+    let told = check(&format!(r#"(module (func (export "{one}")) (func (export "{other}")))"#));
+    let (one, other) = ("a".repeat(100), "é".repeat(100));
+    assert_eq!(
+        told,
+        format!(
+            "the module has no `_start` to run (it exports {one}…, {other}…); build it as a program, not as a library"
+        )
+    );
+    match Answer::Refused("é".repeat(100_000)).short() {
+        Answer::Refused(why) => assert_eq!(why, "é".repeat(WHY_CHARS)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A compiler that is a shell script; the task is its `$0`.
+fn scripted(dir: &Path, script: &str) -> Compiler {
+    let reexec = Reexec { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] };
+    let limits = TaskLimits { memory_bytes: 1 << 30, cpu_seconds: 0 };
+    Compiler::new(dir.join("code"), reexec, Profile::Roomy, limits, u64::MAX, ConfigFile::none())
+        .expect("its directory can be made")
+}
+
+#[tokio::test]
+async fn a_compiler_that_does_not_stop_talking_is_not_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let compiler = scripted(dir.path(), "while :; do echo and another thing >&2; done");
+    let task = Task { profile: Profile::Roomy, portable: false, limits: None };
+    let ended = compiler.0.child(&task, Stdio::null(), Stdio::null()).await;
+    assert_eq!(
+        ended.map(|ended| ended.said).map_err(|error| error.to_string()),
+        Err("the compiler failed: waiting for the compiler: it says more than an answer may have".to_owned())
+    );
 }

@@ -86,6 +86,19 @@ async fn what_takes_too_much_memory_to_compile_is_given_up() {
     neighbour.unharmed(&shim).await;
 }
 
+#[tokio::test]
+async fn a_module_with_long_names_does_not_hold_up_the_compiler() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("names", &[], &[]).await;
+    let (one, other) = ("a".repeat(100_000), "b".repeat(100_000));
+    let wasm = wat::parse_str(format!(r#"(module (func (export "{one}")) (func (export "{other}")))"#));
+    import(&shim, "names", &wasm.expect("it is WebAssembly")).expect("it is taken in");
+    let told = refusal(within("it is refused", shim.create(&sandbox, "names", guest("names"))).await);
+    assert!(told.contains("the module has no `_start` to run (it exports aaa"), "{told}");
+    assert!(told.len() < 1000, "{} bytes", told.len());
+    assert_eq!(shim.ending(&shim.run("after", guest("exit")).await.container).await, r#"42 Error """#);
+}
+
 const SEEDS: [&str; 12] = [
     "exit",
     "trap",
