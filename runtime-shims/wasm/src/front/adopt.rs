@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use super::link::Link;
+use super::link::{Link, OrderError, PATIENCE};
 use super::pods::{LOST, Pods};
 use super::process::Process;
 use super::records::{Phase, WorkerRecord};
@@ -133,14 +133,12 @@ impl Pods {
                 "the Wasm runtime was restarted before the container had started".to_owned(),
             );
         }
-        for (id, moved) in strays {
-            tracing::warn!(container = id, worker = link.record.id, "a container that should not run here is ended");
-            let grace_ms = if moved { super::upgrade::DRAIN_MS } else { 0 };
-            if let Err(error) = link.order(Command::Forget { id, grace_ms }, &[]).await {
-                tracing::error!(worker = link.record.id, %error, "the worker is killed: it would run something twice");
-                link.kill_and_wait().await;
-                return;
-            }
+        // All together, because nothing is served before.
+        let ended = tokio::time::timeout(PATIENCE, end_strays(&link, strays)).await;
+        if let Err(error) = ended.unwrap_or(Err(OrderError::Stuck)) {
+            tracing::error!(worker = link.record.id, %error, "the worker is killed: it would run something twice");
+            link.kill_and_wait().await;
+            return;
         }
         if !link.is_retired() && link.record.build == self.config.build {
             self.prefer(&link).await;
@@ -163,6 +161,16 @@ impl Pods {
             self.ended(&id, LOST, "Error", why);
         }
     }
+}
+
+/// Ends containers that should not run there. Those that were moved may finish what they are at.
+async fn end_strays(link: &Link, strays: Vec<(String, bool)>) -> Result<(), OrderError> {
+    for (id, moved) in strays {
+        tracing::warn!(container = id, worker = link.record.id, "a container that should not run here is ended");
+        let grace_ms = if moved { super::upgrade::DRAIN_MS } else { 0 };
+        link.order(Command::Forget { id, grace_ms }, &[]).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ use crate::wire::{Command, ExecSpec, Exit};
 /// 16 MiB, with its fields.
 const OUTPUT_BYTES_MAX: usize = (16 << 20) - 1024;
 
+/// More than a worker has to say of an end.
+const EXIT_BYTES_MAX: u64 = 1 << 20;
+
 /// Standard streams for the worker.
 #[derive(Debug, Default)]
 pub(super) struct Descriptors {
@@ -36,9 +39,9 @@ pub(super) struct Descriptors {
 pub(super) struct Running(UnixStream);
 
 impl Running {
-    pub(super) async fn ended(mut self) -> io::Result<Exit> {
+    pub(super) async fn ended(self) -> io::Result<Exit> {
         let mut text = Vec::new();
-        self.0.read_to_end(&mut text).await?;
+        self.0.take(EXIT_BYTES_MAX).read_to_end(&mut text).await?;
         if text.is_empty() {
             return Err(io::Error::other("the Wasm worker process ended"));
         }
@@ -153,5 +156,21 @@ async fn collect(mut from: impl AsyncRead + Unpin, room: &AtomicUsize) -> io::Re
         // Both outputs are collected by one task, in turn.
         room.store(left - taken, Ordering::Relaxed);
         kept.extend_from_slice(&piece[..taken]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_writes_an_end_without_end_is_not_heard_to_the_end() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair can be made");
+        let writing = async { tokio::io::copy(&mut tokio::io::repeat(b' '), &mut theirs).await };
+        tokio::select! {
+            biased;
+            ended = Running(ours).ended() => assert!(ended.is_err(), "{ended:?}"),
+            _ = writing => std::future::pending().await,
+        }
     }
 }

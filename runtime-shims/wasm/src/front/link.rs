@@ -24,7 +24,12 @@ use crate::engine::Profile;
 use crate::wire::{self, Answer, Channel, Command, Ended, Hello, Order, Report, Setup, Welcome};
 
 /// A worker answers orders at once; one that does not is stuck.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Ends that a worker may report without taking their acknowledgement, and bytes in the name of each: more than it has
+/// containers, and than their names have.
+const RECORDED_MAX: usize = 100_000;
+const ID_BYTES_MAX: usize = 256;
 
 /// Why an order was not carried out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -330,6 +335,10 @@ impl Link {
                     }
                 }
                 Ok(Report::Exited(end)) => {
+                    if end.id.len() > ID_BYTES_MAX || self.recorded.lock().len() >= RECORDED_MAX {
+                        tracing::error!(worker = self.record.id, "the worker is killed for the ends it reports");
+                        return self.kill();
+                    }
                     let id = end.id.clone();
                     if ended(end) {
                         self.acknowledge(id);
@@ -385,4 +394,41 @@ fn in_words(status: ExitStatus) -> String {
 /// Where a worker's socket lies.
 pub(super) fn socket_path(doors: &Path, record: &WorkerRecord) -> PathBuf {
     doors.join(record.socket())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::domain::Domain;
+    use crate::wire::Exit;
+
+    /// How a worker ends that reports the ends of `ids` and listens to nothing.
+    async fn reporting(ids: impl IntoIterator<Item = String>) -> String {
+        let child = Program::new("sleep").arg("600").kill_on_drop(true).spawn().expect("it starts");
+        let (process, identity) = Process::of_child(child.id().expect("it runs")).expect("it can be held");
+        let record = serde_json::json!({ "id": "w", "domain": Domain::Node, "build": "b", "process": identity });
+        let record = serde_json::from_value(record).expect("a record");
+        let (ours, theirs) = Channel::pair().expect("a pair can be made");
+        let theirs = Channel::new(theirs).expect("it can be used");
+        let link = Link::new(Channel::new(ours).expect("it can be used"), process, record, 1);
+        let reporting = async {
+            for id in ids {
+                let report = Report::Exited(Ended { id, at: 0, exit: Exit::with_code(0) });
+                theirs.send(&report, &[]).await.expect("it is sent");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            how = link.listen(Some(child), |_| true) => how,
+            () = reporting => unreachable!("it does not end"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_cannot_fill_the_front_with_ends() {
+        const KILLED: &str = "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node";
+        assert_eq!(reporting(["x".repeat(ID_BYTES_MAX + 1)]).await, KILLED);
+        assert_eq!(reporting((0..).map(|number| number.to_string())).await, KILLED);
+    }
 }

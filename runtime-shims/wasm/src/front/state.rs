@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::addresses::Addresses;
 use super::records::{ContainerRecord, Ended, Phase, SandboxRecord};
 use crate::clock::UnixNanos;
+use crate::wire;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -72,7 +73,8 @@ impl Container {
             Phase::Running { started_at } => started_at,
             Phase::Exited(_) => return false,
         };
-        let reason = reason.to_owned();
+        // It may be a worker's word, which could be as long as all memory.
+        let (reason, message) = (reason.to_owned(), wire::shown(message));
         self.record.phase =
             Phase::Exited(Ended { started_at, finished_at: now.max(started_at), code, reason, message });
         self.generation = None;

@@ -272,6 +272,15 @@ pub(crate) enum ExitReason {
     OomKilled,
 }
 
+/// Kubernetes shows 4096 bytes of a termination message.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// What is shown of a message.
+pub(crate) fn shown(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    message
+}
+
 impl ExitReason {
     /// As containerd spells it and kubectl shows it.
     pub(crate) fn name(self) -> &'static str {

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{FileType, FsWord};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -20,6 +21,9 @@ const INLINE_BYTES: usize = 32 << 10;
 const FDS_MAX: usize = 253;
 /// Nobody has a reason to send more; the other side may be hostile.
 const LONG_BYTES_MAX: u64 = 64 << 20;
+
+/// What the kernel says of a memory file's file system (`TMPFS_MAGIC`).
+const MEMORY: FsWord = 0x0102_1994;
 
 const INLINE: u8 = b'i';
 const IN_FILE: u8 = b'f';
@@ -88,6 +92,8 @@ impl Channel {
     /// The next message; none when the other side is gone.
     pub(crate) async fn receive(&self) -> io::Result<Option<Message>> {
         loop {
+            // Another side that never stops talking must not keep this thread from everything else.
+            tokio::task::coop::consume_budget().await;
             let mut ready = self.0.readable().await?;
             match ready.try_io(|fd| receive_now(fd.get_ref())) {
                 Ok(message) => return message,
@@ -152,8 +158,67 @@ fn in_file(text: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Reading a pipe, or a file of a file system that some process serves, may take for ever: only memory files are read.
+/// Workers of earlier builds do not seal theirs.
 fn out_of_file(file: OwnedFd) -> io::Result<Vec<u8>> {
+    let stat = rustix::fs::fstat(&file)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || rustix::fs::fstatfs(&file)?.f_type != MEMORY {
+        return Err(io::Error::other("a long message came in something else than a memory file"));
+    }
+    if u64::try_from(stat.st_size).is_ok_and(|bytes| bytes > LONG_BYTES_MAX) {
+        return Err(io::Error::other(format!(
+            "a message of {} bytes; at most {LONG_BYTES_MAX} are read",
+            stat.st_size
+        )));
+    }
     let mut text = Vec::new();
+    // It may grow while it is read.
     File::from(file).take(LONG_BYTES_MAX).read_to_end(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message that says that its text is in `file`.
+    fn long(file: OwnedFd) -> Result<usize, String> {
+        let (one, other) = Channel::pair().expect("a pair can be made");
+        send_now(&one, &[IoSlice::new(&[IN_FILE])], &[file.as_fd()]).expect("it is sent");
+        let received = receive_blocking(&other).map_err(|error| error.to_string())?;
+        Ok(received.expect("it is there").text.len())
+    }
+
+    #[test]
+    fn only_memory_files_are_read_and_only_whole_ones() {
+        let (pipe, _writer) = rustix::pipe::pipe().expect("a pipe can be made");
+        let elsewhere = || Err("a long message came in something else than a memory file".to_owned());
+        assert_eq!(long(pipe), elsewhere());
+        let (socket, _other) = Channel::pair().expect("a pair can be made");
+        assert_eq!(long(socket), elsewhere());
+        // Of a file system that answers when it likes.
+        assert_eq!(long(File::open("/proc/self/stat").expect("it is there").into()), elsewhere());
+        let too_long = File::from(in_file(b"").expect("it can be made"));
+        too_long.set_len(LONG_BYTES_MAX + 1).expect("it takes no memory");
+        assert_eq!(long(too_long.into()), Err("a message of 67108865 bytes; at most 67108864 are read".to_owned()));
+        assert_eq!(long(in_file(&[b'x'; 100_000]).expect("it can be made")), Ok(100_000));
+    }
+
+    #[tokio::test]
+    async fn a_side_that_always_has_something_to_say_leaves_time_for_others() {
+        let (one, other) = Channel::pair().expect("a pair can be made");
+        for _ in 0..200 {
+            send_now(&one, &[IoSlice::new(&[INLINE]), IoSlice::new(b"1")], &[]).expect("there is room");
+        }
+        let other = Channel::new(other).expect("it can be used");
+        let all = async {
+            for _ in 0..200 {
+                other.receive().await.expect("it arrives").expect("it is there");
+            }
+        };
+        let mut all = std::pin::pin!(all);
+        assert!(futures::poll!(&mut all).is_pending(), "it is the turn of others");
+        all.await;
+    }
 }

@@ -54,3 +54,9 @@ async fn too_many_descriptors_are_refused_before_they_are_sent() {
     let refused = one.send(&"many", &vec![file.as_fd(); 300]).await;
     assert!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput));
 }
+
+#[test]
+fn no_more_of_a_message_is_kept_than_is_shown() {
+    assert_eq!(shown("short".to_owned()), "short");
+    assert_eq!(shown(format!("x{}", "é".repeat(10_000))).len(), MESSAGE_BYTES_MAX - 1);
+}

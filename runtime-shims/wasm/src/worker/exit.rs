@@ -5,7 +5,7 @@ use wasmtime::{GcHeapOutOfMemory, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::memory::OutOfMemory;
-use crate::wire::{Exit, ExitReason};
+use crate::wire::{Exit, ExitReason, shown};
 
 /// As a process that was aborted (128 + SIGABRT): the guest's fault, but not for lack of memory.
 const TRAPPED: i32 = 134;
@@ -15,9 +15,6 @@ const KILLED: i32 = 137;
 const TERMINATED: i32 = 143;
 /// As runc reports what could not be started.
 const NOT_STARTED: i32 = 128;
-
-/// Kubernetes shows 4096 bytes of a termination message.
-const MESSAGE_BYTES: usize = 4096;
 
 /// The outcome of a call into a guest that did not return.
 pub(super) fn of_error(error: &wasmtime::Error) -> Exit {
@@ -77,11 +74,5 @@ pub(super) fn text(error: &wasmtime::Error) -> String {
             text = format!("{outer}: {text}");
         }
     }
-    text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
-    text
-}
-
-/// What there is room for of a text that a guest has made.
-pub(super) fn short(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MESSAGE_BYTES)]
+    shown(text)
 }
