@@ -398,8 +398,11 @@ impl Ended {
     fn limit(&self, image: &str, limits: TaskLimits) -> CompileError {
         use std::os::unix::process::ExitStatusExt;
         let why = match self.status.signal() {
-            Some(libc::SIGXCPU | libc::SIGKILL) => {
+            Some(libc::SIGXCPU) => {
                 format!("compiling it takes more than {} s of processor time", limits.cpu_seconds)
+            }
+            Some(libc::SIGKILL) => {
+                return CompileError::Failed("it was killed, as happens where memory is short".to_owned());
             }
             Some(libc::SIGABRT) if self.said.contains("memory allocation") => {
                 format!("compiling it takes more than {} MiB of memory", limits.memory_bytes >> 20)

@@ -91,3 +91,34 @@ async fn a_compiler_that_does_not_stop_talking_is_not_waited_for() {
         Err("the compiler failed: waiting for the compiler: it says more than an answer may have".to_owned())
     );
 }
+
+#[tokio::test]
+async fn a_compiler_that_was_killed_is_asked_again() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let starts = dir.path().join("starts");
+    let script = format!(
+        r#"case "$0" in
+             *'"limits":null'*) echo '{{"settings":"here"}}' >&2;;
+             *) echo >>'{}'; kill -9 $$;;
+           esac"#,
+        starts.display()
+    );
+    let compiler = scripted(dir.path(), &script);
+    let (store, image) = stored(dir.path());
+    for attempts in 1..3 {
+        let killed = compiler.compiled(&store, &image).await.map_err(|error| error.to_string());
+        assert_eq!(killed, Err("the compiler failed: it was killed, as happens where memory is short".to_owned()));
+        let started = fs::read(&starts).expect("it was started");
+        assert_eq!(started.len(), attempts);
+    }
+}
+
+/// An image of a module that does nothing.
+fn stored(dir: &Path) -> (ImageStore, Image) {
+    let store = ImageStore::open(dir.join("images")).expect("it opens");
+    let wasm = wat::parse_str(r#"(module (func (export "_start")))"#).expect("it is WebAssembly");
+    let file = dir.join("nothing.wasm");
+    fs::write(&file, wasm).expect("it can be written");
+    let image = store.import(&file, None).expect("it is taken in").remove(0);
+    (store, image)
+}

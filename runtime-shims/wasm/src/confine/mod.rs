@@ -28,6 +28,10 @@ pub(crate) struct Limits {
     pub(crate) file_bytes: Option<u64>,
 }
 
+/// At its limit of processor time a process gets SIGXCPU, and if it does not end of that, SIGKILL so much later. At once it
+/// could not be told from one that was killed because memory was short.
+const CPU_LAST_SECONDS: u64 = 5;
+
 /// Sets limits, allows as many open files as may be, and forbids core dumps: a dump would hold what guests know.
 pub(crate) fn limit(limits: Limits) -> io::Result<()> {
     let set = |resource, value: u64| {
@@ -43,7 +47,8 @@ pub(crate) fn limit(limits: Limits) -> io::Result<()> {
         set(Resource::As, bytes)?;
     }
     if let Some(seconds) = limits.cpu_seconds {
-        set(Resource::Cpu, seconds)?;
+        let cpu = Rlimit { current: Some(seconds), maximum: Some(seconds + CPU_LAST_SECONDS) };
+        rustix::process::setrlimit(Resource::Cpu, cpu)?;
     }
     if let Some(bytes) = limits.file_bytes {
         set(Resource::Fsize, bytes)?;

@@ -76,6 +76,8 @@ fn child_compiler() {
     assert!(std::fs::File::open("/etc/passwd").is_err());
     assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err());
     assert!(Command::new("/bin/true").spawn().is_err());
+    let cpu = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+    assert!(rustix::process::setrlimit(Resource::Cpu, cpu).is_err(), "its limits stay");
     assert_eq!(vec![1_u8; 10 << 20].len(), 10 << 20, "it may use memory");
 }
 
