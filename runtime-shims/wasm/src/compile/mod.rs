@@ -149,6 +149,9 @@ const SAID_BYTES_MAX: u64 = 64 << 10;
 struct Record {
     facts: Facts,
     bytes: u64,
+    /// Of code that came with an image, the engine that it was signed for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    travelled_for: Option<String>,
 }
 
 type Outcome = Result<Compiled, CompileError>;
@@ -217,7 +220,7 @@ impl Compiler {
     /// for the same outcome; the work goes on if they all leave.
     pub(crate) async fn compiled(&self, store: &ImageStore, image: &Image) -> Outcome {
         let settings = self.0.settings().await?;
-        if let Some(compiled) = self.0.cached(settings, &image.wasm) {
+        if let Some(compiled) = self.0.cached(settings, store, image) {
             return Ok(compiled);
         }
         if let Some(refusal) = self.0.refused.lock().get(&image.wasm) {
@@ -278,16 +281,21 @@ impl Inner {
         }
     }
 
-    fn cached(&self, settings: &str, wasm: &Digest) -> Option<Compiled> {
-        let path = Path::new(settings).join(format!("{}.cwasm", wasm.hex()));
-        let record = fs::read(self.code.join(settings).join(format!("{}.json", wasm.hex()))).ok()?;
+    fn cached(&self, settings: &str, store: &ImageStore, image: &Image) -> Option<Compiled> {
+        let hex = image.wasm.hex();
+        let path = Path::new(settings).join(format!("{hex}.cwasm"));
+        let record = fs::read(self.code.join(settings).join(format!("{hex}.json"))).ok()?;
         let record: Record = serde_json::from_slice(&record).ok()?;
         let bytes = fs::metadata(self.code.join(&path)).ok()?.len();
         // A file cut short by a power loss must not be run.
         if bytes != record.bytes {
             return None;
         }
-        cache::touch(&self.code.join(settings), wasm);
+        // Whoever takes a key out of the policy does not want what it signed to be run again.
+        if record.travelled_for.is_some_and(|engine| !self.is_trusted(store, image, &engine)) {
+            return None;
+        }
+        cache::touch(&self.code.join(settings), &image.wasm);
         Some(Compiled::new(record.facts, path))
     }
 
@@ -300,7 +308,9 @@ impl Inner {
             },
         };
         if outcome.is_ok() {
-            self.trim(&settings, &image.wasm);
+            let (inner, wasm) = (self.clone(), image.wasm.clone());
+            // What could not be removed is said where it was tried.
+            let _ = on_disk(move || Ok(inner.trim(&settings, &wasm))).await;
         }
         if let Err(error) = &outcome
             && error.is_final()
@@ -311,7 +321,7 @@ impl Inner {
         outcome
     }
 
-    async fn compile(&self, settings: &str, store: &ImageStore, image: &Image) -> Outcome {
+    async fn compile(self: &Arc<Inner>, settings: &str, store: &ImageStore, image: &Image) -> Outcome {
         let wasm = store.open_wasm(image).map_err(|error| CompileError::Failed(error.to_string()))?;
         let dir = self.code.join(settings);
         let failed = |doing: &'static str| move |error: io::Error| CompileError::io(doing, &error);
@@ -326,18 +336,26 @@ impl Inner {
             Some(Answer::Settings(_)) => return Err(ended.unexplained()),
             None => return Err(ended.limit(&image.name, self.limits)),
         };
-        self.keep(settings, image, facts, output)
+        let (inner, settings, image) = (self.clone(), settings.to_owned(), image.clone());
+        on_disk(move || inner.keep(&settings, &image, facts, None, output)).await
     }
 
-    /// Gives machine code its name, and then its record.
-    fn keep(&self, settings: &str, image: &Image, facts: Facts, code: tempfile::NamedTempFile) -> Outcome {
+    /// Gives machine code its name, and then its record. Waits for the disk.
+    fn keep(
+        &self,
+        settings: &str,
+        image: &Image,
+        facts: Facts,
+        travelled_for: Option<String>,
+        code: tempfile::NamedTempFile,
+    ) -> Outcome {
         let dir = self.code.join(settings);
         let failed = |error: io::Error| CompileError::io("keeping machine code", &error);
         let path = Path::new(settings).join(format!("{}.cwasm", image.wasm.hex()));
         publish(code, &self.code.join(&path)).map_err(failed)?;
         let bytes = fs::metadata(self.code.join(&path)).map_err(failed)?.len();
-        let record =
-            serde_json::to_vec(&Record { facts, bytes }).map_err(|error| CompileError::Failed(error.to_string()))?;
+        let record = serde_json::to_vec(&Record { facts, bytes, travelled_for });
+        let record = record.map_err(|error| CompileError::Failed(error.to_string()))?;
         let record_file = tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(failed)?;
         fs::write(record_file.path(), record).map_err(failed)?;
         publish(record_file, &dir.join(format!("{}.json", image.wasm.hex()))).map_err(failed)?;
@@ -411,6 +429,13 @@ impl Ended {
         };
         CompileError::Limit { image: image.to_owned(), why }
     }
+}
+
+/// Copying and syncing hundreds of MiB must not hold up the one thread that serves.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CompileError> + Send + 'static,
+) -> Result<T, CompileError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(CompileError::Failed(error.to_string())))
 }
 
 /// What a killed front left half-written.

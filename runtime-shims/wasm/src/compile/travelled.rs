@@ -3,8 +3,9 @@
 
 use std::io::{self, Read, Seek};
 use std::process::Stdio;
+use std::sync::Arc;
 
-use super::{Answer, CompileError, Compiled, Compiler, Facts, Inner, NEW, Reexec, Task, TaskLimits};
+use super::{Answer, CompileError, Compiled, Compiler, Facts, Inner, NEW, Reexec, Task, TaskLimits, on_disk};
 use crate::engine::Profile;
 use crate::images::{ConfigFile, Image, ImageStore, MachineCode};
 
@@ -18,7 +19,12 @@ impl Compiler {
 impl Inner {
     /// The machine code in the image, if there is some for this machine that is trusted. Whatever is wrong with it only
     /// means that it is made here.
-    pub(super) async fn travelled(&self, settings: &str, store: &ImageStore, image: &Image) -> Option<Compiled> {
+    pub(super) async fn travelled(
+        self: &Arc<Inner>,
+        settings: &str,
+        store: &ImageStore,
+        image: &Image,
+    ) -> Option<Compiled> {
         if !store.has_machine_code(image) {
             return None;
         }
@@ -32,12 +38,25 @@ impl Inner {
     }
 
     async fn try_travelled(
-        &self,
+        self: &Arc<Inner>,
         settings: &str,
         store: &ImageStore,
         image: &Image,
     ) -> Result<Option<Compiled>, CompileError> {
-        let engine = self.portable.get_or_try_init(|| self.ask_settings(true)).await?;
+        let engine = self.portable.get_or_try_init(|| self.ask_settings(true)).await?.clone();
+        let (inner, settings) = (self.clone(), settings.to_owned());
+        let (store, image) = (store.clone(), image.clone());
+        on_disk(move || inner.copy(&settings, &store, &image, &engine)).await
+    }
+
+    /// Waits for the disk.
+    fn copy(
+        &self,
+        settings: &str,
+        store: &ImageStore,
+        image: &Image,
+        engine: &str,
+    ) -> Result<Option<Compiled>, CompileError> {
         let found = store.machine_code(image, engine, &self.policy);
         let Some((mut code, kind)) = found.map_err(|error| CompileError::Failed(error.to_string()))? else {
             return Ok(None);
@@ -50,7 +69,18 @@ impl Inner {
         let mut copy = tempfile::Builder::new().prefix(NEW).tempfile_in(dir).map_err(failed)?;
         io::copy(&mut code, copy.as_file_mut()).map_err(failed)?;
         tracing::info!(image = image.name, "the machine code in the image is signed by a trusted key, and used");
-        self.keep(settings, image, facts, copy).map(Some)
+        self.keep(settings, image, facts, Some(engine.to_owned()), copy).map(Some)
+    }
+
+    /// Is what came with the image for `engine` still signed by a key that is trusted?
+    pub(super) fn is_trusted(&self, store: &ImageStore, image: &Image, engine: &str) -> bool {
+        match store.machine_code(image, engine, &self.policy) {
+            Ok(found) => found.is_some(),
+            Err(error) => {
+                tracing::warn!(image = image.name, %error, "the machine code that came with the image is not used any more");
+                false
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use rcgen::{KeyPair, PublicKeyData};
 
 use crate::images::{publish, pull};
 use crate::registry::{Registry, Step};
-use crate::shim::{Shim, get, guest, refusal};
+use crate::shim::{Shim, eventually, get, guest, refusal};
 
 /// Makes `NAME.pem` and `NAME.pub`.
 fn key(dir: &Path, name: &str) -> SigningKey {
@@ -119,6 +119,75 @@ async fn machine_code_travels_and_runs_if_a_trusted_key_signed_it() {
         let pod = shim.run("hello", guest(&image_ref)).await;
         assert_eq!(get(&pod.ip, "/").await, (200, "Hello from a Wasm pod\n".to_owned()), "{tag}");
     }
+}
+
+/// A shim that trusts `good.pub`, with an image pulled that has machine code signed by that key: its name, and its digest
+/// of WebAssembly.
+async fn with_travelled_code(dir: &Path) -> (Shim, String, String) {
+    let good = key(dir, "good");
+    let registry = Registry::start(None).await;
+    let store = ImageStore::open(dir.join("store")).expect("it opens");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/hello/hello.wasm");
+    let image = store.import(Path::new(file), Some("hello:dev")).expect("it is taken in").remove(0);
+    let program = Reexec { program: env!("CARGO_BIN_EXE_coracle-shim-wasm").into(), args: vec!["compile".into()] };
+    let code = compile::precompile(&store, &image, program).await.expect("it compiles");
+    let (name, wasm) = pushed(&registry, dir, "v1", &PushExtras { code, key: Some(good) }).await;
+    let policy = dir.join("policy.yaml");
+    std::fs::write(&policy, "precompiledKeys: [good.pub]\n").expect("it can be written");
+    let shim = Shim::start_with(&["--image-policy", &policy.display().to_string()]).await;
+    pull(&shim, &name, None).await.expect("it is pulled");
+    (shim, name, wasm)
+}
+
+#[tokio::test]
+async fn others_are_served_while_machine_code_is_copied() {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (shim, name, wasm) = with_travelled_code(dir.path()).await;
+    let sandbox = shim.sandbox("hello", &[8080], &[]).await;
+    let code = code_of(&shim, &wasm);
+    let settings = FrontConfig::code_dir(shim.dir.path()).read_dir().expect("it is there").flatten().next();
+    let record = settings.expect("settings").path().join(format!("{wasm}.json"));
+    std::fs::remove_file(record).expect("it was compiled");
+    // In the layer's place something that gives its content as slowly as one likes.
+    let hex = crate::registry::digest(&code).replace("sha256:", "");
+    let layer = FrontConfig::image_dir(shim.dir.path()).join("blobs/sha256").join(hex);
+    std::fs::remove_file(&layer).expect("the layer is there");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &layer, kind, mode, 0).expect("it can be made");
+    let copying = async {
+        let writing = || std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&layer).ok();
+        let mut slow = eventually("it is being read", || async { writing() }).await;
+        shim.ip(&sandbox).await;
+        rustix::io::ioctl_fionbio(&slow, false).expect("it can be set");
+        tokio::task::spawn_blocking(move || slow.write_all(&code)).await.expect("no panic").expect("it is read");
+    };
+    let (created, ()) = tokio::join!(shim.create(&sandbox, "main", guest(&name)), copying);
+    shim.start_container(&created.expect("the container is made")).await.expect("it starts");
+    let ip = shim.ip(&sandbox).await;
+    assert_eq!(get(&ip, "/").await, (200, "Hello from a Wasm pod\n".to_owned()));
+}
+
+#[tokio::test]
+async fn machine_code_of_a_key_that_is_trusted_no_more_is_made_anew() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (shim, name, wasm) = with_travelled_code(dir.path()).await;
+    let file = || {
+        let settings = FrontConfig::code_dir(shim.dir.path()).read_dir().expect("it is there").flatten().next();
+        let code = settings.expect("settings").path().join(format!("{wasm}.cwasm"));
+        std::os::unix::fs::MetadataExt::ino(&code.metadata().expect("it is there"))
+    };
+    let travelled = file();
+    shim.run("before", guest(&name)).await;
+    assert_eq!(file(), travelled, "as long as the key is trusted, what came is used");
+    std::fs::write(dir.path().join("policy.yaml"), "precompiledKeys: []\n").expect("it can be written");
+    let pod = shim.run("after", guest(&name)).await;
+    let made = file();
+    assert_ne!(made, travelled, "it was compiled here");
+    assert_eq!(get(&pod.ip, "/").await, (200, "Hello from a Wasm pod\n".to_owned()));
+    shim.run("again", guest(&name)).await;
+    assert_eq!(file(), made, "once");
 }
 
 #[tokio::test]
