@@ -1,4 +1,5 @@
-//! What machine code is kept: that of images that are here, and not more than a limit, the longest unused first.
+//! What machine code is kept: that of images that are here, for settings that something runs under, and not more than a
+//! limit, the longest unused first, unless containers use it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,8 +8,8 @@ use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 
-use super::{Compiler, Inner, NEW};
-use crate::images::{Digest, Usage};
+use super::{CompileError, Compiler, Inner, NEW};
+use crate::images::{Digest, ImageStore, Usage};
 
 /// Has the image machine code in `code`, the directory of a front?
 pub fn is_compiled(code: &Path, wasm: &Digest) -> bool {
@@ -31,6 +32,25 @@ impl Compiler {
         }
     }
 
+    /// Removes code of other settings than the present ones and those that are `used`: of another version or processor.
+    pub(crate) async fn keep_only(&self, used: &HashSet<String>) -> Result<(), CompileError> {
+        let others = |present: &str| {
+            let versions = files(&self.0.code);
+            let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            versions.into_iter().filter(|path| name(path) != present && !used.contains(&name(path))).collect::<Vec<_>>()
+        };
+        // What the present ones are is not asked for nothing.
+        if others("").is_empty() {
+            return Ok(());
+        }
+        for path in others(self.settings().await?) {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove outdated machine code");
+            }
+        }
+        Ok(())
+    }
+
     /// The space that machine code takes.
     pub(crate) fn usage(&self) -> Usage {
         let mut usage = Usage::default();
@@ -46,8 +66,19 @@ impl Compiler {
 }
 
 impl Inner {
-    /// Makes room, but not by removing what was just made. A worker that has mapped code keeps it.
-    pub(super) fn trim(&self, settings: &str, just_made: &Digest) {
+    /// Makes room, but not by removing what was just made, nor code of images that containers use: their worker may have
+    /// to open it once more.
+    pub(super) fn trim(&self, settings: &str, store: &ImageStore, just_made: &Digest) {
+        let in_use = match store.in_use() {
+            Ok(images) => images,
+            Err(error) => return tracing::warn!(%error, "no room is made, because it is not known what is in use"),
+        };
+        let stays: HashSet<&str> = in_use
+            .iter()
+            .flat_map(|image| image.programs.values().chain([&image.wasm]))
+            .chain([just_made])
+            .map(Digest::hex)
+            .collect();
         let mut total = 0;
         let mut found: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for code in files(&self.code.join(settings)) {
@@ -61,7 +92,8 @@ impl Inner {
                 continue;
             };
             total += bytes;
-            if code.file_stem().is_none_or(|stem| stem != just_made.hex()) {
+            let stem = code.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if !stays.contains(stem) {
                 found.push((used, bytes, code));
             }
         }

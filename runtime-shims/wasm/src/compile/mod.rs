@@ -216,6 +216,16 @@ impl Compiler {
         &self.0.code
     }
 
+    /// What machine code made here is made under. It names the directory that such code lies in.
+    pub(crate) async fn settings(&self) -> Result<&str, CompileError> {
+        self.0.settings().await
+    }
+
+    /// The machine code of `image` under settings that may be others than the present ones, if it is there.
+    pub(crate) fn kept(&self, settings: &str, store: &ImageStore, image: &Image) -> Option<Compiled> {
+        self.0.cached(settings, store, image)
+    }
+
     /// The machine code of `image`, from the cache or made now. Whoever asks for an image that is being compiled waits
     /// for the same outcome; the work goes on if they all leave.
     pub(crate) async fn compiled(&self, store: &ImageStore, image: &Image) -> Outcome {
@@ -251,7 +261,6 @@ impl Inner {
         self.settings
             .get_or_try_init(|| async {
                 let settings = self.ask_settings(false).await?;
-                self.keep_only(&settings);
                 let dir = self.code.join(&settings);
                 fs::create_dir_all(&dir).map_err(|error| CompileError::io("making the code directory", &error))?;
                 clear_new(&dir);
@@ -267,17 +276,6 @@ impl Inner {
         match ended.answer {
             Some(Answer::Settings(settings)) => Ok(settings),
             Some(Answer::Compiled(_) | Answer::Refused(_)) | None => Err(ended.unexplained()),
-        }
-    }
-
-    /// Code of another version or processor is never used again.
-    fn keep_only(&self, settings: &str) {
-        let Ok(entries) = fs::read_dir(&self.code) else { return };
-        for entry in entries.flatten().filter(|entry| entry.file_name() != settings) {
-            let path = entry.path();
-            if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove outdated machine code");
-            }
         }
     }
 
@@ -310,7 +308,7 @@ impl Inner {
         if outcome.is_ok() {
             let (inner, wasm) = (self.clone(), image.wasm.clone());
             // What could not be removed is said where it was tried.
-            let _ = on_disk(move || Ok(inner.trim(&settings, &wasm))).await;
+            let _ = on_disk(move || Ok(inner.trim(&settings, &store, &wasm))).await;
         }
         if let Err(error) = &outcome
             && error.is_final()

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::process::Stdio;
 
 use expect_test::expect;
@@ -121,4 +122,50 @@ fn stored(dir: &Path) -> (ImageStore, Image) {
     fs::write(&file, wasm).expect("it can be written");
     let image = store.import(&file, None).expect("it is taken in").remove(0);
     (store, image)
+}
+
+/// Code of some settings, as if it had been made for `wasm`: its record and the code, of 10 bytes.
+fn put_code(compiler: &Compiler, settings: &str, wasm: &Digest) -> PathBuf {
+    let dir = compiler.dir().join(settings);
+    fs::create_dir_all(&dir).expect("a directory can be made");
+    let code = dir.join(format!("{}.cwasm", wasm.hex()));
+    fs::write(&code, [0; 10]).expect("it can be written");
+    let facts = Facts { kind: GuestKind::Module, uses_keyvalue: false };
+    let record = Record { facts, bytes: 10, travelled_for: None };
+    fs::write(code.with_extension("json"), serde_json::to_vec(&record).expect("json")).expect("it can be written");
+    code
+}
+
+#[test]
+fn code_of_images_in_use_does_not_make_room() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let reexec = Reexec { program: "/bin/false".into(), args: Vec::new() };
+    let compiler = dir.path().join("code");
+    let compiler = Compiler::new(compiler, reexec, Profile::Roomy, TaskLimits::default(), 1, ConfigFile::none());
+    let compiler = compiler.expect("its directory can be made");
+    let (store, mut image) = stored(dir.path());
+    let [program, unused, made] = ["program", "unused", "made"].map(|name| Digest::of(name.as_bytes()));
+    image.programs.insert("bin/program.wasm".to_owned(), program.clone());
+    store.hold(&image).expect("it is there");
+    let codes = [&image.wasm, &program, &unused, &made].map(|wasm| put_code(&compiler, "here", wasm));
+    compiler.0.trim("here", &store, &made);
+    assert_eq!(codes.each_ref().map(|code| code.exists()), [true, true, false, true]);
+    assert!(compiler.kept("here", &store, &image).is_some());
+    store.release(&image.id).expect("it can be released");
+    compiler.0.trim("here", &store, &made);
+    assert_eq!(codes.map(|code| code.exists()), [false, false, false, true]);
+}
+
+#[tokio::test]
+async fn code_of_settings_that_a_worker_runs_under_is_kept() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let compiler = scripted(dir.path(), r#"echo '{"settings":"present"}' >&2"#);
+    let (store, image) = stored(dir.path());
+    let codes = ["present", "earlier", "outdated"].map(|settings| put_code(&compiler, settings, &image.wasm));
+    compiler.keep_only(&HashSet::from(["earlier".to_owned()])).await.expect("the compiler answers");
+    assert_eq!(codes.each_ref().map(|code| code.exists()), [true, true, false]);
+    assert_eq!(compiler.compiled(&store, &image).await.expect("it is there").path.parent(), Some(Path::new("present")));
+    assert!(codes[1].exists(), "it is not removed by whoever asks for other code");
+    compiler.keep_only(&HashSet::new()).await.expect("the compiler answers");
+    assert_eq!(codes.map(|code| code.exists()), [true, false, false]);
 }

@@ -10,7 +10,7 @@ use super::plan::{GuestPlan, plan_guest};
 use super::pods::Pods;
 use super::programs::{Known, Program};
 use super::records::ContainerRecord;
-use crate::compile::{Compiled, GuestKind};
+use crate::compile::GuestKind;
 use crate::images::{Image, ImageError, ImageStore, Programs};
 
 impl Pods {
@@ -41,8 +41,8 @@ impl Pods {
         self.with_program(&self.image_of(record)?, &record.program).await
     }
 
-    /// The machine code of what `word` means in a container.
-    pub(super) async fn program(self: &Arc<Pods>, id: &str, word: &str) -> Result<(Image, Compiled), Status> {
+    /// What `word` means in a container: its image as it would be if that were its program.
+    pub(super) async fn program(self: &Arc<Pods>, id: &str, word: &str) -> Result<Image, Status> {
         let (sandbox, record) = {
             let state = self.state.lock();
             let record = state.containers.get(id).map(|container| container.record.clone());
@@ -61,9 +61,7 @@ impl Pods {
                 return Err(Status::unknown(format!("failed to exec in container: {text}")));
             }
         };
-        let image = self.with_program(&image, &program).await?;
-        let compiled = self.compiled(&image).await?;
-        Ok((image, compiled))
+        self.with_program(&image, &program).await
     }
 
     /// What a word means, or what there is if it means nothing.

@@ -16,6 +16,8 @@ use super::containers::order_failed;
 use super::link::Link;
 use super::pods::{Pods, lookup_failed, phase_name};
 use super::records::Phase;
+use crate::compile::Compiled;
+use crate::images::Image;
 use crate::wire::{Command, ExecSpec, Exit};
 
 /// Of both outputs of ExecSync together; what is beyond is let go, as containerd and CRI-O do. An answer of CRI has
@@ -85,7 +87,8 @@ impl Pods {
     ) -> Result<Running, Status> {
         let word = cmd.first().ok_or_else(|| Status::invalid_argument("cmd is required: a command to run"))?;
         let (link, id) = self.link_of(id)?;
-        let (image, compiled) = self.program(&id, word).await?;
+        let image = self.program(&id, word).await?;
+        let compiled = self.code_for(&link, &image, word).await?;
         let (ours, theirs) = UnixStream::pair().map_err(|error| Status::internal(error.to_string()))?;
         let theirs = theirs.into_std().map_err(|error| Status::internal(error.to_string()))?;
         let mut fds: Vec<OwnedFd> = vec![theirs.into()];
@@ -128,6 +131,22 @@ impl Pods {
         };
         let link = self.workers.get(generation).ok_or_else(|| Status::unavailable("the Wasm worker process ended"))?;
         Ok((link, id))
+    }
+
+    /// The machine code of `image` that the worker can load.
+    async fn code_for(&self, link: &Link, image: &Image, word: &str) -> Result<Compiled, Status> {
+        let present = self.compiler.settings().await.map_err(|error| Status::internal(error.to_string()))?;
+        match &link.record.settings {
+            Some(settings) if settings != present => {
+                self.compiler.kept(settings, &self.images, image).ok_or_else(|| {
+                    Status::failed_precondition(format!(
+                        "failed to exec in container: it runs in a worker of an earlier version of the Wasm runtime, for which \
+                         {word:?} was not compiled; restart the pod to run other programs in it"
+                    ))
+                })
+            }
+            Some(_) | None => self.compiled(image).await,
+        }
     }
 }
 

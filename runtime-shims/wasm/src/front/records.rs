@@ -60,6 +60,9 @@ pub(super) struct WorkerRecord {
     /// Of the front that started it.
     pub(super) build: String,
     pub(super) process: Identity,
+    /// What the machine code is made under that it can load. Not known of workers of earlier builds.
+    #[serde(default)]
+    pub(super) settings: Option<String>,
     /// Of a pod's own worker, where they can be made.
     #[serde(default)]
     pub(super) groups: Option<Groups>,

@@ -126,6 +126,7 @@ impl Front {
             if let Err(error) = front.0.forget_unused_code() {
                 tracing::error!(%error, "machine code cannot be collected");
             }
+            front.0.forget_outdated_code().await;
         });
         self.0.tasks.spawn(self.0.clone().end_idle_workers());
         let pods = self.0.clone();

@@ -10,6 +10,7 @@
 //! Guests that are not served by the front's own listening socket cannot be moved: they go on where they are until they
 //! end. The old worker ends with the last of them.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -58,6 +59,16 @@ impl Pods {
                 })
                 .await;
             link.retire().await;
+        }
+    }
+
+    /// Removes machine code of settings that nothing runs under any more.
+    pub(super) async fn forget_outdated_code(&self) {
+        let used = self.workers.all().iter().map(|link| link.record.settings.clone()).collect::<Option<HashSet<_>>>();
+        // A worker of which it is not known may need any of it.
+        let Some(used) = used else { return };
+        if let Err(error) = self.compiler.keep_only(&used).await {
+            tracing::warn!(%error, "outdated machine code cannot be removed");
         }
     }
 

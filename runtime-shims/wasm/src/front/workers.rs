@@ -151,6 +151,7 @@ impl Pods {
     }
 
     async fn start_worker(&self, domain: &Domain, sandbox: &SandboxRecord) -> io::Result<(Link, Child)> {
+        let settings = self.compiler.settings().await.map_err(io::Error::other)?.to_owned();
         // Short, because it is read in lists of processes; still no two are alike.
         let id: String = self.config.ids.next().chars().take(16).collect();
         let dir = &self.workers.dir;
@@ -161,7 +162,8 @@ impl Pods {
             Domain::Pod(_) => self.make_groups(sandbox, &id, identity.pid),
         };
         let build = self.config.build.clone();
-        let record = WorkerRecord { id, domain: domain.clone(), build, process: identity, groups };
+        let (domain, settings) = (domain.clone(), Some(settings));
+        let record = WorkerRecord { id, domain, build, process: identity, settings, groups };
         // On record before it is set up: no worker that could run a guest is ever unknown to the next front.
         record.save(dir)?;
         let empty = self.config.root.join("empty");
@@ -272,6 +274,7 @@ impl Pods {
         } else {
             self.lose_containers(generation, "Error", &format!("the Wasm worker process ended: {how}"));
         }
+        self.forget_outdated_code().await;
     }
 
     /// Ends workers that have nothing to do: the shared one after a while, the others when no pod is left that they

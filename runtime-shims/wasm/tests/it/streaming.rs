@@ -154,6 +154,37 @@ async fn another_program_of_the_image_can_be_run() {
     assert!(refused.starts_with("InvalidArgument: cannot run image"), "{refused}");
 }
 
+/// A front with other settings stands for one of another version: its machine code is of no use to earlier workers.
+#[tokio::test]
+async fn in_a_worker_of_an_earlier_version_runs_what_was_compiled_for_it() {
+    let mut shim = Shim::start_with(&["--build-id", "one", "--engine", "roomy"]).await;
+    with_programs(&shim);
+    let pod = shim.run("several", Guest { stdin: true, ..guest("several:1") }).await;
+    let id = pod.container.clone();
+    let versions = |shim: &Shim| {
+        let entries = FrontConfig::code_dir(shim.dir.path()).read_dir().expect("it is there").flatten();
+        entries.map(|entry| entry.file_name()).collect::<Vec<_>>()
+    };
+    let earlier = versions(&shim);
+    assert_eq!(shim.hand_over().await, Some(0));
+    shim.options = ["--build-id", "two", "--engine", "tight"].map(str::to_owned).to_vec();
+    shim.start_front().await;
+    let new = shim.run("new", guest("exit")).await;
+    assert_eq!(shim.ending(&new.container).await, r#"42 Error """#);
+    assert_eq!(versions(&shim).len(), 2, "both have their code");
+    check(&shim, &id, &["app", "exit", "3"], expect![[r#"3 out="" err="""#]]).await;
+    check(&shim, &id, &["exit"], expect![[
+        r#"FailedPrecondition: failed to exec in container: it runs in a worker of an earlier version of the Wasm runtime, for which "exit" was not compiled; restart the pod to run other programs in it"#
+    ]])
+    .await;
+    shim.stop(&id, 0).await;
+    eventually("nobody needs the earlier code", || async {
+        let left = versions(&shim);
+        (left.len() == 1 && left != earlier).then_some(())
+    })
+    .await;
+}
+
 /// Upgrades to SPDY at a URL that the runtime gave.
 async fn upgrade(url: &str, protocol: &str) -> TcpStream {
     let (address, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");

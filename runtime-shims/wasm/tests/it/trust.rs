@@ -161,7 +161,10 @@ async fn others_are_served_while_machine_code_is_copied() {
         let mut slow = eventually("it is being read", || async { writing() }).await;
         shim.ip(&sandbox).await;
         rustix::io::ioctl_fionbio(&slow, false).expect("it can be set");
-        tokio::task::spawn_blocking(move || slow.write_all(&code)).await.expect("no panic").expect("it is read");
+        let writing = tokio::task::spawn_blocking(move || slow.write_all(&code).map(|()| code));
+        let code = writing.await.expect("no panic").expect("it is read");
+        std::fs::remove_file(&layer).expect("it is there");
+        std::fs::write(&layer, code).expect("it can be written");
     };
     let (created, ()) = tokio::join!(shim.create(&sandbox, "main", guest(&name)), copying);
     shim.start_container(&created.expect("the container is made")).await.expect("it starts");
