@@ -10,7 +10,7 @@ use rcgen::{KeyPair, PublicKeyData};
 
 use crate::images::{publish, pull};
 use crate::registry::{Registry, Step};
-use crate::shim::{Shim, eventually, get, guest, refusal};
+use crate::shim::{Shim, eventually, get, guest, refusal, within};
 
 /// Makes `NAME.pem` and `NAME.pub`.
 fn key(dir: &Path, name: &str) -> SigningKey {
@@ -159,7 +159,7 @@ async fn others_are_served_while_machine_code_is_copied() {
     let copying = async {
         let writing = || std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&layer).ok();
         let mut slow = eventually("it is being read", || async { writing() }).await;
-        shim.ip(&sandbox).await;
+        within("others are served", shim.ip(&sandbox)).await;
         rustix::io::ioctl_fionbio(&slow, false).expect("it can be set");
         let writing = tokio::task::spawn_blocking(move || slow.write_all(&code).map(|()| code));
         let code = writing.await.expect("no panic").expect("it is read");
