@@ -44,7 +44,7 @@ use super::running::Guest;
 use super::slots::Slot;
 use super::traffic::Counted;
 use super::{Shared, Stop, exit, grace_over};
-use crate::wire::{Exit, HttpSpec};
+use crate::wire::{Exit, HttpSpec, shown};
 
 /// Connections of one pod; more wait in the kernel until one closes.
 const CONNECTIONS: usize = 1024;
@@ -232,9 +232,9 @@ impl Connections {
 fn notice_lost_clients(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let probes = TcpKeepalive::new().with_time(CLIENT_SILENCE).with_interval(CLIENT_SILENCE / 4).with_retries(4);
-    // Without it, all else works.
+    // Without it, all else works. Not with a limit on what is sent and not acknowledged: it would end clients that only
+    // do not read for a while.
     let _ = socket.set_tcp_keepalive(&probes);
-    let _ = socket.set_tcp_user_timeout(Some(2 * CLIENT_SILENCE));
 }
 
 async fn connection(stream: Counted<TcpStream, Held>, service: Arc<Service>, mut phase: watch::Receiver<Phase>) {
@@ -298,7 +298,7 @@ impl Service {
                 Serve::Kept(_) => false,
             };
             let Some(slot) = service.shared.slots.take(own, fast).await else { return };
-            let line = format!("{} {}", request.method(), exit::short(request.uri().path()));
+            let line = format!("{:.100} {:.1000}", request.method().as_str(), request.uri().path());
             let behind = async {
                 // Dropped with the response, however that ends.
                 let _ = responded.await;
@@ -432,8 +432,7 @@ pub(super) async fn ask(
         .new_response_outparam_from_callback(move |response: Result<_, ErrorCode>| {
             let Some(respond) = callback.lock().take() else { return };
             let answer = response.map_err(|error| {
-                let why = error.to_string();
-                log.say(&format!("coracle: the guest answered with an error: {}", exit::short(&why)));
+                log.say(&shown(format!("coracle: the guest answered with an error: {error}")));
                 Refusal::Failed
             });
             let _ = respond.send(answer);
@@ -464,6 +463,5 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().expect("it can be asked"));
         assert_eq!(socket.tcp_keepalive_time().expect("it can be asked"), CLIENT_SILENCE);
-        assert_eq!(socket.tcp_user_timeout().expect("it can be asked"), Some(2 * CLIENT_SILENCE));
     }
 }

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use coracle_cri::Code;
 use coracle_cri::streaming::spdy::{self, Side};
 use coracle_cri::v1::*;
+use coracle_shim_wasm::front::FrontConfig;
 use expect_test::{Expect, expect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::images::import_several;
 use crate::shim::{Guest, Pod, Shim, eventually, guest, refusal, within};
 
 /// A pod whose program waits for ever, with something to find in it.
@@ -158,7 +160,7 @@ async fn another_program_of_the_image_can_be_run() {
 #[tokio::test]
 async fn in_a_worker_of_an_earlier_version_runs_what_was_compiled_for_it() {
     let mut shim = Shim::start_with(&["--build-id", "one", "--engine", "roomy"]).await;
-    with_programs(&shim);
+    import_several(&shim);
     let pod = shim.run("several", Guest { stdin: true, ..guest("several:1") }).await;
     let id = pod.container.clone();
     let versions = |shim: &Shim| {
