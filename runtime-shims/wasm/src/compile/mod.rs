@@ -308,7 +308,11 @@ impl Inner {
         if outcome.is_ok() {
             let (inner, wasm) = (self.clone(), image.wasm.clone());
             // What could not be removed is said where it was tried.
-            let _ = on_disk(move || Ok(inner.trim(&settings, &store, &wasm))).await;
+            let trimming = move || {
+                inner.trim(&settings, &store, &wasm);
+                Ok(())
+            };
+            let _ = on_disk(trimming).await;
         }
         if let Err(error) = &outcome
             && error.is_final()

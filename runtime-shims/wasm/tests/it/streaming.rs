@@ -141,7 +141,7 @@ async fn check_timeout(shim: &Shim, id: &str) {
 #[tokio::test]
 async fn another_program_of_the_image_can_be_run() {
     let shim = Shim::start().await;
-    crate::images::import_several(&shim);
+    import_several(&shim);
     let pod = shim.run("several", Guest { stdin: true, ..guest("several:1") }).await;
     let id = &pod.container;
     for word in ["exit", "exit.wasm", "/usr/bin/exit.wasm"] {
