@@ -47,29 +47,17 @@ async fn a_runtime_that_is_down_holds_up_only_its_own_pods() {
     let before = node.status("p");
     wasm.take_calls();
     let dir = node.dir.path().to_owned();
-    let (scope, _agent) = start_agent_with(
-        &node.api,
-        router.clone(),
-        None,
-        Arc::new(NoGauge),
-        HousekeepingConfig::default(),
-        dir.clone(),
-        node.start.elapsed(),
-    );
+    let next_agent = || {
+        let (gauge, config) = (Arc::new(NoGauge), HousekeepingConfig::default());
+        start_agent_with(&node.api, router.clone(), None, gauge, config, dir.clone(), node.start.elapsed())
+    };
+    let (scope, _agent) = next_agent();
     node.until("stray", "ready=true").await;
     assert_eq!(node.status("p"), before);
     scope.abort().await;
     node.api.remove("pods", "ns", "stray");
     std::fs::remove_file(dir.join("desired/uid-stray.json")).unwrap();
-    let (scope, _agent) = start_agent_with(
-        &node.api,
-        router,
-        None,
-        Arc::new(NoGauge),
-        HousekeepingConfig::default(),
-        dir,
-        node.start.elapsed(),
-    );
+    let (scope, _agent) = next_agent();
     sleep(Duration::from_secs(60)).await;
     check(
         &wasm.sandboxes(),
