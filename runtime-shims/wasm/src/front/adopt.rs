@@ -140,7 +140,7 @@ impl Pods {
             link.kill_and_wait().await;
             return;
         }
-        if !link.is_retired() && link.record.build == self.config.build {
+        if !link.is_retired() && self.is_current(&link).await {
             self.prefer(&link).await;
         }
     }

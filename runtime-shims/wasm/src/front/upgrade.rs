@@ -35,16 +35,18 @@ enum Stays {
 }
 
 impl Pods {
-    /// Moves what can be moved out of workers of other builds, and lets them end when they are empty.
+    /// Moves what can be moved out of workers of other builds or settings, and lets them end when they are empty.
     pub(super) async fn leave_old_workers(self: &Arc<Pods>) {
-        let old = self.workers.all().into_iter().filter(|link| link.record.build != self.config.build);
-        for link in old {
+        for link in self.workers.all() {
+            if self.is_current(&link).await {
+                continue;
+            }
             let containers = self.movable(&link);
             tracing::info!(
                 worker = link.record.id,
                 build = link.record.build,
                 http = containers.len(),
-                "leaving a worker of another build"
+                "leaving a worker of another build, or with another engine"
             );
             let old = &link;
             futures::stream::iter(containers)

@@ -124,11 +124,17 @@ impl Pods {
         let domain = Domain::of(sandbox);
         let mut slot = self.workers.slot(&domain).lock_owned().await;
         let usable = |link: &Arc<Link>| !link.is_gone() && !link.is_retired() && !link.is_full();
-        let link = slot.link.clone().filter(usable).or_else(|| {
+        let mut link = slot.link.clone().filter(usable);
+        if link.is_none() {
             // Where there was no room before there may be some now.
-            let own = |link: &Arc<Link>| link.record.domain == domain && link.record.build == self.config.build;
-            self.workers.all().into_iter().find(|link| own(link) && usable(link))
-        });
+            let own = self.workers.all().into_iter().filter(|link| link.record.domain == domain && usable(link));
+            for other in own {
+                if self.is_current(&other).await {
+                    link = Some(other);
+                    break;
+                }
+            }
+        }
         if let Some(link) = link {
             self.limit_worker(&link, sandbox);
             slot.link = Some(link.clone());
@@ -148,6 +154,14 @@ impl Pods {
                 Err(NoWorker::Start { domain, source })
             }
         }
+    }
+
+    /// Can a worker load what is compiled now? One of another build may not, nor one that runs under other settings.
+    pub(super) async fn is_current(&self, link: &Link) -> bool {
+        // Without a compiler that answers nothing can be compared, nor started.
+        let present = self.compiler.settings().await.ok();
+        let same = |settings: &String| present.is_none_or(|present| present == settings);
+        link.record.build == self.config.build && link.record.settings.as_ref().is_none_or(same)
     }
 
     async fn start_worker(&self, domain: &Domain, sandbox: &SandboxRecord) -> io::Result<(Link, Child)> {

@@ -285,3 +285,21 @@ fn only_what_it_was_given_is_open(shim: &Shim, worker: u32) {
         assert!(open.is_some_and(|open| given.contains(&open)), "the worker has {} open", target.display());
     }
 }
+
+#[tokio::test]
+async fn a_front_with_another_engine_starts_nothing_in_workers_that_cannot_load_its_code() {
+    let mut shim = Shim::start_with(&["--engine", "roomy"]).await;
+    let pod = shim.run("before", guest("hello:dev")).await;
+    let worker = shim.worker_pid();
+    assert_eq!(shim.hand_over().await, Some(0));
+    shim.options = ["--engine", "tight"].map(str::to_owned).to_vec();
+    shim.start_front().await;
+    let new = shim.run("after", guest("hello:dev")).await;
+    assert_eq!(get(&new.ip, "/").await, (200, "Hello from a Wasm pod\n".to_owned()));
+    assert_eq!(get(&pod.ip, "/").await.0, 200);
+    eventually("the first worker is left", || async {
+        (!shim.workers().contains(&worker.expect("it ran"))).then_some(())
+    })
+    .await;
+    assert_eq!(get(&pod.ip, "/").await.0, 200, "its pod has moved");
+}
