@@ -137,7 +137,7 @@ impl Housekeeper {
         self.event(EventType::Warning, "EvictionThresholdMet", text);
         if shortage.pressure == Pressure::Disk {
             for (index, runtime) in self.shared.runtimes.all().iter().enumerate() {
-                if let Err(error) = self.free(index, runtime, u64::MAX, memory, now).await {
+                if let Err(error) = self.free(runtime, u64::MAX, memory.images.entry(index).or_default(), now).await {
                     tracing::debug!(%error, "images cannot be removed");
                 }
             }
@@ -226,7 +226,8 @@ impl Housekeeper {
             if runtime.info().is_none() {
                 continue;
             }
-            match self.collect_from(index, runtime, memory, now).await {
+            let records = memory.images.entry(index).or_default();
+            match self.collect_from(runtime, records, now).await {
                 Ok(()) => {}
                 Err(message) => fault = Some(message),
             }
@@ -241,46 +242,37 @@ impl Housekeeper {
 
     async fn collect_from(
         &self,
-        index: usize,
         runtime: &Runtime,
-        memory: &mut Memory,
+        records: &mut images::Records,
         now: Duration,
     ) -> Result<(), String> {
-        let images = self.observe_images(index, runtime, memory, now).await.map_err(|error| error.to_string())?;
+        let images = self.observe_images(runtime, records, now).await.map_err(|error| error.to_string())?;
         if images == 0 {
             return Ok(());
         }
-        let old = self.remove_old(index, runtime, memory, now).await.map_err(|error| error.to_string());
-        old.and(self.free_disk(index, runtime, memory, now).await)
+        let old = self.remove_old(runtime, records, now).await.map_err(|error| error.to_string());
+        old.and(self.free_disk(runtime, records, now).await)
     }
 
     /// Removes images that were unused for as long as they may be.
     async fn remove_old(
         &self,
-        index: usize,
         runtime: &Runtime,
-        memory: &mut Memory,
+        records: &mut images::Records,
         now: Duration,
     ) -> Result<(), CriError> {
         let Some(age) = self.config().image_gc_max_age else { return Ok(()) };
-        let records = memory.images.entry(index).or_default();
         let old = records.unused_longer(age, now);
         remove(runtime, records, old, u64::MAX).await.map(drop)
     }
 
     /// Removes images if the disk they lie on fills up.
-    async fn free_disk(
-        &self,
-        index: usize,
-        runtime: &Runtime,
-        memory: &mut Memory,
-        now: Duration,
-    ) -> Result<(), String> {
+    async fn free_disk(&self, runtime: &Runtime, records: &mut images::Records, now: Duration) -> Result<(), String> {
         let place = runtime.image_dir().await.map_err(|error| error.to_string())?;
         let disk = self.gauge.disk(Path::new(&place)).map_err(|error| format!("{place}: {error}"))?;
         let Some((used, wanted)) = disk.and_then(images::to_free) else { return Ok(()) };
         tracing::info!(place, used, wanted, "the disk of the images fills up: those that nobody uses are removed");
-        let freed = self.free(index, runtime, wanted, memory, now).await.map_err(|error| error.to_string())?;
+        let freed = self.free(runtime, wanted, records, now).await.map_err(|error| error.to_string())?;
         if freed >= wanted {
             return Ok(());
         }
@@ -297,9 +289,8 @@ impl Housekeeper {
     /// Takes in what images there are, and which are in use. Gives their number.
     async fn observe_images(
         &self,
-        index: usize,
         runtime: &Runtime,
-        memory: &mut Memory,
+        records: &mut images::Records,
         now: Duration,
     ) -> Result<usize, CriError> {
         let images = runtime.images().await?;
@@ -315,21 +306,19 @@ impl Housekeeper {
             let names = image.repo_tags.iter().chain(&image.repo_digests).chain(std::iter::once(&image.id));
             names.into_iter().any(|name| used.contains(name) || used.iter().any(|used| is_same(name, used)))
         };
-        memory.images.entry(index).or_default().observe(&images, is_used, now);
+        records.observe(&images, is_used, now);
         Ok(images.len())
     }
 
     /// Removes images that nobody uses until so many bytes are free.
     async fn free(
         &self,
-        index: usize,
         runtime: &Runtime,
         wanted: u64,
-        memory: &mut Memory,
+        records: &mut images::Records,
         now: Duration,
     ) -> Result<u64, CriError> {
-        self.observe_images(index, runtime, memory, now).await?;
-        let records = memory.images.entry(index).or_default();
+        self.observe_images(runtime, records, now).await?;
         let unused = records.unused(now);
         remove(runtime, records, unused, wanted).await
     }

@@ -128,19 +128,16 @@ enum Answer {
 
 impl Answer {
     /// A reason may quote the file, and so be as long as somebody likes.
-    fn short(self) -> Answer {
-        match self {
-            Answer::Refused(why) => {
-                let end = why.char_indices().nth(WHY_CHARS).map_or(why.len(), |(end, _)| end);
-                Answer::Refused(why[..end].to_owned())
-            }
-            Answer::Settings(_) | Answer::Compiled(_) => self,
+    fn short(mut self) -> Answer {
+        if let Answer::Refused(why) = &mut self {
+            why.truncate(why.floor_char_boundary(WHY_BYTES));
         }
+        self
     }
 }
 
 /// More than a person reads of a refusal.
-const WHY_CHARS: usize = 4096;
+const WHY_BYTES: usize = 4096;
 
 /// What a compiler may say: its answer, and what a panic prints.
 const SAID_BYTES_MAX: u64 = 64 << 10;

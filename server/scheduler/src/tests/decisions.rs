@@ -351,21 +351,3 @@ fn large_clusters_are_sampled_from_a_random_start() {
     }
     assert_eq!(looked_at.into_iter().collect::<Vec<_>>(), ["n000", "n100", "n399"]);
 }
-
-/// Not a test of time: shows that deciding is a matter of microseconds, and is run by hand.
-#[test]
-#[ignore = "prints a figure"]
-fn decisions_per_second() {
-    let nodes: String = (0..100).map(|number| format!("node n{number:03} cpu=64 memory=256Gi\n")).collect();
-    let mut cluster = cluster(&nodes);
-    let profile = Profile::standard();
-    let start = tokio::time::Instant::now();
-    let count = 5_000;
-    for number in 0..count {
-        let pod = info(&format!("pod p{number} cpu=10m memory=10Mi"));
-        let mut chance = |bound: u64| number % bound;
-        let Decision::Bind(node) = schedule(&cluster.snapshot, &pod, &profile, &mut chance) else { panic!("fits") };
-        cluster.snapshot.assume(pod, &node);
-    }
-    println!("{:.0} decisions/s at 100 nodes", count as f64 / start.elapsed().as_secs_f64());
-}
