@@ -6,13 +6,19 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tar::EntryType;
 
 use super::layout::{Descriptor, Document, Manifest, OCI_CONFIG, OCI_MANIFEST, WASM_CONFIG, WASM_LAYER};
-use super::manifest::{self, MAX_DOCUMENT_BYTES, MAX_LAYER_BYTES, MAX_WASM_BYTES, Magic, Shape};
-use super::{Digest, Image, ImageError, ImageName, ImageStore, Imported, rootfs};
+use super::manifest::{self, MAX_DOCUMENT_BYTES, MAX_WASM_BYTES, Magic, Shape};
+use super::{Digest, Image, ImageError, ImageName, ImageStore, Imported, rootfs, untar};
+
+/// In an archive of images, in which each is a layer or says something of an image.
+const FILES_MAX: usize = 10_000;
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 pub(super) fn import(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Vec<Image>, ImageError> {
     let mut open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
@@ -254,34 +260,40 @@ impl Contents {
         let what = file.display().to_string();
         let open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
         let reader = rootfs::decompressed(open).map_err(|error| ImageError::corrupt(&what, error))?;
-        let mut archive = tar::Archive::new(reader);
         let mut contents = Contents { documents: BTreeMap::new(), files: BTreeMap::new() };
         let bad =
             |error| ImageError::corrupt(&what, format!("neither WebAssembly nor a readable tar archive: {error}"));
-        for entry in archive.entries().map_err(bad)? {
-            let mut entry = entry.map_err(bad)?;
-            if !entry.header().entry_type().is_file() {
-                continue;
+        untar::each(reader, bad, |entry| {
+            if entry.kind == EntryType::Regular {
+                contents.take(store, &what, entry)?;
             }
-            let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-            if ["index.json", "manifest.json"].contains(&path.as_str()) {
-                let mut text = Vec::new();
-                let limit = (&mut entry).take(MAX_DOCUMENT_BYTES);
-                { limit }.read_to_end(&mut text).map_err(|error| ImageError::corrupt(&what, error))?;
-                contents.documents.insert(path, text);
-                continue;
-            }
-            let expected = path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
-            let mut writer = store.blobs.writer(format!("{path} in {what}"), MAX_LAYER_BYTES)?;
-            match io::copy(&mut entry, &mut writer) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {}
-                Err(error) => return Err(ImageError::corrupt(&what, error)),
-            }
-            let blob = store.blobs.finish(writer, expected.as_ref())?;
-            contents.files.insert(path, blob);
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
         Ok(contents)
+    }
+
+    fn take(&mut self, store: &ImageStore, what: &str, entry: untar::Entry<'_>) -> Result<(), ImageError> {
+        let path = entry.path.trim_start_matches("./").to_owned();
+        if ["index.json", "manifest.json"].contains(&path.as_str()) {
+            let mut text = Vec::new();
+            let mut content = entry.content.take(MAX_DOCUMENT_BYTES);
+            content.read_to_end(&mut text).map_err(|error| ImageError::corrupt(what, error))?;
+            self.documents.insert(path, text);
+            return Ok(());
+        }
+        if self.files.len() == FILES_MAX {
+            return Err(ImageError::corrupt(what, format!("it has more than {FILES_MAX} files")));
+        }
+        let expected = path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
+        let mut writer = store.blobs.writer(format!("{path} in {what}"), FILE_BYTES_MAX)?;
+        match io::copy(entry.content, &mut writer) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {}
+            Err(error) => return Err(ImageError::corrupt(what, error)),
+        }
+        let blob = store.blobs.finish(writer, expected.as_ref())?;
+        self.files.insert(path, blob);
+        Ok(())
     }
 }
 

@@ -5,8 +5,6 @@ use super::{Digest, ImageError};
 
 /// The largest WebAssembly file accepted.
 pub(super) const MAX_WASM_BYTES: u64 = 256 << 20;
-/// The largest layer that may hold one.
-pub(super) const MAX_LAYER_BYTES: u64 = 1 << 30;
 /// Manifests and configurations.
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
@@ -62,9 +60,6 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
             &config,
             "its entrypoint is no .wasm file and its platform not wasi/wasm",
         ));
-    }
-    for layer in &manifest.layers {
-        within(layer, MAX_LAYER_BYTES)?;
     }
     Ok(Anatomy { shape: Shape::Rootfs { layers: manifest.layers.clone(), entry }, config })
 }

@@ -33,6 +33,7 @@ mod rootfs;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod untar;
 mod uses;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@
 //! Layers are added from the lowest on, as containerd unpacks them: a later entry of a path replaces an earlier one, and
 //! directories on the way may be links.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of a file that says that nothing of its directory in lower layers is left.
@@ -18,6 +19,10 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Of names and what is kept with them. Only who means harm has so many.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 const NODE_BYTES: usize = 96;
+/// Of names on the way to what an image has, and of files that are looked at to hide some of them.
+const STEPS_MAX: usize = 16 << 20;
+
+const TOO_MUCH: &str = "it has too many links and .wasm files to look through";
 
 /// Where a file's content is: the number of the layer and, in it, of the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +60,7 @@ struct Node {
 pub(super) struct Overlay {
     nodes: BTreeMap<String, Node>,
     kept_bytes: usize,
+    steps: Cell<usize>,
     /// Files that are kept though they are not called `.wasm`.
     wanted: BTreeSet<String>,
 }
@@ -75,7 +81,11 @@ impl Overlay {
         if path.len() > PATH_BYTES_MAX || matches!(base, "" | "." | "..") || dir.split('/').any(|part| part == "..") {
             return Ok(());
         }
-        let Some(dir) = self.resolve(dir) else { return Ok(()) };
+        let dir = self.resolve(dir);
+        if self.steps.get() > STEPS_MAX {
+            return Err(TOO_MUCH.to_owned());
+        }
+        let Some(dir) = dir else { return Ok(()) };
         if base == OPAQUE {
             self.hide_below(&dir, from.layer);
             return Ok(());
@@ -153,7 +163,7 @@ impl Overlay {
         };
         self.kept_bytes += NODE_BYTES + path.len() + more;
         if self.kept_bytes > KEPT_BYTES_MAX {
-            return Err("it has too many links and .wasm files to look through".to_owned());
+            return Err(TOO_MUCH.to_owned());
         }
         self.nodes.insert(path, node);
         Ok(())
@@ -170,12 +180,14 @@ impl Overlay {
         }
     }
 
-    /// A path without links, and without the ways to write it differently. Nothing, if its links lead nowhere.
+    /// A path without links, and without the ways to write it differently. Nothing, if its links lead nowhere, or if
+    /// all links together are too long a way.
     fn resolve(&self, path: &str) -> Option<String> {
         let mut left: Vec<&str> = path.rsplit('/').collect();
         let mut at = String::new();
         let mut links = 0;
         while let Some(part) = left.pop() {
+            self.step();
             let above = match part {
                 "" | "." => continue,
                 ".." => {
@@ -184,10 +196,13 @@ impl Overlay {
                 }
                 _ => at.len(),
             };
-            at = joined(&at, part);
+            if !at.is_empty() {
+                at.push('/');
+            }
+            at.push_str(part);
             if let Some(Node { what: What::Symlink(target), .. }) = self.nodes.get(&at) {
                 links += 1;
-                if links > LINKS_MAX {
+                if links > LINKS_MAX || self.steps.get() > STEPS_MAX {
                     return None;
                 }
                 at.truncate(if target.starts_with('/') { 0 } else { above });
@@ -195,6 +210,10 @@ impl Overlay {
             }
         }
         Some(at)
+    }
+
+    fn step(&self) {
+        self.steps.set(self.steps.get() + 1);
     }
 
     /// Nothing of the layers below `layer` is left at `path`, nor in it.
@@ -208,6 +227,7 @@ impl Overlay {
     fn hide_below(&mut self, dir: &str, layer: usize) {
         let inside = if dir.is_empty() { String::new() } else { format!("{dir}/") };
         let there = self.nodes.range(inside.clone()..).take_while(|(path, _)| path.starts_with(&inside));
+        let there = there.inspect(|_| self.step());
         let gone: Vec<String> = there.filter(|(_, node)| node.layer < layer).map(|(path, _)| path.clone()).collect();
         for path in gone {
             self.nodes.remove(&path);

@@ -4,20 +4,23 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::ops::ControlFlow;
 
 use flate2::read::MultiGzDecoder;
 use tar::EntryType;
 
 use super::blobs::{BlobWriter, Blobs};
 use super::layout::Descriptor;
-use super::manifest::{MAX_LAYER_BYTES, MAX_WASM_BYTES};
+use super::manifest::MAX_WASM_BYTES;
 use super::overlay::{Entry, Overlay, Source};
-use super::{Digest, ImageError};
+use super::{Digest, ImageError, untar};
 
 /// More than anybody wants to choose from.
 const PROGRAMS_MAX: usize = 1000;
 /// How often layers are read for files of other names that `.wasm` links lead to.
 const READS_MAX: usize = 4;
+/// Of all layers of an image. One that unpacks to more is a bomb.
+const UNPACKED_BYTES_MAX: u64 = 4 << 30;
 
 /// Copies the file out of the layers into a blob of its own.
 pub(super) fn extract(
@@ -57,12 +60,16 @@ pub(super) fn extract(
 fn copy_again(blobs: &Blobs, name: &str, layers: &[Descriptor], source: Source) -> Result<Digest, ImageError> {
     let layer = &layers[source.layer];
     let what = what(name, layer);
-    let mut archive = open(blobs, layer, &what)?;
-    let mut entries = archive.entries().map_err(|error| ImageError::corrupt(&what, error))?;
-    let file =
-        entries.nth(source.entry).ok_or_else(|| ImageError::corrupt(&what, "it is another than a moment ago"))?;
-    let mut file = file.map_err(|error| ImageError::corrupt(&what, error))?;
-    copy(blobs, &what, &text(&file.path_bytes()), &mut file)
+    let mut copied = None;
+    let bad = |error| ImageError::corrupt(&what, error);
+    untar::each(open(blobs, layer, &what)?, bad, |entry| {
+        if entry.number < source.entry {
+            return Ok(ControlFlow::Continue(()));
+        }
+        copied = Some(copy(blobs, &what, &entry.path, entry.content)?);
+        Ok(ControlFlow::Break(()))
+    })?;
+    copied.ok_or_else(|| ImageError::corrupt(&what, "it is another than a moment ago"))
 }
 
 /// Paths of the `.wasm` files that are left when all layers lie on each other, and how many files they are.
@@ -94,9 +101,17 @@ fn overlay(blobs: &Blobs, name: &str, layers: &[Descriptor], pass: &mut Pass<'_>
     let mut overlay = Overlay::default();
     let mut reads = 1;
     loop {
+        let mut left_bytes = UNPACKED_BYTES_MAX;
         for (number, layer) in layers.iter().enumerate() {
             let what = what(name, layer);
-            add(&mut overlay, open(blobs, layer, &what)?, number, &what, pass)?;
+            let mut archive = open(blobs, layer, &what)?.take(left_bytes);
+            let outcome = add(&mut overlay, &mut archive, number, &what, pass);
+            left_bytes = archive.limit();
+            if left_bytes == 0 {
+                let what = format!("the content of {name}");
+                return Err(ImageError::TooLarge { what, limit_bytes: UNPACKED_BYTES_MAX });
+            }
+            outcome?;
         }
         if reads == READS_MAX || !overlay.wants_more() {
             return Ok(overlay);
@@ -107,32 +122,32 @@ fn overlay(blobs: &Blobs, name: &str, layers: &[Descriptor], pass: &mut Pass<'_>
 
 fn add(
     overlay: &mut Overlay,
-    mut archive: tar::Archive<Box<dyn Read>>,
+    archive: &mut dyn Read,
     number: usize,
     what: &str,
     pass: &mut Pass<'_>,
 ) -> Result<(), ImageError> {
-    let bad = |error: io::Error| ImageError::corrupt(what, error);
-    for (at, file) in archive.entries().map_err(bad)?.enumerate() {
-        let mut file = file.map_err(bad)?;
-        let path = text(&file.path_bytes());
-        let target = file.link_name_bytes().map(|target| text(&target)).unwrap_or_default();
-        let entry = match file.header().entry_type() {
-            // As the first archivers wrote directories.
-            EntryType::Regular if path.ends_with('/') => Entry::Dir,
-            EntryType::Regular => Entry::File,
-            EntryType::Directory => Entry::Dir,
-            EntryType::Symlink => Entry::Symlink(&target),
-            EntryType::Link => Entry::HardLink(&target),
-            _ => Entry::Other,
-        };
-        let source = Source { layer: number, entry: at };
-        overlay.add(source, &path, entry).map_err(|why| ImageError::corrupt(what, why))?;
-        if matches!(entry, Entry::File) {
-            pass(source, &path, &mut file)?;
-        }
-    }
-    Ok(())
+    untar::each(
+        archive,
+        |error| ImageError::corrupt(what, error),
+        |from| {
+            let entry = match from.kind {
+                // As the first archivers wrote directories.
+                EntryType::Regular if from.path.ends_with('/') => Entry::Dir,
+                EntryType::Regular => Entry::File,
+                EntryType::Directory => Entry::Dir,
+                EntryType::Symlink => Entry::Symlink(&from.target),
+                EntryType::Link => Entry::HardLink(&from.target),
+                _ => Entry::Other,
+            };
+            let source = Source { layer: number, entry: from.number };
+            overlay.add(source, &from.path, entry).map_err(|why| ImageError::corrupt(what, why))?;
+            if matches!(entry, Entry::File) {
+                pass(source, &from.path, from.content)?;
+            }
+            Ok(ControlFlow::Continue(()))
+        },
+    )
 }
 
 fn what(name: &str, layer: &Descriptor) -> String {
@@ -142,10 +157,6 @@ fn what(name: &str, layer: &Descriptor) -> String {
 /// Without the usual ways to begin a path from the root.
 fn plain(path: &str) -> &str {
     path.trim_start_matches("./").trim_start_matches('/')
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn copy(blobs: &Blobs, what: &str, path: &str, from: &mut dyn Read) -> Result<Digest, ImageError> {
@@ -159,12 +170,10 @@ fn copy(blobs: &Blobs, what: &str, path: &str, from: &mut dyn Read) -> Result<Di
     blobs.finish(writer, None).map(|(digest, _)| digest)
 }
 
-fn open(blobs: &Blobs, layer: &Descriptor, what: &str) -> Result<tar::Archive<Box<dyn Read>>, ImageError> {
+fn open(blobs: &Blobs, layer: &Descriptor, what: &str) -> Result<Box<dyn Read>, ImageError> {
     let path = blobs.path(&layer.digest);
     let file = File::open(&path).map_err(|source| ImageError::io("open", path, source))?;
-    let reader = decompressed(file).map_err(|error| ImageError::corrupt(what, error))?;
-    // An archive that unpacks to more than this is a bomb.
-    Ok(tar::Archive::new(Box::new(reader.take(4 * MAX_LAYER_BYTES))))
+    decompressed(file).map_err(|error| ImageError::corrupt(what, error))
 }
 
 /// The content, uncompressed; told by its first bytes, because media types are often wrong.

@@ -192,6 +192,30 @@ async fn sizes_are_bounded() {
     );
 }
 
+/// What the manifest says of it is all that is large.
+#[tokio::test]
+async fn layers_may_be_as_large_as_is_set() {
+    let mut bench = bench();
+    let registry = Registry::start(None).await;
+    let config = br#"{"os":"wasi","architecture":"wasm"}"#;
+    let (config_digest, layer) = (registry.put_blob("large", config), registry.put_blob("large", b"small"));
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config_digest}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":2147483648}}]}}"#,
+        config.len()
+    );
+    registry.put_manifest("large", "v1", media_type, &manifest);
+    bench.registries.max_layer_bytes = 4 << 30;
+    let error = bench.pull(&format!("{}/large:v1", registry.host)).await.expect_err("it is not as large as that");
+    check(
+        error,
+        &[(&registry.host, "HOST"), (&layer, "LAYER")],
+        expect![
+            "blob LAYER of HOST/large:v1 is corrupt: the registry has 5 bytes of it, and its manifest says 2147483648"
+        ],
+    );
+}
+
 #[tokio::test]
 async fn who_wants_the_same_layer_waits_for_one_download() {
     let bench = bench();

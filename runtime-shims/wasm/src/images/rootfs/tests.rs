@@ -30,21 +30,20 @@ fn layer(text: &str) -> Vec<u8> {
     archive.into_inner().expect("it can be finished")
 }
 
+fn put(blobs: &Blobs, text: &str) -> Descriptor {
+    let content = layer(text);
+    let digest = blobs.put("a layer", &content).expect("it can be written");
+    let (media_type, size) = (String::new(), content.len() as u64);
+    Descriptor { media_type, digest, size, platform: None, annotations: Default::default() }
+}
+
 /// Images of layers, the lowest first, separated by `|`: what `entry` would run, and all programs there are.
 fn check(entry: Option<&str>, images: &[&str], expected: Expect) {
     let dir = tempfile::tempdir().expect("a directory can be made");
     let blobs = Blobs::open(dir.path()).expect("it opens");
     let mut told = String::new();
     for image in images {
-        let layers: Vec<Descriptor> = image
-            .split('|')
-            .map(|text| {
-                let content = layer(text);
-                let digest = blobs.put("a layer", &content).expect("it can be written");
-                let (media_type, size) = (String::new(), content.len() as u64);
-                Descriptor { media_type, digest, size, platform: None, annotations: Default::default() }
-            })
-            .collect();
+        let layers: Vec<Descriptor> = image.split('|').map(|text| put(&blobs, text)).collect();
         let runs = match extract(&blobs, "app", &layers, entry) {
             Ok(digest) => String::from_utf8(blobs.read(&digest, 100).expect("it is there")).expect("text"),
             Err(error) => error.to_string().replace("\"app\" is not a WebAssembly image: ", ""),
@@ -199,4 +198,38 @@ fn a_hostile_layer_reaches_nothing_but_itself() {
               v1; 1 of a.wasm
         "#]],
     );
+}
+
+#[test]
+fn a_layer_that_takes_hours_to_look_through_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let blobs = Blobs::open(dir.path()).expect("it opens");
+    let files: Vec<String> = (0..2000).map(|number| format!("{number}.wasm")).collect();
+    // Each looks at all files of its layer.
+    let hides_much = files.join(" ") + &" .wh..wh..opq".repeat(10_000);
+    // Each name leads through a long circle.
+    let long = "d/../".repeat(18);
+    let circle: String = (0..16).map(|number| format!("l{number}->{long}l{} ", number + 1)).collect();
+    let links_far = circle + "l16/ " + &"l0/a.wasm ".repeat(60_000);
+    for layer in [hides_much, links_far] {
+        let error = list(&blobs, "app", &[put(&blobs, &layer)]).expect_err("too much");
+        let text = error.to_string();
+        assert!(text.contains("it has too many links and .wasm files to look through"), "{text}");
+    }
+}
+
+#[test]
+fn all_layers_of_an_image_together_are_of_bounded_size() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let blobs = Blobs::open(dir.path()).expect("it opens");
+    let mut header = Header::new_gnu();
+    header.set_size(UNPACKED_BYTES_MAX / 4);
+    header.set_cksum();
+    let digest = blobs.put("a layer", header.as_bytes()).expect("it can be written");
+    let file = File::options().write(true).open(blobs.path(&digest)).expect("it is there");
+    file.set_len(UNPACKED_BYTES_MAX / 4 + 512).expect("it has holes");
+    let (media_type, size) = (String::new(), UNPACKED_BYTES_MAX / 4 + 512);
+    let layer = Descriptor { media_type, digest, size, platform: None, annotations: Default::default() };
+    let error = list(&blobs, "app", &vec![layer; 4]).expect_err("too much");
+    assert!(matches!(error, ImageError::TooLarge { limit_bytes: UNPACKED_BYTES_MAX, .. }), "{error}");
 }
