@@ -116,7 +116,6 @@ const SERVING: &[i64] = &[
     libc::SYS_connect,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
-    libc::SYS_setsockopt,
     libc::SYS_getsockopt,
     libc::SYS_shutdown,
     libc::SYS_sendto,
@@ -170,6 +169,10 @@ pub(super) fn program(calls: Calls) -> Result<BpfProgram, BackendError> {
             let family = |family: i32| rule(vec![equal(0, family as u64)?]);
             rules.insert(libc::SYS_socket, vec![family(libc::AF_INET)?, family(libc::AF_INET6)?]);
             rules.insert(libc::SYS_socketpair, vec![family(libc::AF_UNIX)?]);
+            // Who closes such a socket last waits, and that may be the front, to which it was sent.
+            let no_socket_option = rule(vec![differs(1, libc::SOL_SOCKET as u64)?])?;
+            let no_linger = rule(vec![differs(2, libc::SO_LINGER as u64)?])?;
+            rules.insert(libc::SYS_setsockopt, vec![no_socket_option, no_linger]);
             let request = |request: u64| rule(vec![equal(1, request)?]);
             rules.insert(
                 libc::SYS_ioctl,
@@ -189,6 +192,10 @@ fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, BackendError> 
 
 fn equal(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn differs(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
 fn equal64(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {

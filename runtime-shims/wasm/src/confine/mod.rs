@@ -4,7 +4,7 @@
 mod filter;
 mod mounts;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -41,8 +41,7 @@ pub(crate) fn limit(limits: Limits) -> io::Result<()> {
     // A thread may say how the kernel is to run it, but not before others.
     set(Resource::Rtprio, 0)?;
     set(Resource::Nice, 0)?;
-    let files = rustix::process::getrlimit(Resource::Nofile);
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
+    allow_files()?;
     if let Some(bytes) = limits.address_space_bytes {
         set(Resource::As, bytes)?;
     }
@@ -53,6 +52,13 @@ pub(crate) fn limit(limits: Limits) -> io::Result<()> {
     if let Some(bytes) = limits.file_bytes {
         set(Resource::Fsize, bytes)?;
     }
+    Ok(())
+}
+
+/// As many open files as may be: programs that know no better get few.
+pub(crate) fn allow_files() -> io::Result<()> {
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
     Ok(())
 }
 

@@ -5,16 +5,16 @@ use std::process::{Command, Stdio};
 
 use super::*;
 
-/// Runs `test` of this file again in a process of its own.
+/// Runs `test` again in a process of its own.
 fn in_child(test: &str) -> std::process::Output {
     Command::new(std::env::current_exe().expect("it has a file"))
-        .args(["--exact", "--ignored", "--nocapture", "--test-threads=1", &format!("confine::tests::{test}")])
+        .args(["--exact", "--ignored", "--nocapture", "--test-threads=1", test])
         .stdin(Stdio::null())
         .output()
         .expect("it starts")
 }
 
-fn check_child(test: &str) {
+pub(crate) fn check_child(test: &str) {
     let output = in_child(test);
     assert!(
         output.status.success(),
@@ -26,7 +26,7 @@ fn check_child(test: &str) {
 
 #[test]
 fn a_worker_cannot_do_what_it_has_no_need_of() {
-    check_child("child_worker");
+    check_child("confine::tests::child_worker");
 }
 
 #[test]
@@ -56,7 +56,14 @@ fn child_worker() {
         }
     };
     refused("another's scheduling", policy_of(std::process::id()));
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("it may have sockets");
+    refused(
+        "waiting for a socket that is closed",
+        rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::from_secs(9))).map_err(Into::into),
+    );
     // And what it needs works.
+    rustix::net::sockopt::set_socket_keepalive(&socket, true).expect("an option of all sockets");
+    rustix::net::sockopt::set_ip_ttl(&socket, 9).expect("one of some");
     policy_of(0).expect("it may see how it is run");
     std::net::TcpListener::bind("127.0.0.1:0").expect("it may listen");
     std::thread::spawn(|| ()).join().expect("it may start threads");
@@ -65,7 +72,7 @@ fn child_worker() {
 
 #[test]
 fn a_compiler_can_only_compute() {
-    check_child("child_compiler");
+    check_child("confine::tests::child_compiler");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::roots;
 use crate::compile::Reexec;
 use crate::confine::{self, Purpose};
 use crate::engine::Profile;
-use crate::wire::{self, Answer, Channel, Command, Ended, Hello, Order, Report, Setup, Welcome};
+use crate::wire::{self, Answer, Channel, Command, Ended, Hello, Message, Order, Report, Setup, Welcome};
 
 /// A worker answers orders at once; one that does not is stuck.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,6 +55,15 @@ pub(super) struct Start<'a> {
 
 type Reply = Result<(Answer, Vec<OwnedFd>), String>;
 
+/// An order that was not answered yet.
+#[derive(Debug)]
+struct Waiting {
+    /// None when nobody waits any more; the answer may still come, once.
+    done: Option<oneshot::Sender<Reply>>,
+    /// A descriptor may come with the answer.
+    borrows: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     channel: Channel,
@@ -71,7 +80,7 @@ pub(super) struct Link {
     since: Instant,
     next: AtomicU64,
     gone: AtomicBool,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
     /// Ends that are on record and that the worker may forget.
     recorded: Mutex<Vec<String>>,
     recorded_more: Notify,
@@ -209,14 +218,23 @@ impl Link {
 
     /// The listening socket of a container that runs there.
     pub(super) async fn borrow_listener(&self, id: &str) -> Result<OwnedFd, OrderError> {
-        let (_, fds) = self.ask(Command::Lend { id: id.to_owned() }, &[]).await?;
-        fds.into_iter().next().ok_or_else(|| OrderError::Refused("the worker sent no socket".to_owned()))
+        let (_, mut fds) = self.ask(Command::Lend { id: id.to_owned() }, &[]).await?;
+        let listener = fds.pop();
+        let_go(fds);
+        let refused = |why: &str| OrderError::Refused(why.to_owned());
+        let listener = listener.ok_or_else(|| refused("the worker sent no socket"))?;
+        if rustix::net::sockopt::socket_acceptconn(&listener).is_ok_and(|listens| listens) {
+            return Ok(listener);
+        }
+        let_go(vec![listener]);
+        Err(refused("the worker sent something else than a socket that is listened on"))
     }
 
     async fn ask(&self, what: Command, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>), OrderError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
-        self.waiting.lock().insert(number, done);
+        let waiting = Waiting { done: Some(done), borrows: matches!(what, Command::Lend { .. }) };
+        self.waiting.lock().insert(number, waiting);
         let sent = async {
             self.channel.send(&Order { number, what }, fds).await.map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidInput => OrderError::Refused(error.to_string()),
@@ -229,7 +247,9 @@ impl Link {
             }
         };
         let outcome = tokio::time::timeout(PATIENCE, sent).await.unwrap_or(Err(OrderError::Stuck));
-        self.waiting.lock().remove(&number);
+        if let Some(waiting) = self.waiting.lock().get_mut(&number) {
+            waiting.done = None;
+        }
         outcome
     }
 
@@ -280,6 +300,14 @@ impl Link {
         }
     }
 
+    /// Waits for the end of a worker that has nothing any more and was told to end. One that does not is killed.
+    pub(super) async fn must_end(&self) {
+        if tokio::time::timeout(PATIENCE, self.process.ended()).await.is_err() {
+            tracing::error!(worker = self.record.id, "an empty worker does not end and is killed");
+            self.kill();
+        }
+    }
+
     /// Ends the process without asking it; the listener hears of it.
     pub(super) fn kill(&self) {
         self.gone.store(true, Ordering::Relaxed);
@@ -326,32 +354,56 @@ impl Link {
         loop {
             let message = match self.channel.receive().await {
                 Ok(Some(message)) => message,
+                Err(error) if wire::is_out_of_files(&error) => {
+                    // Whoever waits for it waits in vain. What runs there is well, though.
+                    tracing::error!(worker = self.record.id, %error, "what the worker said is lost");
+                    continue;
+                }
                 Ok(None) | Err(_) => return,
             };
-            match message.parse::<Report>() {
-                Ok(Report::Done { number, outcome }) => {
-                    if let Some(waiting) = self.waiting.lock().remove(&number) {
-                        let _ = waiting.send(outcome.map(|answer| (answer, message.fds)));
-                    }
-                }
-                Ok(Report::Exited(end)) => {
-                    if end.id.len() > ID_BYTES_MAX || self.recorded.lock().len() >= RECORDED_MAX {
-                        tracing::error!(worker = self.record.id, "the worker is killed for the ends it reports");
-                        return self.kill();
-                    }
-                    let id = end.id.clone();
-                    if ended(end) {
-                        self.acknowledge(id);
-                    }
-                }
-                Ok(Report::Welcome(_)) => {}
-                Err(error) => {
-                    // It does not speak as a worker does: what runs in it cannot be trusted to be one.
-                    tracing::error!(worker = self.record.id, %error, "the worker is killed for what it said");
-                    return self.kill();
-                }
+            if let Err(why) = self.heard(message, ended) {
+                // It does not speak as a worker does: what runs in it cannot be trusted to be one.
+                tracing::error!(worker = self.record.id, why, "the worker is killed for what it said");
+                return self.kill();
             }
         }
+    }
+
+    /// An error is a reason to trust the worker no more.
+    fn heard(&self, message: Message, ended: &mut impl FnMut(Ended) -> bool) -> Result<(), String> {
+        let report = message.parse::<Report>();
+        let fds = Unasked(message.fds);
+        match report.map_err(|error| error.to_string())? {
+            Report::Done { number, outcome } => {
+                let waiting = self.waiting.lock().remove(&number).ok_or("it answers what it was not asked")?;
+                let fds = if waiting.borrows { fds.take() } else { fds.none()? };
+                let outcome = match outcome {
+                    Ok(Answer::Full(why)) => Ok((Answer::Full(wire::shown(why)), fds)),
+                    Ok(answer) => Ok((answer, fds)),
+                    Err(why) => Err(wire::shown(why)),
+                };
+                if let Some(done) = waiting.done
+                    && let Err(Ok((_, fds))) = done.send(outcome)
+                {
+                    let_go(fds);
+                }
+            }
+            Report::Exited(end) => {
+                fds.none()?;
+                if end.id.len() > ID_BYTES_MAX || message.is_long {
+                    return Err("it reports an end at too great a length".to_owned());
+                }
+                if self.recorded.lock().len() >= RECORDED_MAX {
+                    return Err("it reports ends and does not listen".to_owned());
+                }
+                let id = end.id.clone();
+                if ended(end) {
+                    self.acknowledge(id);
+                }
+            }
+            Report::Welcome(_) => return Err("it greets again".to_owned()),
+        }
+        Ok(())
     }
 
     /// Waits for the process.
@@ -391,6 +443,32 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
+/// Descriptors that came with what a worker said.
+struct Unasked(Vec<OwnedFd>);
+
+impl Unasked {
+    fn take(mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.0)
+    }
+
+    fn none(self) -> Result<Vec<OwnedFd>, String> {
+        if self.0.is_empty() { Ok(Vec::new()) } else { Err("it sends descriptors that nobody asked for".to_owned()) }
+    }
+}
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        let_go(std::mem::take(&mut self.0));
+    }
+}
+
+/// Closing what a worker sent may take as long as the worker likes, so not here.
+fn let_go(fds: Vec<OwnedFd>) {
+    if !fds.is_empty() {
+        tokio::task::spawn_blocking(move || drop(fds));
+    }
+}
+
 /// Where a worker's socket lies.
 pub(super) fn socket_path(doors: &Path, record: &WorkerRecord) -> PathBuf {
     doors.join(record.socket())
@@ -402,19 +480,25 @@ mod tests {
     use crate::front::domain::Domain;
     use crate::wire::Exit;
 
-    /// How a worker ends that reports the ends of `ids` and listens to nothing.
-    async fn reporting(ids: impl IntoIterator<Item = String>) -> String {
+    const KILLED: &str = "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node";
+
+    /// A front's side of a worker that is none, and the worker's.
+    fn pair() -> (Link, Child, Channel) {
         let child = Program::new("sleep").arg("600").kill_on_drop(true).spawn().expect("it starts");
         let (process, identity) = Process::of_child(child.id().expect("it runs")).expect("it can be held");
         let record = serde_json::json!({ "id": "w", "domain": Domain::Node, "build": "b", "process": identity });
         let record = serde_json::from_value(record).expect("a record");
         let (ours, theirs) = Channel::pair().expect("a pair can be made");
         let theirs = Channel::new(theirs).expect("it can be used");
-        let link = Link::new(Channel::new(ours).expect("it can be used"), process, record, 1);
+        (Link::new(Channel::new(ours).expect("it can be used"), process, record, 1), child, theirs)
+    }
+
+    /// How a worker ends that says this, sends a file with each, and listens to nothing.
+    async fn saying(reports: impl IntoIterator<Item = Report>, file: Option<BorrowedFd<'_>>) -> String {
+        let (link, child, theirs) = pair();
         let reporting = async {
-            for id in ids {
-                let report = Report::Exited(Ended { id, at: 0, exit: Exit::with_code(0) });
-                theirs.send(&report, &[]).await.expect("it is sent");
+            for report in reports {
+                theirs.send(&report, file.as_slice()).await.expect("it is sent");
             }
             std::future::pending::<()>().await;
         };
@@ -425,10 +509,76 @@ mod tests {
         }
     }
 
+    fn end_of(id: String) -> Report {
+        Report::Exited(Ended { id, at: 0, exit: Exit::with_code(0) })
+    }
+
     #[tokio::test]
     async fn a_worker_cannot_fill_the_front_with_ends() {
-        const KILLED: &str = "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node";
-        assert_eq!(reporting(["x".repeat(ID_BYTES_MAX + 1)]).await, KILLED);
-        assert_eq!(reporting((0..).map(|number| number.to_string())).await, KILLED);
+        assert_eq!(saying([end_of("x".repeat(ID_BYTES_MAX + 1))], None).await, KILLED);
+        assert_eq!(saying((0..).map(|number| end_of(number.to_string())), None).await, KILLED);
+        let exit = Exit { message: "x".repeat(100_000), ..Exit::with_code(1) };
+        assert_eq!(saying([Report::Exited(Ended { id: "a".to_owned(), at: 0, exit })], None).await, KILLED);
+    }
+
+    #[tokio::test]
+    async fn a_worker_says_only_what_it_was_asked() {
+        assert_eq!(saying([Report::Done { number: 7, outcome: Ok(Answer::Nothing) }], None).await, KILLED);
+        let file = tempfile::tempfile().expect("a file can be made");
+        assert_eq!(saying([end_of("a".to_owned())], Some(file.as_fd())).await, KILLED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_has_nothing_left_and_does_not_end_is_killed() {
+        let (link, mut child, _theirs) = pair();
+        link.must_end().await;
+        assert_eq!(in_words(child.wait().await.expect("it can be waited for")), KILLED);
+    }
+
+    #[tokio::test]
+    async fn a_worker_lends_nothing_but_a_listening_socket() {
+        let (link, child, theirs) = pair();
+        let file = tempfile::tempfile().expect("a file can be made");
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("it listens");
+        let answering = async {
+            for fd in [file.as_fd(), socket.as_fd()] {
+                let Order { number, .. } =
+                    theirs.receive().await.expect("it arrives").expect("an order").parse().expect("an order");
+                let report = Report::Done { number, outcome: Ok(Answer::Descriptor) };
+                theirs.send(&report, &[fd]).await.expect("it is sent");
+            }
+            std::future::pending::<()>().await;
+        };
+        let borrowing = async {
+            let refused = link.borrow_listener("a").await.expect_err("a file").to_string();
+            assert_eq!(refused, "the worker sent something else than a socket that is listened on");
+            link.borrow_listener("a").await.expect("a socket");
+        };
+        tokio::select! {
+            biased;
+            () = borrowing => {}
+            how = link.listen(Some(child), |_| true) => panic!("{how}"),
+            () = answering => unreachable!("it does not end"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_come_late_but_not_twice() {
+        let (link, child, theirs) = pair();
+        let done = |number| Report::Done { number, outcome: Ok(Answer::Nothing) };
+        let talking = async {
+            assert!(matches!(link.order(Command::Stats, &[]).await, Err(OrderError::Stuck)));
+            theirs.send(&done(1), &[]).await.expect("it is sent");
+            let second = done(2);
+            let (outcome, sent) = tokio::join!(biased; link.order(Command::Stats, &[]), theirs.send(&second, &[]));
+            assert!(outcome.is_ok() && sent.is_ok(), "the worker is listened to");
+            theirs.send(&done(1), &[]).await.expect("it is sent");
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            _killed = link.listen(Some(child), |_| true) => {}
+            () = talking => unreachable!("it does not end"),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_cri::ServeError;
@@ -13,6 +14,7 @@ use super::FrontConfig;
 use super::pods::{OpenError, Pods};
 use super::runtime_service::Front;
 use super::workers::kill_left_behind;
+use crate::confine;
 
 /// What containers get to end, when the runtime itself ends.
 const LAST_GRACE_MS: u64 = 5_000;
@@ -51,6 +53,9 @@ pub fn run(config: FrontConfig, on_idle: fn()) -> Result<(), FrontError> {
     let io = |source| FrontError::Io { path: root.clone(), source };
     fs::create_dir_all(&root).map_err(io)?;
     let _alone = alone(&root)?;
+    if let Err(error) = confine::allow_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().on_thread_park(on_idle).build().map_err(io)?;
     runtime.block_on(async {
@@ -156,6 +161,7 @@ impl Front {
         match told {
             Told::Stop => {
                 tracing::info!("stopping");
+                self.0.closing.store(true, Ordering::Relaxed);
                 // A second signal ends this at once, as impatient people expect.
                 tokio::select! {
                     biased;

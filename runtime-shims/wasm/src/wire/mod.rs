@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use door::{Door, bind, connect, duplicate};
 pub(crate) use exec::{AttachSpec, ExecSpec};
 pub(crate) use limits::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits};
-pub(crate) use socket::{Channel, Message, receive_blocking};
+pub(crate) use socket::{Channel, Message, is_out_of_files, receive_blocking};
 
 use crate::clock::UnixNanos;
 use crate::compile::GuestKind;

@@ -33,6 +33,8 @@ const IN_FILE: u8 = b'f';
 pub(crate) struct Message {
     pub(crate) text: Vec<u8>,
     pub(crate) fds: Vec<OwnedFd>,
+    /// It came in a memory file.
+    pub(crate) is_long: bool,
 }
 
 impl Message {
@@ -96,11 +98,22 @@ impl Channel {
             tokio::task::coop::consume_budget().await;
             let mut ready = self.0.readable().await?;
             match ready.try_io(|fd| receive_now(fd.get_ref())) {
-                Ok(message) => return message,
+                Ok(message) => {
+                    // One of these takes as long as many others.
+                    if matches!(&message, Ok(Some(Message { is_long: true, .. }))) {
+                        tokio::task::yield_now().await;
+                    }
+                    return message;
+                }
                 Err(_would_block) => {}
             }
         }
     }
+}
+
+/// A message came, but not the descriptors with it, because this process has as many open files as it may.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
 }
 
 /// Waits on a blocking end, before there is a runtime.
@@ -134,20 +147,22 @@ fn receive_now(fd: &OwnedFd) -> io::Result<Option<Message>> {
     if got.bytes == 0 {
         return Ok(None);
     }
-    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        // Too many open files is what makes the kernel drop descriptors.
-        return Err(io::Error::other("a message was cut short; is the limit of open files reached?"));
+    if got.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::other("a message was cut short"));
+    }
+    if got.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     buffer.truncate(got.bytes);
-    let text = match buffer[0] {
-        INLINE => buffer.split_off(1),
+    let (text, is_long) = match buffer[0] {
+        INLINE => (buffer.split_off(1), false),
         IN_FILE => {
             let file = fds.pop().ok_or_else(|| io::Error::other("a long message came without its file"))?;
-            out_of_file(file)?
+            (out_of_file(file)?, true)
         }
         other => return Err(io::Error::other(format!("a message of unknown kind {other}"))),
     };
-    Ok(Some(Message { text, fds }))
+    Ok(Some(Message { text, fds, is_long }))
 }
 
 fn in_file(text: &[u8]) -> io::Result<OwnedFd> {

@@ -1,6 +1,8 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 
+use rustix::process::{Resource, Rlimit};
+
 use super::*;
 
 async fn channels() -> (Channel, Channel) {
@@ -59,4 +61,27 @@ async fn too_many_descriptors_are_refused_before_they_are_sent() {
 fn no_more_of_a_message_is_kept_than_is_shown() {
     assert_eq!(shown("short".to_owned()), "short");
     assert_eq!(shown(format!("x{}", "é".repeat(10_000))).len(), MESSAGE_BYTES_MAX - 1);
+}
+
+#[test]
+fn a_message_whose_descriptors_find_no_room_is_lost_alone() {
+    crate::confine::tests::check_child("wire::tests::child_out_of_files");
+}
+
+#[tokio::test]
+#[ignore = "run by a_message_whose_descriptors_find_no_room_is_lost_alone, in a process of its own"]
+async fn child_out_of_files() {
+    let (one, two) = channels().await;
+    let file = tempfile::tempfile().expect("a file can be made");
+    one.send(&"with a file", &[file.as_fd()]).await.expect("it is sent");
+    one.send(&"x".repeat(100_000), &[]).await.expect("it is sent");
+    one.send(&"alone", &[]).await.expect("it is sent");
+    let full = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Nofile, full).expect("less is always allowed");
+    for _ in 0..2 {
+        let lost = two.receive().await.expect_err("there is no room for it");
+        assert!(is_out_of_files(&lost), "{lost}");
+    }
+    let message = two.receive().await.expect("it arrives").expect("it is there");
+    assert_eq!(message.parse::<String>().expect("text"), "alone");
 }

@@ -56,7 +56,7 @@ pub(super) fn panicked(what: &str) -> Exit {
     Exit {
         code: TRAPPED,
         reason: ExitReason::Error,
-        message: format!("the runtime failed while running the guest: {what}"),
+        message: shown(format!("the runtime failed while running the guest: {what}")),
     }
 }
 
