@@ -5,10 +5,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_cri::Status;
 use coracle_cri::v1::{ContainerConfig, ContainerEventType};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_util::sync::CancellationToken;
 
 use super::domain::Domain;
 use super::limits::plan_pod;
@@ -91,12 +94,7 @@ impl Pods {
     }
 
     pub(super) async fn start_container(self: &Arc<Pods>, id: &str) -> Result<(), Status> {
-        let (id, turn) = {
-            let state = self.state.lock();
-            let id = state.container_id(id).map_err(lookup_failed)?;
-            let turn = state.containers[&id].turn.clone();
-            (id, turn)
-        };
+        let (id, turn) = self.turn_of(id)?;
         let pods = self.clone();
         // A client that leaves in the middle must not leave a container that is neither started nor not.
         let started = self.tasks.spawn(async move {
@@ -111,6 +109,14 @@ impl Pods {
             }
         });
         started.await.unwrap_or_else(|error| Err(Status::internal(format!("the start was given up: {error}"))))
+    }
+
+    /// A container's whole id, and what those wait for who would change it.
+    pub(super) fn turn_of(&self, id: &str) -> Result<(String, Arc<AsyncMutex<()>>), Status> {
+        let state = self.state.lock();
+        let id = state.container_id(id).map_err(lookup_failed)?;
+        let turn = state.containers[&id].turn.clone();
+        Ok((id, turn))
     }
 
     async fn start_in_turn(self: &Arc<Pods>, id: &str) -> Result<(), StartFailure> {
@@ -292,18 +298,26 @@ impl Pods {
         };
         // A start that is under way comes first; otherwise it would undo this.
         drop(turn.lock().await);
-        let generation = match self.state.lock().containers.get(&id) {
-            Some(container) if container.is_running() => container.generation,
-            Some(_) | None => return Ok(()),
+        tokio::join!(self.forget_elsewhere(&id, grace_ms), self.stop_in_worker(&id, &ended, grace_ms));
+        Ok(())
+    }
+
+    async fn stop_in_worker(&self, id: &str, ended: &CancellationToken, grace_ms: u64) {
+        let generation = match self.state.lock().containers.get_mut(id) {
+            Some(container) if container.is_running() => {
+                container.stopping = true;
+                container.generation
+            }
+            Some(_) | None => return,
         };
         if let Some(link) = self.workers.get(generation) {
             // If the worker is gone, its end is the containers'.
-            let _ = link.order(Command::Stop { id: id.clone(), grace_ms }, &[]).await;
+            let _ = link.order(Command::Stop { id: id.to_owned(), grace_ms }, &[]).await;
             let patience = Duration::from_millis(grace_ms) + AFTER_GRACE;
             if tokio::time::timeout(patience, ended.cancelled()).await.is_err() {
                 // All else that runs there would go with the worker: once more, without any grace.
                 tracing::warn!(container = id, "a container did not end within its grace");
-                let _ = link.order(Command::Stop { id: id.clone(), grace_ms: 0 }, &[]).await;
+                let _ = link.order(Command::Stop { id: id.to_owned(), grace_ms: 0 }, &[]).await;
                 if tokio::time::timeout(AFTER_GRACE, ended.cancelled()).await.is_err() {
                     tracing::error!(container = id, "the worker did not end a container in time and is killed");
                     link.kill();
@@ -311,7 +325,6 @@ impl Pods {
             }
         }
         ended.cancelled().await;
-        Ok(())
     }
 
     pub(super) async fn remove_container(&self, id: &str) -> Result<(), Status> {
@@ -346,9 +359,12 @@ impl Pods {
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<(), Status> {
-        let (id, generation, path) = {
+        let (id, turn) = self.turn_of(id)?;
+        // It may be on its way to another worker, with the file that it has now.
+        let _turn = turn.lock().await;
+        let (generation, path) = {
             let state = self.state.lock();
-            let id = state.container_id(id).map_err(lookup_failed)?;
+            let id = state.container_id(&id).map_err(lookup_failed)?;
             let generation = state.containers[&id].generation;
             let record = &state.containers[&id].record;
             if !matches!(record.phase, Phase::Running { .. }) {
@@ -358,7 +374,7 @@ impl Pods {
                 .sandboxes
                 .get(&record.sandbox)
                 .and_then(|sandbox| logs::path(&sandbox.config.read(), &record.config.read()));
-            (id, generation, path)
+            (generation, path)
         };
         let Some(path) = path else { return Ok(()) };
         let file = logs::open(&path)
@@ -379,6 +395,9 @@ impl Pods {
     }
 
     fn must_be_ready(&self, state: &State, sandbox: &str) -> Result<(), Status> {
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("the container runtime is stopping"));
+        }
         if state.is_ready(sandbox) {
             return Ok(());
         }

@@ -8,8 +8,9 @@ use coracle_cri::v1::{
     PodSandbox, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
 
+use super::logs;
 use super::records::{ContainerRecord, Phase, SandboxRecord};
-use super::state::Container;
+use super::state::{Container, State};
 use crate::images::{Image, ImageError, ImageName};
 
 pub(super) fn sandbox_state(sandbox: &SandboxRecord) -> PodSandboxState {
@@ -60,9 +61,11 @@ pub(super) fn container_state(phase: &Phase) -> ContainerState {
     }
 }
 
-pub(super) fn container_status(container: &Container) -> ContainerStatus {
+pub(super) fn container_status(state: &State, container: &Container) -> ContainerStatus {
     let record = &container.record;
     let config = record.config.read();
+    let sandbox = state.sandboxes.get(&record.sandbox);
+    let log = sandbox.and_then(|sandbox| logs::path(&sandbox.config.read(), &config));
     let mut status = ContainerStatus {
         id: record.id.clone(),
         metadata: config.metadata,
@@ -76,6 +79,7 @@ pub(super) fn container_status(container: &Container) -> ContainerStatus {
         mounts: config.mounts,
         resources: config.linux.map(|linux| ContainerResources { linux: linux.resources }),
         stop_signal: v1::Signal::RuntimeDefault.into(),
+        log_path: log.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         ..ContainerStatus::default()
     };
     match &record.phase {

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use coracle_cri::Status;
@@ -49,6 +50,8 @@ pub(super) struct Pods {
     pub(super) default_memory_bytes: u64,
     pub(super) threads: usize,
     pub(super) tasks: TaskTracker,
+    /// Everything is being ended: nothing starts any more.
+    pub(super) closing: AtomicBool,
     pub(super) stop: CancellationToken,
     /// Set before anybody is served.
     pub(super) streams: OnceLock<StreamingServer>,
@@ -103,6 +106,7 @@ impl Pods {
             workers,
             host_ports: HostPorts::default(),
             tasks: TaskTracker::new(),
+            closing: AtomicBool::new(false),
             stop,
             streams: OnceLock::new(),
             config,
@@ -223,9 +227,11 @@ impl Pods {
             let mut state = self.state.lock();
             let Some(id) = known(state.sandbox_id(id))? else { return Ok(()) };
             state.stopping.insert(id.clone());
-            let running = state.containers_of(&id).into_iter().filter(|container| container.is_running());
-            let running: Vec<String> = running.map(|container| container.record.id.clone()).collect();
-            (id, running)
+            // What has ended may have left requests in a worker of an earlier build. What has not begun will not.
+            let begun =
+                state.containers_of(&id).into_iter().filter(|container| container.record.phase != Phase::Created);
+            let containers: Vec<String> = begun.map(|container| container.record.id.clone()).collect();
+            (id, containers)
         };
         let stopping = containers.iter().map(|container| self.stop_container(container, 0));
         futures::future::try_join_all(stopping).await?;
@@ -325,12 +331,13 @@ impl Pods {
             return;
         }
         let sandbox_status = state.sandboxes.get(sandbox).map(convert::sandbox_status);
+        let containers = state.containers_of(sandbox).into_iter();
         self.events.send(ContainerEventResponse {
             container_id: id.to_owned(),
             container_event_type: kind.into(),
             created_at: self.config.clock.now(),
             pod_sandbox_status: sandbox_status,
-            containers_statuses: state.containers_of(sandbox).into_iter().map(convert::container_status).collect(),
+            containers_statuses: containers.map(|container| convert::container_status(state, container)).collect(),
         });
     }
 

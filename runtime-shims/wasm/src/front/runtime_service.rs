@@ -7,9 +7,9 @@ use coracle_cri::v1::*;
 use coracle_cri::{Request, Response, Status};
 use tonic::codegen::BoxStream;
 
+use super::convert;
 use super::domain::HANDLERS;
 use super::pods::{Pods, lookup_failed};
-use super::{convert, logs};
 
 /// The shim as a CRI server.
 pub(super) struct Front(pub(super) Arc<Pods>);
@@ -104,10 +104,11 @@ impl RuntimeService for Front {
     async fn pod_sandbox_status(&self, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
         let state = self.0.state.lock();
         let id = state.sandbox_id(&request.get_ref().pod_sandbox_id).map_err(lookup_failed)?;
+        let containers = state.containers_of(&id).into_iter();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(convert::sandbox_status(&state.sandboxes[&id])),
             info: Default::default(),
-            containers_statuses: state.containers_of(&id).into_iter().map(convert::container_status).collect(),
+            containers_statuses: containers.map(|container| convert::container_status(&state, container)).collect(),
             timestamp: self.0.config.clock.now(),
         }))
     }
@@ -183,12 +184,7 @@ impl RuntimeService for Front {
         let state = self.0.state.lock();
         let id = state.container_id(&request.get_ref().container_id).map_err(lookup_failed)?;
         let container = &state.containers[&id];
-        let mut status = convert::container_status(container);
-        let log = state
-            .sandboxes
-            .get(&container.record.sandbox)
-            .and_then(|sandbox| logs::path(&sandbox.config.read(), &container.record.config.read()));
-        status.log_path = log.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        let status = convert::container_status(&state, container);
         Ok(Response::new(ContainerStatusResponse { status: Some(status), info: Default::default() }))
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Container {
     pub(super) generation: Option<u64>,
     /// The worker it is being moved to.
     pub(super) moving: Option<u64>,
+    /// Somebody waits for its end where it is: it is not moved any more.
+    pub(super) stopping: bool,
     /// Calls that change one container come one after the other.
     pub(super) turn: Arc<AsyncMutex<()>>,
     /// Cancelled when it has exited.
@@ -49,7 +51,7 @@ impl Container {
         if matches!(record.phase, Phase::Exited(_)) {
             ended.cancel();
         }
-        Container { record, generation: None, moving: None, turn: Arc::default(), ended }
+        Container { record, generation: None, moving: None, stopping: false, turn: Arc::default(), ended }
     }
 
     pub(super) fn is_running(&self) -> bool {

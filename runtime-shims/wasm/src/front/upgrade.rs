@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
+use super::domain::Domain;
 use super::link::{Link, OrderError};
 use super::pods::Pods;
 use crate::wire::{Answer, Command};
@@ -95,7 +96,7 @@ impl Pods {
         let _turn = turn.lock().await;
         let record = {
             let state = self.state.lock();
-            let container = state.containers.get(id).filter(|container| container.is_running());
+            let container = state.containers.get(id).filter(|container| container.is_running() && !container.stopping);
             container.filter(|container| container.generation == Some(old.generation)).map(|found| found.record.clone())
         };
         let record = record.ok_or(Stays::Ended)?;
@@ -133,6 +134,22 @@ impl Pods {
                 Ok(())
             }
         }
+    }
+
+    /// Requests of a container that workers of earlier builds still serve, since it was moved, end with it.
+    pub(super) async fn forget_elsewhere(&self, id: &str, grace_ms: u64) {
+        let others: Vec<Arc<Link>> = {
+            let state = self.state.lock();
+            let Some(container) = state.containers.get(id) else { return };
+            let domain = state.sandboxes.get(&container.record.sandbox).map(Domain::of);
+            let is_other = |link: &Arc<Link>| {
+                Some(link.generation) != container.generation && Some(&link.record.domain) == domain.as_ref()
+            };
+            self.workers.all().into_iter().filter(is_other).collect()
+        };
+        let forgetting = others.iter().map(|link| link.order(Command::Forget { id: id.to_owned(), grace_ms }, &[]));
+        // One that is gone, or does not answer, is seen to elsewhere.
+        futures::future::join_all(forgetting).await;
     }
 
     /// The new worker has it from now on.

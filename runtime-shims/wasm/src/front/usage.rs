@@ -176,9 +176,12 @@ impl Front {
 impl Pods {
     /// New limits for a container, running or not.
     pub(super) async fn set_resources(&self, id: &str, news: &LinuxContainerResources) -> Result<(), Status> {
-        let (id, generation, orders) = {
+        let (id, turn) = self.turn_of(id)?;
+        // It may be on its way to another worker, with the limits that it has now.
+        let _turn = turn.lock().await;
+        let (generation, orders) = {
             let mut state = self.state.lock();
-            let id = state.container_id(id).map_err(lookup_failed)?;
+            let id = state.container_id(&id).map_err(lookup_failed)?;
             let container = state.containers.get_mut(&id).ok_or_else(|| Status::not_found("container"))?;
             let (bytes, cpu) = container.record.config.edit(|config| {
                 let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
@@ -187,8 +190,8 @@ impl Pods {
                 (Some(bytes.unwrap_or(self.default_memory_bytes)), limits::cpu(Some(resources)))
             });
             self.records.save_container(&container.record).map_err(record_failed)?;
-            let orders = [Command::SetMemoryLimit { id: id.clone(), bytes }, Command::SetCpu { id: id.clone(), cpu }];
-            (id, container.generation, orders)
+            let orders = [Command::SetMemoryLimit { id: id.clone(), bytes }, Command::SetCpu { id, cpu }];
+            (container.generation, orders)
         };
         let Some(link) = self.workers.get(generation) else { return Ok(()) };
         self.limit_worker_of(&link, &id);

@@ -26,6 +26,7 @@ use super::link::{self, Link, Newborn, Start};
 use super::pods::Pods;
 use super::process::Process;
 use super::records::{SandboxRecord, WorkerRecord};
+use super::upgrade::DRAIN_MS;
 
 /// The workers there are.
 #[derive(Debug)]
@@ -139,6 +140,10 @@ impl Pods {
             self.limit_worker(&link, sandbox);
             slot.link = Some(link.clone());
             return Ok(Lease { link, _slot: slot });
+        }
+        if self.closing.load(Ordering::Relaxed) {
+            let source = io::Error::other("the container runtime is stopping");
+            return Err(NoWorker::Start { domain, source });
         }
         if let Some(why) = slot.falls.why_wait(Instant::now()) {
             return Err(NoWorker::Pausing { domain, why });
@@ -326,11 +331,24 @@ impl Pods {
         let all = self.workers.all();
         idle.retain(|generation, _| all.iter().any(|link| link.generation == *generation));
         for link in all {
-            if link.is_retired() || in_use.contains(&link.generation) {
+            if in_use.contains(&link.generation) {
                 idle.remove(&link.generation);
                 continue;
             }
             let since = *idle.entry(link.generation).or_insert(now);
+            if link.is_retired() {
+                // It may have requests to finish yet.
+                let end = since + Duration::from_millis(DRAIN_MS) + link::PATIENCE;
+                if link.is_gone() {
+                    // Its end is on its way.
+                } else if end <= now {
+                    tracing::error!(worker = link.record.id, "a worker that was left does not end and is killed");
+                    link.kill();
+                } else {
+                    next = Some(next.map_or(end, |next: Instant| next.min(end)));
+                }
+                continue;
+            }
             let wanted = match &link.record.domain {
                 Domain::Node => true,
                 domain @ (Domain::Namespace(_) | Domain::Pod(_)) => wanted.contains(domain),
@@ -359,11 +377,21 @@ impl Pods {
             link.set_retired();
         }
         tracing::info!(worker = link.record.id, domain = ?link.record.domain, "an empty worker is ended");
-        link.retire().await;
+        let link = link.clone();
+        // One that takes its time keeps nobody else waiting.
+        self.tasks.spawn(async move {
+            link.retire().await;
+            link.must_end().await;
+        });
     }
 
-    /// Ends all workers; what still runs in them is lost.
+    /// Ends all workers; what still runs in them is lost. Called when nothing starts any more.
     pub(super) async fn kill_workers(&self) {
+        // One that is being set up is known only after that.
+        let slots: Vec<_> = self.workers.slots.lock().values().cloned().collect();
+        for slot in slots {
+            drop(slot.lock().await);
+        }
         let all = self.workers.all();
         futures::future::join_all(all.iter().map(|link| link.kill_and_wait())).await;
         for link in all {

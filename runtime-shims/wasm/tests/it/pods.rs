@@ -62,6 +62,7 @@ async fn a_life_is_told_in_events() {
     for event in told {
         let event = event.expect("an event");
         let who = if event.container_id == pod.container { "container" } else { "sandbox" };
+        assert!(event.containers_statuses.iter().all(|status| status.log_path.ends_with("/main.log")));
         let codes: Vec<String> = event
             .containers_statuses
             .iter()

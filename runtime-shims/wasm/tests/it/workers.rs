@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::restarts::served_while;
-use crate::shim::{Guest, Shim, eventually, get, guest, refusal, signal, within};
+use crate::shim::{Guest, Pod, Shim, eventually, get, guest, refusal, signal, within};
 
 #[tokio::test]
 async fn the_runtime_class_says_who_shares_a_worker() {
@@ -233,6 +233,58 @@ async fn pods_move_to_a_worker_of_another_build_while_they_serve() {
     shim.stop(&hello.container, 5).await;
     assert_eq!(shim.ending(&hello.container).await, r#"0 Completed """#);
     shim.remove_pod(&alone.sandbox).await;
+}
+
+/// What a moved container is still asked in the worker it left has ten minutes, but not behind its end.
+#[tokio::test]
+async fn a_container_that_was_moved_ends_everywhere() {
+    let mut shim = Shim::start_with(&["--build-id", "one"]).await;
+    let stopped = shim.run("stopped", guest("hello:dev")).await;
+    let removed = shim.run("removed", guest("hello:dev")).await;
+    let old = shim.workers();
+    let mut under_way = [half_a_request(&stopped.ip).await, half_a_request(&removed.ip).await];
+    let records = shim.dir.path().join("wasm/state/containers");
+    let record =
+        |pod: &Pod| std::fs::read_to_string(records.join(format!("{}.json", pod.container))).expect("it is on record");
+    let before = [record(&stopped), record(&removed)];
+    assert_eq!(shim.hand_over().await, Some(0));
+    shim.options = vec!["--build-id".to_owned(), "two".to_owned()];
+    shim.start_front().await;
+    for (pod, before) in [&stopped, &removed].into_iter().zip(&before) {
+        eventually("it is moved", || async { (record(pod) != *before).then_some(()) }).await;
+    }
+    for stream in &mut under_way {
+        stream.write_all(b"mo").await.expect("it is read");
+        echoed(stream, "mo").await;
+    }
+    shim.stop(&stopped.container, 1).await;
+    shim.remove_pod(&removed.sandbox).await;
+    for stream in &mut under_way {
+        let cut = within("it is cut off", async { stream.read_to_end(&mut Vec::new()).await }).await;
+        let _reset_is_as_good = cut;
+    }
+    eventually("the old worker has ended", || async {
+        shim.workers().iter().all(|pid| !old.contains(pid)).then_some(())
+    })
+    .await;
+}
+
+/// Who sees containers end because everything ends would start them anew, to see them killed.
+#[tokio::test]
+async fn nothing_is_started_while_everything_ends() {
+    let shim = Shim::start().await;
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    let later = shim.create(&hello.sandbox, "later", guest("spin")).await.expect("it is made");
+    let _under_way = half_a_request(&hello.ip).await;
+    signal(shim.front_pid(), Signal::TERM);
+    let refused = eventually("it stops", || async {
+        let other = shim.create(&hello.sandbox, "other", guest("hello:dev")).await;
+        other.err().map(|status| status.message().to_owned())
+    })
+    .await;
+    assert_eq!(refused, "the container runtime is stopping");
+    let refused = shim.start_container(&later).await.expect_err("it is late");
+    assert_eq!(refused.message(), "the container runtime is stopping");
 }
 
 #[tokio::test]
