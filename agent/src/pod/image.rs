@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 use crate::sources::Source;
 
+/// Docker Hub, as its secrets call it.
+const DOCKER: &str = "index.docker.io";
+
 /// The name with `:latest` if it has neither tag nor digest; an error, as kubelet words it, if it is no name.
 pub fn with_default_tag(image: &str) -> Result<String, String> {
     let fault = |what: &str| Err(format!("couldn't parse image name \"{image}\": {what}"));
@@ -90,7 +93,9 @@ pub fn credentials(image: &str, secrets: &[&Source]) -> Vec<AuthConfig> {
         for (registry, auth) in auths(secret) {
             let place = registry.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
             let place = place.trim_end_matches("/v1").trim_end_matches("/v2");
-            if matches(place, &repository) {
+            let (host, path) = place.split_once('/').unwrap_or((place, ""));
+            let place = format!("{}/{path}", host_of(host));
+            if matches(&place, &repository) {
                 found.push((place.len(), config(&auth, &registry)));
             }
         }
@@ -135,21 +140,25 @@ fn repository(image: &str) -> String {
     let name = image.split('@').next().unwrap_or(image);
     let slash = name.rfind('/').map_or(0, |at| at + 1);
     let name = name[slash..].find(':').map_or(name, |at| &name[..slash + at]);
-    match split_registry(name) {
-        (Some(registry), path) => format!("{registry}/{path}"),
-        (None, path) if path.contains('/') => format!("index.docker.io/{path}"),
-        (None, path) => format!("index.docker.io/library/{path}"),
+    let (registry, path) = split_registry(name);
+    match host_of(registry.unwrap_or(DOCKER)) {
+        DOCKER if !path.contains('/') => format!("{DOCKER}/library/{path}"),
+        host => format!("{host}/{path}"),
     }
+}
+
+/// Docker Hub has two names, in images as in secrets.
+fn host_of(registry: &str) -> &str {
+    if registry.eq_ignore_ascii_case("docker.io") || registry.eq_ignore_ascii_case(DOCKER) { DOCKER } else { registry }
 }
 
 /// Whether a registry (whose host parts may be `*`), perhaps with a path, holds the repository.
 fn matches(place: &str, repository: &str) -> bool {
     let (host, path) = place.split_once('/').unwrap_or((place, ""));
-    let host = if host == "docker.io" { "index.docker.io" } else { host };
     let (own_host, own_path) = repository.split_once('/').unwrap_or((repository, ""));
     let (wanted, own): (Vec<_>, Vec<_>) = (host.split('.').collect(), own_host.split('.').collect());
-    let hosts =
-        wanted.len() == own.len() && wanted.iter().zip(&own).all(|(wanted, own)| *wanted == "*" || wanted == own);
+    let hosts = wanted.len() == own.len()
+        && wanted.iter().zip(&own).all(|(wanted, own)| *wanted == "*" || wanted.eq_ignore_ascii_case(own));
     let path = path.trim_end_matches('/');
     hosts
         && (path.is_empty()
@@ -189,7 +198,7 @@ mod tests {
         let auth = |user: &str| json!({"auth": STANDARD.encode(format!("{user}:pw"))});
         let config = json!({"auths": {
             "https://index.docker.io/v1/": auth("hub"), "example.com": auth("host"), "example.com/team": auth("team"),
-            "*.example.com": auth("star"),
+            "*.example.com": auth("star"), "Docker.io/team": auth("hub-team"),
         }});
         let secret: k8s_openapi::api::core::v1::Secret =
             serde_json::from_value(json!({"data": {".dockerconfigjson": STANDARD.encode(config.to_string())}}))
@@ -199,7 +208,13 @@ mod tests {
             let users: Vec<_> = credentials(image, &[&source]).into_iter().map(|auth| auth.username).collect();
             users.join(",")
         };
-        assert_eq!(users("nginx"), "hub");
+        for image in ["nginx", "library/nginx", "docker.io/nginx:1", "Docker.io/library/nginx", "index.docker.io/nginx"]
+        {
+            assert_eq!(users(image), "hub", "{image}");
+        }
+        assert_eq!(users("team/app"), "hub-team,hub");
+        assert_eq!(users("docker.io/team/app:1"), "hub-team,hub");
+        assert_eq!(users("EXAMPLE.com/app"), "host");
         assert_eq!(users("example.com/team/app:1"), "team,host");
         assert_eq!(users("example.com/teams/app:1"), "host");
         assert_eq!(users("a.example.com/app@sha256:1"), "star");
