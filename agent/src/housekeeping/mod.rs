@@ -350,7 +350,40 @@ async fn remove(
 
 /// Whether two names mean one image although one has what the other leaves to the default.
 fn is_same(full: &str, written: &str) -> bool {
-    let short = full.strip_prefix("docker.io/").unwrap_or(full);
-    let short = short.strip_prefix("library/").unwrap_or(short);
-    short == written || short.strip_suffix(":latest") == Some(written)
+    let (full, written) = (short(full), short(written));
+    full == written || full.strip_suffix(":latest") == Some(&*written)
+}
+
+/// Without what goes without saying of a name on Docker Hub; hosts mean the same in upper and lower case.
+fn short(name: &str) -> String {
+    let name = match name.split_once('/') {
+        Some((host, path)) => format!("{}/{path}", host.to_ascii_lowercase()),
+        None => return name.to_owned(),
+    };
+    let hub = ["docker.io/", "index.docker.io/"].iter().find_map(|host| name.strip_prefix(host));
+    let path = hub.unwrap_or(&name);
+    path.strip_prefix("library/").unwrap_or(path).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn a_name_is_known_in_all_its_spellings() {
+        let hub = "docker.io/library/app:latest";
+        for written in
+            ["app", "app:latest", "library/app", "docker.io/app", "Docker.io/library/app", "index.docker.io/app"]
+        {
+            assert!(is_same(hub, written), "{written}");
+        }
+        assert!(
+            is_same("docker.io/team/app:v1", "docker.io/team/app:v1")
+                && is_same("docker.io/team/app:v1", "team/app:v1")
+        );
+        assert!(is_same("ghcr.io/team/app:v1", "GHCR.IO/team/app:v1"));
+        for other in ["app:v1", "team/app", "ghcr.io/library/app", "App"] {
+            assert!(!is_same(hub, other), "{other}");
+        }
+    }
 }

@@ -76,6 +76,9 @@ impl fmt::Display for ImageName {
 }
 
 fn parse(text: &str) -> Result<ImageName, &'static str> {
+    if text.len() == 64 && is_hex(text) {
+        return Err("it is the id of an image, and no name");
+    }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
             (rest, Some(digest.parse().map_err(|_| "its digest is not sha256: and 64 hexadecimal digits")?))
@@ -92,23 +95,47 @@ fn parse(text: &str) -> Result<ImageName, &'static str> {
         return Err("its tag is not 1 to 128 letters, digits, dots, dashes and underscores");
     }
     let (registry, repository) = match path.split_once('/') {
-        Some((first, repository)) if first == "localhost" || first.contains(['.', ':']) => {
-            (first, repository.to_owned())
-        }
-        Some(_) => (DEFAULT_REGISTRY, path.to_owned()),
-        None => (DEFAULT_REGISTRY, format!("library/{path}")),
+        Some((first, repository)) if is_registry(first) => (first, repository),
+        Some(_) | None => (DEFAULT_REGISTRY, path),
     };
     if !is_host(registry) {
         return Err("its registry is not a host with an optional port");
     }
-    if !repository.split('/').all(is_component) {
+    if !is_path(repository) {
         return Err(
             "its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes",
         );
     }
-    let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+    let registry = spelled(registry);
+    let repository = match registry == DEFAULT_REGISTRY && !repository.contains('/') {
+        true => format!("library/{repository}"),
+        false => repository.to_owned(),
+    };
     let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
-    Ok(ImageName { registry: registry.to_owned(), repository, tag, digest })
+    Ok(ImageName { registry, repository, tag, digest })
+}
+
+/// The beginning of names, `HOST` or `HOST/PATH`, as the registry and the path, which may be empty. None, if no name
+/// begins so.
+pub(super) fn prefix(text: &str) -> Option<(String, &str)> {
+    let (host, path) = text.split_once('/').unwrap_or((text, ""));
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let begins_names = is_registry(host) && is_host(host) && (path.is_empty() || is_path(path));
+    begins_names.then(|| (spelled(host), path))
+}
+
+/// Is the first part of a name its registry, or of its repository?
+fn is_registry(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':'])
+}
+
+/// As names say it: hosts mean the same in upper and lower case. A port stays, also the one that goes without saying:
+/// without it `host:443` would be no registry any more.
+fn spelled(registry: &str) -> String {
+    match registry.to_ascii_lowercase() {
+        registry if registry == "index.docker.io" => DEFAULT_REGISTRY.to_owned(),
+        registry => registry,
+    }
 }
 
 fn is_host(text: &str) -> bool {
@@ -130,7 +157,12 @@ fn is_host(text: &str) -> bool {
 
 /// Nothing, or a colon and a port.
 fn is_port(text: &str) -> bool {
-    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    text.is_empty() || text.strip_prefix(':').is_some_and(is_number)
+}
+
+fn is_path(text: &str) -> bool {
+    text.split('/').all(is_component)
 }
 
 fn is_component(text: &str) -> bool {

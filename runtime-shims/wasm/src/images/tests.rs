@@ -78,6 +78,10 @@ fn names_are_spelled_out_as_docker_does() {
             "[::1]:5000/a/b",
             "ghcr.io/a/b__c-d.e:v1",
             "index.docker.io/library/hello",
+            "docker.io/hello",
+            "Docker.io/team/hello",
+            "GHCR.IO:443/a:V1",
+            "registry-1.docker.io/hello",
             "a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "a/b:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "Hello",
@@ -88,6 +92,8 @@ fn names_are_spelled_out_as_docker_does() {
             "a..b",
             "-a",
             "ghcr.io:port/a",
+            "ghcr.io:+443/a",
+            "0000000000000000000000000000000000000000000000000000000000000000",
             "a@sha256:00",
             "a@sha512:00",
             "../../etc",
@@ -101,6 +107,10 @@ fn names_are_spelled_out_as_docker_does() {
             [::1]:5000/a/b → [::1]:5000/a/b:latest
             ghcr.io/a/b__c-d.e:v1 → ghcr.io/a/b__c-d.e:v1
             index.docker.io/library/hello → docker.io/library/hello:latest
+            docker.io/hello → docker.io/library/hello:latest
+            Docker.io/team/hello → docker.io/team/hello:latest
+            GHCR.IO:443/a:V1 → ghcr.io:443/a:V1
+            registry-1.docker.io/hello → registry-1.docker.io/hello:latest
             a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000 → docker.io/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000
             a/b:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000 → docker.io/a/b:v1@sha256:0000000000000000000000000000000000000000000000000000000000000000
             Hello → invalid image name "Hello": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
@@ -111,6 +121,8 @@ fn names_are_spelled_out_as_docker_does() {
             a..b → invalid image name "a..b": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
             -a → invalid image name "-a": its repository is not lower-case letters and digits, separated by single dots, dashes, underscores or slashes
             ghcr.io:port/a → invalid image name "ghcr.io:port/a": its registry is not a host with an optional port
+            ghcr.io:+443/a → invalid image name "ghcr.io:+443/a": its registry is not a host with an optional port
+            0000000000000000000000000000000000000000000000000000000000000000 → invalid image name "0000000000000000000000000000000000000000000000000000000000000000": it is the id of an image, and no name
             a@sha256:00 → invalid image name "a@sha256:00": its digest is not sha256: and 64 hexadecimal digits
             a@sha512:00 → invalid image name "a@sha512:00": its digest is not sha256: and 64 hexadecimal digits
             ../../etc → invalid image name "../../etc": its registry is not a host with an optional port

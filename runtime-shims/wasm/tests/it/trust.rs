@@ -73,13 +73,13 @@ async fn only_what_the_right_key_signed_is_pulled() {
     let wasm = crate::images::hello();
     publish(&registry, "team/open", "v1", artifact, ("application/wasm", &wasm));
     pull(&shim, &format!("{}/team/open:v1", registry.host), None).await.expect("a rule accepts it");
-    std::fs::write(&policy, "rules: [{prefix: x}]\n").expect("it can be written");
+    std::fs::write(&policy, "rules: [{prefix: ghcr.io}]\n").expect("it can be written");
     note(refusal(pull(&shim, &name, None).await));
     expect![[r#"
         Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: it has no signature, and one by DIR/good.pub is required
         Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: no signature by DIR/good.pub is valid: one is by another key
         Unknown: SignatureValidationFailed: image "HOST/elsewhere:v1" is refused by the signature policy: no rule names HOST/elsewhere, and the default is to reject
-        Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: DIR/policy.yaml: the rule for "x" has neither keys nor an action
+        Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: DIR/policy.yaml: the rule for "ghcr.io" has neither keys nor an action
     "#]].assert_eq(&told);
 }
 

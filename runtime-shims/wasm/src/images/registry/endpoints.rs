@@ -47,12 +47,7 @@ impl Endpoint {
             Credentials::Anonymous => {}
             Credentials::For { host, credentials } => {
                 // Who names the port that goes without saying means the same.
-                let with_port = format!(
-                    "{}:{}",
-                    self.base.host_str().unwrap_or_default(),
-                    self.base.port_or_known_default().unwrap_or_default()
-                );
-                if is_meant_for(host, &self.host()) || is_meant_for(host, &with_port) {
+                if is_meant_for(host, &self.host()) || is_meant_for(host, &with_port(&self.base)) {
                     return Ok((**credentials).clone());
                 }
             }
@@ -112,9 +107,16 @@ pub(super) fn own(settings: &Registries, file: &RegistriesFile, name: &ImageName
     default_endpoint(settings, name, config)
 }
 
+/// The host and port that a registry's images are asked for, for example `ghcr.io:443`: the same however the registry is
+/// spelled.
+pub(in crate::images) fn home(registry: &str) -> Result<String, String> {
+    normal(&Registries::default(), registry).map(|url| with_port(&url))
+}
+
 fn default_endpoint(settings: &Registries, name: &ImageName, config: HostConfig) -> Result<Endpoint, String> {
     let host = host_of(name.registry());
-    let plain = settings.insecure.iter().any(|other| other == host || other == name.registry());
+    let is_named = |other: &String| [host, name.registry()].iter().any(|own| other.eq_ignore_ascii_case(own));
+    let plain = settings.insecure.iter().any(is_named);
     let text = match (plain, config.tls.is_some()) {
         (true, _) => format!("http://{host}"),
         (false, true) => format!("https://{host}"),
@@ -133,7 +135,7 @@ fn normal(settings: &Registries, text: &str) -> Result<Url, String> {
         return Err("it is no HTTP or HTTPS address".to_owned());
     }
     if !text.contains("://") {
-        let insecure = settings.insecure.iter().any(|other| *other == authority(&url));
+        let insecure = settings.insecure.iter().any(|other| other.eq_ignore_ascii_case(&authority(&url)));
         // On a loopback interface nobody listens in, and certificates are rare there.
         if (is_loopback(&url) && url.port().is_some()) || insecure {
             url.set_scheme("http").map_err(|()| "it has no host")?;
@@ -185,6 +187,10 @@ pub(super) fn authority(url: &Url) -> String {
     }
 }
 
+fn with_port(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
@@ -196,7 +202,8 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 
 /// `server` is what a pull secret calls the registry: a host or a URL, with `*` for single parts of the name.
 fn is_meant_for(server: &str, host: &str) -> bool {
-    let server = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let server = server.to_ascii_lowercase();
+    let server = server.split_once("://").map_or(server.as_str(), |(_, rest)| rest);
     let server = server.split('/').next().unwrap_or(server);
     let docker = |name: &str| matches!(name, DOCKER | DOCKER_HOST | "index.docker.io");
     if server.is_empty() || (docker(server) && docker(host)) {

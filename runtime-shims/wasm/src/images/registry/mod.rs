@@ -19,6 +19,7 @@ mod tests;
 mod tls;
 mod transport;
 
+pub(super) use endpoints::home;
 pub(super) use session::{Fault, Place, Session, Verb};
 pub use settings::{ConfigFile, Credentials, DEFAULT_REGISTRIES_FILE, Registries, Timing};
 pub(super) use transport::{Body, empty, full};

@@ -150,9 +150,9 @@ impl Credentials {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistriesFile {
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "by_host")]
     pub(super) mirrors: BTreeMap<String, Option<Mirror>>,
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "by_host")]
     pub(super) configs: BTreeMap<String, HostConfig>,
 }
 
@@ -221,6 +221,12 @@ impl Registries {
         }
         serde_norway::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
+}
+
+/// Hosts are looked up as names of images have them, in lower case.
+fn by_host<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error> {
+    let written: BTreeMap<String, T> = null_is_default(deserializer)?;
+    Ok(written.into_iter().map(|(host, about)| (host.to_ascii_lowercase(), about)).collect())
 }
 
 /// `mirrors:` with nothing behind it is an empty list.

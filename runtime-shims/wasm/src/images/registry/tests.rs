@@ -41,7 +41,7 @@ mirrors:
 configs:
   "mirror.example:5000": {auth: {username: me, password: x}, tls: {ca_file: /ca.pem}}
   docker.io: {auth: {auth: aHViOnNlY3JldA==}}
-  own.example: {auth: {identity_token: t}}
+  Own.example: {auth: {identity_token: t}}
   "*": {auth: {username: any}}
 "#;
     let names = [
@@ -82,7 +82,7 @@ configs:
 
 #[test]
 fn plain_http_is_for_loopback_and_where_it_is_said() {
-    let settings = Registries { insecure: vec!["plain.example:80".to_owned()], ..Registries::default() };
+    let settings = Registries { insecure: vec!["Plain.example:80".to_owned()], ..Registries::default() };
     let file = "configs: {\"localhost:5001\": {tls: {ca_file: /ca.pem}}}";
     let names = [
         "localhost:5000/a",
@@ -142,6 +142,7 @@ fn credentials_go_to_their_host_only() {
         ("https://index.docker.io/v1/", "hello"),
         ("docker.io", "team/hello"),
         ("ghcr.io/team", "ghcr.io/team/app"),
+        ("GHCR.io", "ghcr.IO/team/app"),
         ("*.azurecr.io", "me.azurecr.io/app"),
         ("localhost:5000", "localhost:5000/app"),
         ("ghcr.io:443", "ghcr.io:443/app"),

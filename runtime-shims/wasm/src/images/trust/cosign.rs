@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Policy, PublicKey, SigningKey, Verdict, bundle};
 use crate::images::layout::{Descriptor, Manifest, OCI_CONFIG, OCI_MANIFEST};
-use crate::images::registry::{Fault, Session};
+use crate::images::registry::{Fault, Session, home};
 use crate::images::{Digest, ImageError, ImageName, ImageStore, manifest};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -147,7 +147,8 @@ pub(super) fn verify(
         return Err(format!("one is of another image, {}", critical.image.docker_manifest_digest));
     }
     let said = &critical.identity.docker_reference;
-    let same = ImageName::parse(said).is_ok_and(|said| said.repository() == name.repository());
+    let place = |name: &ImageName| (home(name.registry()), name.path().to_owned());
+    let same = ImageName::parse(said).is_ok_and(|said| place(&said) == place(name));
     if !same {
         return Err(format!(
             "one is of this image as {said}, not as {} (`cosign sign --sign-container-identity` says otherwise)",

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::PublicKey;
-use crate::images::ImageName;
-use crate::images::registry::ConfigFile;
+use crate::images::registry::{ConfigFile, home};
+use crate::images::{ImageName, name};
 
 /// Where the policy is looked for when nobody says where it is.
 pub const DEFAULT_POLICY_FILE: &str = "/etc/coracle/policy.yaml";
@@ -22,8 +22,16 @@ pub(in crate::images) struct Policy {
 
 #[derive(Debug)]
 struct Rule {
-    prefix: String,
+    prefix: Prefix,
     verdict: Verdict,
+}
+
+/// Which images a rule is about. Registries are told apart by where they are asked, not by how names spell them: else
+/// another spelling of a name would evade the rule.
+#[derive(Debug)]
+enum Prefix {
+    Every,
+    At { home: String, path: String },
 }
 
 /// What a policy says of one image.
@@ -80,6 +88,9 @@ impl Policy {
         let mut rules = Vec::new();
         for rule in file.rules {
             let wrong = |why: &str| Err(format!("the rule for {:?} {why}", rule.prefix));
+            let Some(prefix) = Prefix::parse(&rule.prefix) else {
+                return wrong("is about no image: a prefix is \"*\", HOST or HOST/PATH, as docker.io/library/hello is");
+            };
             let verdict = match (&rule.keys, rule.action) {
                 (Some(paths), None) if !paths.is_empty() => Verdict::Signed(keys(paths)?),
                 (Some(_), None) => return wrong("has an empty list of keys; `action: reject` refuses every image"),
@@ -88,29 +99,56 @@ impl Policy {
                 (None, Some(Action::Reject)) => Verdict::Reject(format!("a rule rejects {}", rule.prefix)),
                 (None, None) => return wrong("has neither keys nor an action"),
             };
-            rules.push(Rule { prefix: rule.prefix.trim_end_matches('/').to_owned(), verdict });
+            rules.push(Rule { prefix, verdict });
         }
         Ok(Policy { default: file.default, rules, precompiled: keys(&file.precompiled_keys)? })
     }
 
     /// The rule with the longest prefix decides.
     pub(in crate::images) fn verdict(&self, name: &ImageName) -> Verdict {
-        let repository = name.repository();
-        let covers = |prefix: &str| {
-            prefix == "*"
-                || repository.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let home = match home(name.registry()) {
+            Ok(home) => home,
+            Err(why) => return Verdict::Reject(format!("its registry {} makes no sense: {why}", name.registry())),
         };
         let rule = self
             .rules
             .iter()
-            .filter(|rule| covers(&rule.prefix))
-            .max_by_key(|rule| if rule.prefix == "*" { 0 } else { rule.prefix.len() });
+            .filter(|rule| rule.prefix.covers(&home, name.path()))
+            .max_by_key(|rule| rule.prefix.length());
         match (rule, self.default) {
             (Some(rule), _) => rule.verdict.clone(),
             (None, Action::Accept) => Verdict::Accept,
             (None, Action::Reject) => {
-                Verdict::Reject(format!("no rule names {repository}, and the default is to reject"))
+                Verdict::Reject(format!("no rule names {}, and the default is to reject", name.repository()))
             }
+        }
+    }
+}
+
+impl Prefix {
+    fn parse(text: &str) -> Option<Prefix> {
+        if text == "*" {
+            return Some(Prefix::Every);
+        }
+        let (registry, path) = name::prefix(text)?;
+        Some(Prefix::At { home: home(&registry).ok()?, path: path.to_owned() })
+    }
+
+    fn covers(&self, asked: &str, repository: &str) -> bool {
+        match self {
+            Prefix::Every => true,
+            Prefix::At { home, path } => {
+                let rest = repository.strip_prefix(path.as_str());
+                home == asked && (path.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+            }
+        }
+    }
+
+    /// Of two that cover the same image, the longer one is about fewer.
+    fn length(&self) -> usize {
+        match self {
+            Prefix::Every => 0,
+            Prefix::At { home, path } => home.len() + path.len(),
         }
     }
 }

@@ -82,7 +82,8 @@ fn a_signature_is_of_this_image_under_this_name() {
         let signed = signing.sign(payload.as_bytes()).expect("it is signed");
         verify(&name, &own, payload.as_bytes(), &signed, &keys)
     };
-    for reference in ["index.docker.io/library/hello", "docker.io/library/hello", "hello", "hello:v2"] {
+    let spellings = ["index.docker.io/library/hello", "docker.io/library/hello", "hello", "hello:v2"];
+    for reference in spellings.into_iter().chain(["registry-1.docker.io:443/library/hello"]) {
         assert_eq!(outcome(&payload(reference, &own, kind)), Ok("good".to_owned()), "{reference}");
     }
     let told: Vec<String> = [
@@ -154,16 +155,30 @@ rules:
 - {prefix: ghcr.io/team, keys: [a.pub]}
 - {prefix: ghcr.io/team/open/, action: accept}
 - {prefix: "docker.io", action: accept}
-- {prefix: docker.io/library/bad, action: reject}
+- {prefix: index.docker.io/library/bad, action: reject}
+- {prefix: "Corp.example:443", action: accept}
+- {prefix: "corp.example:8443/a", action: accept}
 "#;
     let policy = Policy::parse(policy, dir.path()).expect("it is a policy");
     let shown: String = [
         "ghcr.io/team/app",
         "ghcr.io/teammate/app",
         "ghcr.io/team/open/app:v1",
+        "GHCR.IO/team/app",
+        "ghcr.io:443/team/app",
+        "ghcr.io:0443/team/open",
+        "ghcr.io:444/team/app",
         "hello",
         "bad:v1",
+        "docker.io/bad",
+        "Docker.io/library/bad",
+        "Index.docker.io:443/library/bad",
+        "registry-1.docker.io/library/bad",
         "badge",
+        "corp.example/a",
+        "corp.example:8443/a/b",
+        "corp.example:8443/b",
+        "300.0.0.1/a",
         "quay.io/a",
     ]
     .iter()
@@ -180,37 +195,68 @@ rules:
         ghcr.io/team/app: signed by one of 1
         ghcr.io/teammate/app: no rule names ghcr.io/teammate/app, and the default is to reject
         ghcr.io/team/open/app:v1: accepted
+        GHCR.IO/team/app: signed by one of 1
+        ghcr.io:443/team/app: signed by one of 1
+        ghcr.io:0443/team/open: accepted
+        ghcr.io:444/team/app: no rule names ghcr.io:444/team/app, and the default is to reject
         hello: accepted
-        bad:v1: a rule rejects docker.io/library/bad
+        bad:v1: a rule rejects index.docker.io/library/bad
+        docker.io/bad: a rule rejects index.docker.io/library/bad
+        Docker.io/library/bad: a rule rejects index.docker.io/library/bad
+        Index.docker.io:443/library/bad: a rule rejects index.docker.io/library/bad
+        registry-1.docker.io/library/bad: a rule rejects index.docker.io/library/bad
         badge: accepted
+        corp.example/a: accepted
+        corp.example:8443/a/b: accepted
+        corp.example:8443/b: no rule names corp.example:8443/b, and the default is to reject
+        300.0.0.1/a: its registry 300.0.0.1 makes no sense: invalid IPv4 address
         quay.io/a: no rule names quay.io/a, and the default is to reject
     "#]]
     .assert_eq(&shown);
-    let wild = Policy::parse("rules: [{prefix: \"*\", action: reject}, {prefix: hello, action: accept}]", dir.path());
+    let wild =
+        Policy::parse("rules: [{prefix: \"*\", action: reject}, {prefix: docker.io, action: accept}]", dir.path());
     let wild = wild.expect("it is a policy");
     assert!(matches!(wild.verdict(&ImageName::parse("quay.io/a").expect("a name")), Verdict::Reject(_)));
 }
 
 #[test]
 fn a_policy_that_makes_no_sense_lets_nothing_in() {
-    let told: Vec<String> = [
-        "rules: [{prefix: a}]",
-        "rules: [{prefix: a, keys: []}]",
-        "rules: [{prefix: a, keys: [x], action: accept}]",
-        "rules: [{prefix: a, keys: [/nowhere/x.pub]}]",
+    let refusal = |text: &str| Policy::parse(text, std::path::Path::new("/")).expect_err(text);
+    let told = [
+        "rules: [{prefix: a.io}]",
+        "rules: [{prefix: a.io, keys: []}]",
+        "rules: [{prefix: a.io, keys: [x], action: accept}]",
+        "rules: [{prefix: a.io, keys: [/nowhere/x.pub]}]",
+        "rules: [{prefix: hello, action: accept}]",
         "rule: []",
         "default: maybe",
     ]
-    .iter()
-    .map(|text| Policy::parse(text, std::path::Path::new("/")).expect_err(text))
-    .collect();
+    .map(refusal);
     expect![[r#"
-        the rule for "a" has neither keys nor an action
-        the rule for "a" has an empty list of keys; `action: reject` refuses every image
-        the rule for "a" has both keys and an action
+        the rule for "a.io" has neither keys nor an action
+        the rule for "a.io" has an empty list of keys; `action: reject` refuses every image
+        the rule for "a.io" has both keys and an action
         cannot read the key /nowhere/x.pub: No such file or directory (os error 2)
+        the rule for "hello" is about no image: a prefix is "*", HOST or HOST/PATH, as docker.io/library/hello is
         unknown field `rule`, expected one of `default`, `rules`, `precompiledKeys`
         default: unknown variant `maybe`, expected `accept` or `reject` at line 1 column 10
     "#]]
     .assert_eq(&(told.join("\n") + "\n"));
+    for prefix in [
+        "",
+        "/",
+        "library/hello",
+        "ghcr.io/team/*",
+        "*.ghcr.io",
+        "ghcr.io/Team",
+        "ghcr.io//team",
+        "ghcr.io/team/app:v1",
+        "ghcr.io/team/app@sha256:00",
+        "ghcr.io:port/team",
+        "https://ghcr.io/team",
+        "300.0.0.1",
+    ] {
+        let text = format!("rules: [{{prefix: \"{prefix}\", action: reject}}]");
+        assert!(refusal(&text).contains("is about no image"), "{prefix}");
+    }
 }
