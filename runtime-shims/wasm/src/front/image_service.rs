@@ -96,8 +96,14 @@ impl Front {
     pub(super) async fn import_archives(&self) -> Result<(), Status> {
         let Some(dir) = self.0.config.archives.clone() else { return Ok(()) };
         let images = self.0.images.clone();
-        // Archives may be large, and reading them must not hold up other calls.
-        let outcomes = tokio::task::spawn_blocking(move || images.import_dir(&dir))
+        let alone = self.0.archives.clone().lock_owned().await;
+        // Archives may be large, and reading them must not hold up other calls. It goes on if the caller goes away, so the
+        // lock is its own.
+        let import = move || {
+            let _alone = alone;
+            images.import_dir(&dir)
+        };
+        let outcomes = tokio::task::spawn_blocking(import)
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(convert::image_failed)?;

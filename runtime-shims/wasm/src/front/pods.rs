@@ -39,6 +39,8 @@ pub(super) const LOST: i32 = 137;
 pub(super) struct Pods {
     pub(super) config: FrontConfig,
     pub(super) images: ImageStore,
+    /// Held by who looks through the directory of archives: who comes meanwhile finds them taken in.
+    pub(super) archives: Arc<tokio::sync::Mutex<()>>,
     pub(super) compiler: Compiler,
     pub(super) profile: Profile,
     pub(super) state: Mutex<State>,
@@ -97,6 +99,7 @@ impl Pods {
             default_memory_bytes: config.default_memory_bytes.unwrap_or_else(|| memory_bytes() / 2),
             threads: config.guest_threads.unwrap_or_else(processors).max(2),
             images,
+            archives: Arc::default(),
             compiler,
             profile,
             state: Mutex::default(),

@@ -19,26 +19,70 @@ use super::{Digest, Image, ImageError, ImageName, ImageStore, Imported, rootfs, 
 /// In an archive of images, in which each is a layer or says something of an image.
 const FILES_MAX: usize = 10_000;
 const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Of all entries of an archive, also those that are passed over. One that unpacks to more is a bomb.
+const UNPACKED_BYTES_MAX: u64 = 4 << 30;
+/// Of all images in an archive.
+const NAMES_MAX: usize = 100;
 
 pub(super) fn import(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Vec<Image>, ImageError> {
     let mut open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
     let mut head = [0; 4];
     let got = open.read(&mut head).map_err(|source| ImageError::io("read", file, source))?;
+    let mut claims = Claims { what: file.display().to_string(), all: Vec::new() };
     if head[..got] == *b"\0asm" || file.extension().is_some_and(|extension| extension == "wasm") {
-        return bare(store, file, name).map(|image| vec![image]);
+        bare(store, file, name, &mut claims)?;
+        return claims.admit(store);
     }
     let contents = Contents::read(store, file)?;
-    let images = match (contents.documents.get("index.json"), contents.documents.get("manifest.json")) {
-        (Some(index), _) => oci_layout(store, file, index, name)?,
-        (None, Some(list)) => docker_archive(store, file, list, &contents, name)?,
+    match (contents.documents.get("index.json"), contents.documents.get("manifest.json")) {
+        (Some(index), _) => oci_layout(store, file, index, name, &mut claims)?,
+        (None, Some(list)) => docker_archive(store, file, list, &contents, name, &mut claims)?,
         (None, None) => {
             return Err(ImageError::corrupt(
-                file.display().to_string(),
+                claims.what,
                 "neither WebAssembly, nor a tar with an index.json (OCI layout) or a manifest.json (docker save)",
             ));
         }
-    };
-    Ok(images)
+    }
+    claims.admit(store)
+}
+
+/// The names that an archive gives to its images, and the manifests of those.
+struct Claims {
+    what: String,
+    all: Vec<(ImageName, Digest)>,
+}
+
+impl Claims {
+    /// `listed` is the digest by which the archive has the image, where it is not the manifest's but that of a list of
+    /// platforms.
+    fn add(&mut self, name: ImageName, manifest: Digest, listed: Option<&Digest>) -> Result<(), ImageError> {
+        if let Some(said) = name.digest()
+            && said != manifest
+            && Some(&said) != listed
+        {
+            let why = format!("it has {name} as a name of another image, {manifest}");
+            return Err(ImageError::corrupt(&self.what, why));
+        }
+        if self.all.len() == NAMES_MAX {
+            return Err(ImageError::corrupt(&self.what, format!("it has more than {NAMES_MAX} names of images")));
+        }
+        self.all.push((name, manifest));
+        Ok(())
+    }
+
+    fn admit(self, store: &ImageStore) -> Result<Vec<Image>, ImageError> {
+        let mut images: Vec<Image> = Vec::new();
+        for (name, manifest) in self.all {
+            // To take it in unpacks its layers.
+            let image = match images.iter().find(|image| image.id == manifest) {
+                Some(image) => store.give_name(image, &name)?,
+                None => admit(store, &name.to_string(), &manifest)?,
+            };
+            images.push(image);
+        }
+        Ok(images)
+    }
 }
 
 /// What was taken in, so that an archive is not read again at each start.
@@ -83,7 +127,9 @@ pub(super) fn import_dir(store: &ImageStore, dir: &Path) -> Result<Vec<Imported>
         if unchanged {
             continue;
         }
-        let outcome = store.import(&file.path, None);
+        // Until the record is whole: who opens the store removes what is half written and nobody's.
+        let _adding = store.blobs.adding()?;
+        let outcome = import(store, &file.path, None);
         // A bad archive is remembered too: it is tried again when it changes, not at every look.
         let names = outcome.iter().flatten().map(|image| image.name.clone()).collect();
         let seen = serde_json::to_vec(&Seen { names, path: file.path.clone(), ..file })
@@ -109,7 +155,7 @@ pub(super) fn pinned(store: &ImageStore) -> Result<HashSet<String>, ImageError> 
 }
 
 /// A `.wasm` file becomes the CNCF artifact that `oras` or `wkg` would make of it, so that it can be pushed.
-fn bare(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Image, ImageError> {
+fn bare(store: &ImageStore, file: &Path, name: Option<&ImageName>, claims: &mut Claims) -> Result<(), ImageError> {
     let what = file.display().to_string();
     let name = match name {
         Some(name) => name.clone(),
@@ -134,7 +180,7 @@ fn bare(store: &ImageStore, file: &Path, name: Option<&ImageName>) -> Result<Ima
         config: descriptor(WASM_CONFIG, config_digest, config.len() as u64),
         layers: vec![descriptor(WASM_LAYER, layer, content.len() as u64)],
     };
-    admit(store, &name.to_string(), &to_json(&manifest)?)
+    claims.add(name, store.blobs.put("manifest", &to_json(&manifest)?)?, None)
 }
 
 /// `application/vnd.wasm.config.v0+json` without the optional `component`.
@@ -151,31 +197,31 @@ fn oci_layout(
     file: &Path,
     index: &[u8],
     name: Option<&ImageName>,
-) -> Result<Vec<Image>, ImageError> {
-    let what = file.display().to_string();
+    claims: &mut Claims,
+) -> Result<(), ImageError> {
     let Ok(Document::Index(index)) = Document::parse(index) else {
-        return Err(ImageError::corrupt(what, "its index.json is not an OCI index"));
+        return Err(ImageError::corrupt(&claims.what, "its index.json is not an OCI index"));
     };
-    let mut images = Vec::new();
+    if index.manifests.is_empty() {
+        return Err(ImageError::corrupt(&claims.what, "its index.json names no image"));
+    }
     for entry in &index.manifests {
         let said = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
             .iter()
             .find_map(|key| entry.annotations.get(*key));
         let name = match (name, said) {
-            (Some(name), _) => name.to_string(),
-            (None, Some(said)) => ImageName::parse(said)?.to_string(),
-            (None, None) => ImageName::parse(&stem(file))?.to_string(),
+            (Some(name), _) => name.clone(),
+            (None, Some(said)) => ImageName::parse(said)?,
+            (None, None) => ImageName::parse(&stem(file))?,
         };
-        let mut text = store.blobs.read(&entry.digest, MAX_DOCUMENT_BYTES)?;
-        if let Ok(Document::Index(platforms)) = Document::parse(&text) {
-            text = store.blobs.read(&manifest::choose(&name, &platforms)?, MAX_DOCUMENT_BYTES)?;
-        }
-        images.push(admit(store, &name, &text)?);
+        let text = store.blobs.read(&entry.digest, MAX_DOCUMENT_BYTES)?;
+        let manifest = match Document::parse(&text) {
+            Ok(Document::Index(platforms)) => manifest::choose(&name.to_string(), &platforms)?,
+            Ok(Document::Manifest(_)) | Err(_) => entry.digest.clone(),
+        };
+        claims.add(name, manifest, Some(&entry.digest))?;
     }
-    if images.is_empty() {
-        return Err(ImageError::corrupt(what, "its index.json names no image"));
-    }
-    Ok(images)
+    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -193,13 +239,13 @@ fn docker_archive(
     list: &[u8],
     contents: &Contents,
     name: Option<&ImageName>,
-) -> Result<Vec<Image>, ImageError> {
+    claims: &mut Claims,
+) -> Result<(), ImageError> {
     let what = file.display().to_string();
     let list: Vec<DockerImage> = serde_json::from_slice(list).map_err(|error| ImageError::corrupt(&what, error))?;
     let find = |path: &str| {
         contents.files.get(path).cloned().ok_or_else(|| ImageError::corrupt(&what, format!("it has no file {path:?}")))
     };
-    let mut images = Vec::new();
     for image in list {
         let (config, config_bytes) = find(&image.config)?;
         let mut layers = Vec::new();
@@ -213,7 +259,7 @@ fn docker_archive(
             config: descriptor(OCI_CONFIG, config, config_bytes),
             layers,
         };
-        let text = to_json(&manifest)?;
+        let manifest = store.blobs.put("manifest", &to_json(&manifest)?)?;
         let mut names = match name {
             Some(name) => vec![name.to_string()],
             None => image.repo_tags.unwrap_or_default(),
@@ -222,15 +268,16 @@ fn docker_archive(
             names.push(stem(file));
         }
         for name in names {
-            images.push(admit(store, &ImageName::parse(&name)?.to_string(), &text)?);
+            claims.add(ImageName::parse(&name)?, manifest.clone(), None)?;
         }
     }
-    Ok(images)
+    Ok(())
 }
 
 /// The blobs are in the store; what the manifest says must be true of them.
-fn admit(store: &ImageStore, name: &str, text: &[u8]) -> Result<Image, ImageError> {
-    let manifest = manifest::single(name, text)?;
+fn admit(store: &ImageStore, name: &str, manifest: &Digest) -> Result<Image, ImageError> {
+    let text = store.blobs.read(manifest, MAX_DOCUMENT_BYTES)?;
+    let manifest = manifest::single(name, &text)?;
     let config = if manifest::has_image_config(&manifest) {
         Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
     } else {
@@ -246,7 +293,7 @@ fn admit(store: &ImageStore, name: &str, text: &[u8]) -> Result<Image, ImageErro
             return Err(ImageError::corrupt(name, format!("blob {digest} is missing from the archive")));
         }
     }
-    store.admit(name, text, &manifest, &anatomy)
+    store.admit(name, &text, &manifest, &anatomy)
 }
 
 /// What a tar held: small documents in memory, every file of some size as a blob.
@@ -260,16 +307,21 @@ impl Contents {
         let what = file.display().to_string();
         let open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
         let reader = rootfs::decompressed(open).map_err(|error| ImageError::corrupt(&what, error))?;
+        let mut reader = reader.take(UNPACKED_BYTES_MAX);
         let mut contents = Contents { documents: BTreeMap::new(), files: BTreeMap::new() };
         let bad =
             |error| ImageError::corrupt(&what, format!("neither WebAssembly nor a readable tar archive: {error}"));
-        untar::each(reader, bad, |entry| {
+        let outcome = untar::each(&mut reader, bad, |entry| {
             if entry.kind == EntryType::Regular {
                 contents.take(store, &what, entry)?;
             }
             Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(contents)
+        });
+        if reader.limit() == 0 {
+            let what = format!("the content of {what}");
+            return Err(ImageError::TooLarge { what, limit_bytes: UNPACKED_BYTES_MAX });
+        }
+        outcome.map(|()| contents)
     }
 
     fn take(&mut self, store: &ImageStore, what: &str, entry: untar::Entry<'_>) -> Result<(), ImageError> {

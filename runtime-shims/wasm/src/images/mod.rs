@@ -154,7 +154,11 @@ impl ImageStore {
     /// Imports every archive in `dir` that is new or changed since it was last taken in. One bad file does not keep
     /// the others out: it is returned with what is wrong with it.
     pub fn import_dir(&self, dir: &Path) -> Result<Vec<Imported>, ImageError> {
-        archive::import_dir(self, dir)
+        let outcomes = archive::import_dir(self, dir)?;
+        if !outcomes.is_empty() {
+            self.collect()?;
+        }
+        Ok(outcomes)
     }
 
     /// All names, sorted.
@@ -295,10 +299,21 @@ impl ImageStore {
         self.blobs.put(what, content)
     }
 
-    /// Gives an image that is there another name.
+    /// Gives an image that is there another name. One with a digest must have the image's.
     pub fn tag(&self, name: &str, new_name: &str) -> Result<Image, ImageError> {
+        let new = ImageName::parse(new_name)?;
+        // Nobody collects while this is held.
+        let _adding = self.blobs.adding()?;
         let image = self.get(name)?.ok_or_else(|| ImageError::Unknown { name: name.to_owned() })?;
-        let image = Image { name: ImageName::parse(new_name)?.to_string(), ..image };
+        if new.digest().is_some_and(|digest| digest != image.id) {
+            let why = format!("its digest is not that of {name}, {}", image.id);
+            return Err(ImageError::InvalidName { name: new_name.to_owned(), why });
+        }
+        self.give_name(&image, &new)
+    }
+
+    fn give_name(&self, image: &Image, name: &ImageName) -> Result<Image, ImageError> {
+        let image = Image { name: name.to_string(), ..image.clone() };
         self.write_ref(&image)?;
         Ok(image)
     }

@@ -262,6 +262,7 @@ fn docker_archives_give_the_file_their_entrypoint_names() {
     assert_eq!(image.wasm, Digest::of(COMPONENT), "the upper layer's file");
     assert_eq!((image.entrypoint.join(" "), image.working_dir.as_str()), ("/app/main.wasm --serve".to_owned(), "/app"));
     assert_eq!(image.env, ["A=1"]);
+    assert_eq!(images[1].imported_at, image.imported_at, "a second name costs no second unpacking");
 }
 
 #[test]
@@ -337,34 +338,90 @@ fn oci_layouts_are_read_and_verified() {
     assert!(lying.to_string().contains("its digest is"), "{lying}");
 }
 
-/// An OCI layout of [`MODULE`], as a tar.
-fn layout() -> Vec<u8> {
+/// An OCI layout of [`MODULE`] under these names, as a tar, and the digests of its manifest and of the list of platforms
+/// that names that.
+fn layout(names: &[&str]) -> (Vec<u8>, Digest, Digest) {
     let manifest = format!(
         r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.wasm.config.v0+json","digest":"{}","size":2}},
             "layers":[{{"mediaType":"application/wasm","digest":"{}","size":8}}]}}"#,
         Digest::of(b"{}"),
         Digest::of(MODULE),
     );
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}",
-            "size":{},"annotations":{{"io.containerd.image.name":"ghcr.io/team/app:v2"}}}}]}}"#,
-        Digest::of(manifest.as_bytes()),
-        manifest.len(),
-    );
+    let listed = |digest: &Digest, more: &str| {
+        format!(r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":1,{more}}}"#)
+    };
+    let index = |entries: &[String]| format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+    let id = Digest::of(manifest.as_bytes());
+    let platforms = index(&[listed(&id, r#""platform":{"os":"wasi","architecture":"wasm"}"#)]);
+    let list = Digest::of(platforms.as_bytes());
+    let named = |name: &&str| listed(&list, &format!(r#""annotations":{{"io.containerd.image.name":"{name}"}}"#));
+    let index = index(&names.iter().map(named).collect::<Vec<_>>());
     let blob = |content: &[u8]| format!("blobs/sha256/{}", Digest::of(content).hex());
     let files = [
         ("index.json".to_owned(), index.as_bytes()),
+        (blob(platforms.as_bytes()), platforms.as_bytes()),
         (blob(manifest.as_bytes()), manifest.as_bytes()),
         (blob(b"{}"), b"{}".as_slice()),
         (blob(MODULE), MODULE),
     ];
-    tar(&files.iter().map(|(name, content)| (name.as_str(), *content)).collect::<Vec<_>>())
+    (tar(&files.iter().map(|(name, content)| (name.as_str(), *content)).collect::<Vec<_>>()), id, list)
+}
+
+#[test]
+fn a_name_with_a_digest_is_of_that_content() {
+    let bench = bench();
+    let (plain, id, list) = layout(&["ghcr.io/team/app:v2"]);
+    for digest in [&id, &list] {
+        let name = format!("ghcr.io/team/app@{digest}");
+        let (said, _, _) = layout(&[&name]);
+        bench.import("layout.tar", &said, None).expect("it says so itself");
+        bench.import("layout.tar", &plain, Some(&name)).expect("it is called so");
+        assert_eq!(bench.names(), [name.as_str()]);
+        bench.store.remove(&name).expect("it can be removed");
+    }
+    let other = format!("ghcr.io/team/app:v1@{}", Digest::of(b"other"));
+    let docker = docker_save(r#"{"os":"wasi","architecture":"wasm"}"#, &[tar(&[("a.wasm", MODULE)])]);
+    for (file, content, name) in [
+        ("layout.tar", &layout(&[&other]).0, None),
+        ("layout.tar", &plain, Some(other.as_str())),
+        ("docker.tar", &docker, Some(&other)),
+        ("bare.wasm", &MODULE.to_vec(), Some(&other)),
+    ] {
+        let error = bench.import(file, content, name).expect_err(file).to_string();
+        assert!(error.contains(&format!("it has {other} as a name of another image, sha256:")), "{error}");
+    }
+    assert_eq!((bench.names().len(), bench.blobs()), (0, 0));
+    bench.import("layout.tar", &plain, None).expect("it is taken in");
+    bench.store.tag("ghcr.io/team/app:v2", &format!("a@{id}")).expect("it has this digest");
+    let error = bench.store.tag("ghcr.io/team/app:v2", &other).expect_err("it has another");
+    assert!(error.to_string().contains(&format!("its digest is not that of ghcr.io/team/app:v2, {id}")), "{error}");
+}
+
+#[test]
+fn an_archive_does_not_fill_the_store_with_names_or_content() {
+    let bench = bench();
+    let names: Vec<String> = (0..=100).map(|number| format!("app:v{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let error = bench.import("many.tar", &layout(&names).0, None).expect_err("too many");
+    assert!(error.to_string().ends_with("many.tar is corrupt: it has more than 100 names of images"), "{error}");
+    assert_eq!((bench.names().len(), bench.blobs()), (0, 0), "nothing is kept");
+
+    // No file, so that nothing of it is written, but it has to be read.
+    let mut header = ::tar::Header::new_gnu();
+    header.set_entry_type(::tar::EntryType::Fifo);
+    header.set_size(4 << 30);
+    header.set_cksum();
+    let path = bench.file("bomb.tar", header.as_bytes());
+    let file = File::options().write(true).open(&path).expect("it is there");
+    file.set_len((4 << 30) + 1024).expect("it has holes");
+    let error = bench.store.import(&path, None).expect_err("too much");
+    assert!(matches!(error, ImageError::TooLarge { limit_bytes: 0x1_0000_0000, .. }), "{error}");
 }
 
 #[test]
 fn an_archive_that_was_changed_or_cut_is_refused_or_as_it_was() {
     let bench = bench();
-    let whole = layout();
+    let (whole, _, _) = layout(&["ghcr.io/team/app:v2"]);
     let (mut refused, mut taken) = (0, 0);
     let damaged = (0..whole.len()).step_by(61).flat_map(|at| {
         let mut changed = whole.clone();
@@ -410,4 +467,29 @@ fn a_directory_of_archives_is_read_once() {
     assert_eq!(look(), ["bad.wasm in"]);
     bench.store.remove("good").expect("it can be removed");
     assert_eq!(look(), ["good.wasm in"], "an image that was removed comes back while its archive lies here");
+}
+
+#[test]
+fn what_is_being_written_is_not_taken_for_somebodys_rest() {
+    let bench = bench();
+    let dir = bench.dir.path().join("archives");
+    std::fs::create_dir(&dir).expect("a directory can be made");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                ImageStore::open(bench.dir.path().join("store")).expect("it opens");
+            }
+        });
+        let outcomes: Result<Vec<Image>, ImageError> = (0..50)
+            .map(|number| {
+                std::fs::write(dir.join(format!("{number}.wasm")), MODULE).expect("it can be written");
+                bench.store.import_dir(&dir)?;
+                bench.store.tag(&number.to_string(), "other")
+            })
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcomes.expect("all of it is written");
+    });
+    assert_eq!(bench.names().len(), 51);
 }

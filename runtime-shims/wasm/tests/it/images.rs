@@ -6,6 +6,8 @@ use coracle_cri::v1::*;
 use coracle_shim_wasm::front::FrontConfig;
 use coracle_shim_wasm::images::{Credentials, ImageStore, PushExtras, Registries};
 use expect_test::expect;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::registry::{Registry, digest};
 use crate::shim::{Shim, get, guest, refusal};
@@ -256,6 +258,23 @@ async fn an_archive_that_is_put_into_the_directory_is_found() {
     assert_eq!(list.iter().filter(|other| other.id == image.id).count(), 1);
     let info = shim.images().image_fs_info(ImageFsInfoRequest {}).await.expect("usage").into_inner();
     assert!(info.image_filesystems[0].used_bytes.is_some_and(|bytes| bytes.value > 100_000));
+}
+
+#[tokio::test]
+async fn an_archive_that_many_pods_wait_for_is_taken_in_once() {
+    let shim = Shim::start().await;
+    let store = ImageStore::open(FrontConfig::image_dir(shim.dir.path())).expect("the store opens");
+    let dir = shim.dir.path().join("images");
+    std::fs::create_dir_all(&dir).expect("a directory can be made");
+    std::fs::write(dir.join(".dropped"), hello()).expect("it can be written");
+    std::fs::rename(dir.join(".dropped"), dir.join("dropped.wasm")).expect("it can be renamed");
+    let mut asked: FuturesUnordered<_> = (0..16).map(|_| status(&shim, "dropped")).collect();
+    let mut taken_in = Vec::new();
+    while let Some(answer) = asked.next().await {
+        answer.expect("it was taken in");
+        taken_in.push(store.get("dropped").expect("it can be read").expect("it is there").imported_at);
+    }
+    assert!(taken_in.iter().all(|at| *at == taken_in[0]), "{taken_in:?}");
 }
 
 #[tokio::test]
