@@ -334,12 +334,7 @@ impl Pods {
             return Ok(());
         };
         let _turn = turn.lock().await;
-        match fs::remove_dir_all(self.scratch(&id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(container = id, %error, "cannot remove the container's directory");
-            }
-            Ok(()) | Err(_) => {}
-        }
+        self.remove_scratch(&id).await;
         self.records.remove_container(&id).map_err(record_failed)?;
         let mut state = self.state.lock();
         if let Some(container) = state.remove_container(&id) {

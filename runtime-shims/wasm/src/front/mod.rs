@@ -46,6 +46,7 @@ mod records;
 mod roots;
 mod run;
 mod runtime_service;
+mod scratch;
 mod state;
 mod streaming;
 mod terminal;

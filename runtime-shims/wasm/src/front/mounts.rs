@@ -1,7 +1,8 @@
 //! Volumes: which directories a guest sees where.
 //!
 //! WASI opens directories only, so single files (a subPath, `/etc/hosts`, the termination log) get a directory made for
-//! them, with the files linked in.
+//! them, with the files linked in. Guests write into these files, but make no others beside them: nobody would bound
+//! what they take.
 
 use std::fs;
 use std::io;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use coracle_cri::v1::Mount;
 
+use super::scratch;
 use crate::confine::{self, Purpose};
 use crate::wire::VolumeSpec;
 
@@ -133,10 +135,12 @@ impl MountPlan {
         }
         for (number, made) in self.made.iter().enumerate() {
             let host_path = scratch.join(number.to_string());
+            let failed = |error: io::Error| format!("mount {}: {error}", made.guest_path);
             // It is there when the container moves from one worker to another: both use it, and what was written stays.
             if !host_path.exists() {
-                make(&host_path, made).map_err(|error| format!("mount {}: {error}", made.guest_path))?;
+                make(&host_path, made).map_err(failed)?;
             }
+            seal(&host_path).map_err(failed)?;
             add(&made.guest_path, &host_path, made.readonly())?;
         }
         Ok((volumes, fds))
@@ -147,20 +151,23 @@ impl MountPlan {
 fn make(dir: &Path, made: &MadeDir) -> io::Result<()> {
     let whole = fill(dir, made);
     if whole.is_err() {
-        let _ = fs::remove_dir_all(dir);
+        let _ = scratch::remove(dir);
     }
     whole
+}
+
+/// Also who owns it, as workers do that are not another user, makes nothing in it then.
+fn seal(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o555))
 }
 
 fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let writable = !made.readonly();
-    // Workers are another user.
-    fs::set_permissions(dir, fs::Permissions::from_mode(if writable { 0o777 } else { 0o755 }))?;
     for file in &made.files {
         let path = dir.join(&file.name);
         let host = fs::canonicalize(&file.host_path)?;
-        // In a directory that can be written to, a link would let a read-only file be written through.
+        // Where something may be written, a link would let a read-only file be written through.
         let link = file.readonly != writable;
         let linked = if link { fs::hard_link(&host, &path) } else { Err(io::ErrorKind::CrossesDevices.into()) };
         match linked {

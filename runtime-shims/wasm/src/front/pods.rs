@@ -343,11 +343,6 @@ impl Pods {
             containers_statuses: containers.map(|container| convert::container_status(state, container)).collect(),
         });
     }
-
-    /// Where files made for a container lie.
-    pub(super) fn scratch(&self, container: &str) -> PathBuf {
-        self.config.root.join("run").join(container)
-    }
 }
 
 /// The address guests know their pod by.

@@ -132,6 +132,7 @@ impl Front {
                 tracing::error!(%error, "machine code cannot be collected");
             }
             front.0.forget_outdated_code().await;
+            front.0.sweep_scratch().await;
         });
         self.0.tasks.spawn(self.0.clone().end_idle_workers());
         let pods = self.0.clone();

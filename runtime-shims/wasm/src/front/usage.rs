@@ -1,8 +1,6 @@
 //! What containers use, as CRI's statistics; and their resources changed while they run.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use coracle_cri::Status;
@@ -15,6 +13,7 @@ use super::limits;
 use super::pods::{Pods, lookup_failed, record_failed};
 use super::records::Phase;
 use super::runtime_service::Front;
+use super::scratch;
 use super::state::{Container as KnownContainer, State};
 use crate::clock::UnixNanos;
 use crate::wire::{self, Command, GuestStats};
@@ -259,21 +258,12 @@ fn memory(timestamp: i64, bytes: u64, limit: Option<u64>) -> MemoryUsage {
 
 /// What was made for a container beside its image, volumes and log.
 fn disk(timestamp: i64, dir: &Path) -> FilesystemUsage {
-    let mut used = (0, 0);
-    let mut waiting = vec![dir.to_owned()];
-    while let Some(path) = waiting.pop() {
-        // What is gone meanwhile takes no space.
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-        used = (used.0 + meta.blocks() * 512, used.1 + 1);
-        if meta.is_dir() {
-            waiting.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
-        }
-    }
+    let taken = scratch::measure(dir);
     FilesystemUsage {
         timestamp,
         fs_id: Some(FilesystemIdentifier { mountpoint: dir.to_string_lossy().into_owned() }),
-        used_bytes: value(used.0),
-        inodes_used: value(used.1),
+        used_bytes: value(taken.bytes),
+        inodes_used: value(taken.inodes),
     }
 }
 

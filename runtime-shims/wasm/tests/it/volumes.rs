@@ -1,10 +1,11 @@
 //! Volumes: directories, single files, read-only ones.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use expect_test::expect;
 
-use crate::shim::{Shim, guest, refusal};
+use crate::shim::{Shim, eventually, guest, refusal};
 
 #[tokio::test]
 async fn a_single_file_can_be_mounted() {
@@ -48,4 +49,45 @@ async fn mounts_that_cannot_be_are_refused() {
         InvalidArgument: mount /data/file: a single file inside another mount is not supported in Wasm containers; mount the directory, or the file elsewhere
     "#]]
     .assert_eq(&refusals);
+}
+
+#[tokio::test]
+async fn beside_single_files_a_guest_makes_nothing() {
+    let shim = Shim::start().await;
+    let file = shim.dir.path().join("termination-log");
+    fs::write(&file, "").expect("it can be written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("it is ours");
+    let mut told = String::new();
+    for (name, args) in
+        [("writes", ["handles", "/dev", "3"]), ("fills", ["files", "/dev", "3"]), ("digs", ["deep", "/dev", "3"])]
+    {
+        // What `handles` opens, again and again, is called `same`.
+        let pod = shim.run(name, guest("abuse").args(&args).mount(&file, "/dev/same", false)).await;
+        assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+        told.push_str(&shim.log(name, "main").replace("stdout F ", ""));
+    }
+    expect![[r#"
+        handles: 3 held, 0 refused, first none
+        files: 0 held, 3 refused, first ErrorCode { code: 0, name: "access", message: "Permission denied, similar to `EACCES` in POSIX." }
+        deep: 0 deep, then access
+    "#]]
+    .assert_eq(&told);
+}
+
+#[tokio::test]
+async fn what_containers_left_behind_goes_with_the_next_front() {
+    let mut shim = Shim::start().await;
+    let file = shim.dir.path().join("file");
+    fs::write(&file, "").expect("it can be written");
+    let pod = shim.run("stays", guest("hello:dev").mount(&file, "/etc/app/file", true)).await;
+    shim.kill_front().await;
+    let run = shim.dir.path().join("wasm/run");
+    let left = run.join("left");
+    fs::create_dir_all(left.join("0/sub")).expect("a directory can be made");
+    fs::write(left.join("0/file"), "left").expect("it can be written");
+    shim.start_front().await;
+    eventually("it is removed", || async { (!left.exists()).then_some(()) }).await;
+    assert!(run.join(&pod.container).join("0/file").exists(), "what is of a container stays");
+    shim.remove_pod(&pod.sandbox).await;
+    assert_eq!(fs::read_dir(run).expect("it is there").count(), 0);
 }
