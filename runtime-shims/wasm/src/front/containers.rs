@@ -55,12 +55,14 @@ impl Pods {
             Program::Missing(_) => GuestKind::Module,
         };
         check_release(&pod, &config, kind, self.config.wasi3).map_err(Status::invalid_argument)?;
+        let mounts = config.mounts.clone();
+        let looked = self.looks.take(&sandbox_id, move || plan_mounts(&mounts, what_is)).await;
+        looked.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
-        // Compiling may have taken long.
+        // All this may have taken long.
         self.must_be_ready(&state, &sandbox_id)?;
         let taken = state.ports_of(&sandbox_id);
         let plan = plan_guest(&pod, &config, &image, kind, &taken).map_err(Status::invalid_argument)?;
-        plan_mounts(&config.mounts, what_is).map_err(Status::invalid_argument)?;
         let reserved = state
             .containers_of(&sandbox_id)
             .into_iter()
@@ -137,7 +139,7 @@ impl Pods {
         let (_, sandbox) = self.sandbox(&record.sandbox)?;
         let image = self.image_run_by(&record).await?;
         let compiled = self.compiled(&image).await?;
-        let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).map_err(StartFailure::Failed)?;
+        let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).await.map_err(StartFailure::Failed)?;
         let mut is_first = true;
         loop {
             match self.start_in_worker(&sandbox, &record, &prepared, is_first).await? {
@@ -212,8 +214,23 @@ impl Pods {
         self.records.save_container(&container.record)
     }
 
-    /// Opens what the guest needs. An HTTP guest is served on `listener`, if there is one already.
-    pub(super) fn prepare(
+    /// Opens what the guest needs. An HTTP guest is served on `listener`, if there is one already. It may take for ever,
+    /// as long as the server of a volume does not answer, but holds up nobody else.
+    pub(super) async fn prepare(
+        self: &Arc<Pods>,
+        sandbox: &SandboxRecord,
+        record: &ContainerRecord,
+        image: &Image,
+        compiled: &Compiled,
+        listener: Option<OwnedFd>,
+    ) -> Result<Prepared, String> {
+        let (pods, sandbox, record) = (self.clone(), sandbox.clone(), record.clone());
+        let (image, compiled) = (image.clone(), compiled.clone());
+        let opening = move || pods.open_needed(&sandbox, &record, &image, &compiled, listener);
+        tokio::task::spawn_blocking(opening).await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    fn open_needed(
         &self,
         sandbox: &SandboxRecord,
         record: &ContainerRecord,

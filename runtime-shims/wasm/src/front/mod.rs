@@ -11,6 +11,7 @@
 //! host_ports   pods' ports on the node's addresses
 //! exec, attach, streaming   commands and clients beside a container's own program
 //! chosen    which program of an image that is
+//! looks, scratch   what is done on threads beside: looking at volumes, removing what was made for containers
 //! plan, programs, mounts, addresses   decisions without I/O
 //! records   the state on disk
 //! ```
@@ -36,6 +37,7 @@ mod keyvalue;
 mod limits;
 mod link;
 mod logs;
+mod looks;
 mod mounts;
 mod packed;
 mod plan;

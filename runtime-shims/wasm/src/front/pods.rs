@@ -21,6 +21,7 @@ use super::convert;
 use super::domain::Domain;
 use super::events::Events;
 use super::host_ports::{self, HostPorts, NoPort};
+use super::looks::Looks;
 use super::packed::Packed;
 use super::records::{Phase, Records, SandboxRecord};
 use super::state::{Lookup, State, name_of};
@@ -47,6 +48,7 @@ pub(super) struct Pods {
     pub(super) records: Records,
     pub(super) events: Events,
     pub(super) meter: Meter,
+    pub(super) looks: Looks,
     pub(super) workers: Workers,
     pub(super) host_ports: HostPorts,
     pub(super) default_memory_bytes: u64,
@@ -106,6 +108,7 @@ impl Pods {
             records,
             events: Events::new(stop.clone()),
             meter: Meter::default(),
+            looks: Looks::default(),
             workers,
             host_ports: HostPorts::default(),
             tasks: TaskTracker::new(),

@@ -21,6 +21,9 @@ const LAST_GRACE_MS: u64 = 5_000;
 /// How often memory that nobody needs any more is looked for.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// What work on threads beside gets to end, when all else has.
+const LAST_WORK: Duration = Duration::from_secs(2);
+
 /// Why a front does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontError {
@@ -58,14 +61,17 @@ pub fn run(config: FrontConfig, on_idle: fn()) -> Result<(), FrontError> {
     }
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().on_thread_park(on_idle).build().map_err(io)?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let front = Arc::new(Front(Pods::open(config)?));
         front.0.adopt_workers().await.map_err(io)?;
         let stop = front.0.stop.clone();
         front.0.tasks.spawn(async move { stop.run_until_cancelled_owned(idle_now_and_then(on_idle)).await });
         front.0.open_host_ports();
         front.serve().await
-    })
+    });
+    // A thread that waits for a volume whose server is gone may do so for ever.
+    runtime.shutdown_timeout(LAST_WORK);
+    served
 }
 
 /// When the thread first has nothing to do after a burst, the burst is often not quite over; then nothing happens for long.

@@ -13,6 +13,7 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 
@@ -25,6 +26,10 @@ use crate::wire::{Answer, Command};
 pub(super) const DRAIN_MS: u64 = 600_000;
 /// Containers that are moved at once.
 const AT_ONCE: usize = 4;
+
+/// A volume of which nothing is heard for so long is not waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SILENT: &str = "one of its volumes does not answer";
 
 /// Why a container stays where it is.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +107,11 @@ impl Pods {
         let record = record.ok_or(Stays::Ended)?;
         let (_, sandbox) = self.sandbox(&record.sandbox).map_err(|_stopping| Stays::Ended)?;
         let listener = old.borrow_listener(id).await.map_err(|error| failed(&error))?;
-        let prepared = self.prepare(&sandbox, &record, &image, &compiled, Some(listener)).map_err(Stays::Failed)?;
+        let preparing = self.prepare(&sandbox, &record, &image, &compiled, Some(listener));
+        // Others are to be moved too, and whoever stops this one waits for its turn.
+        let prepared =
+            tokio::time::timeout(PATIENCE, preparing).await.unwrap_or_else(|_elapsed| Err(SILENT.to_owned()));
+        let prepared = prepared.map_err(Stays::Failed)?;
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
         let (new, started) = loop {
             let lease = self.worker_for(&sandbox).await.map_err(|error| failed(&error))?;

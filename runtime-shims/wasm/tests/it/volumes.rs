@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use expect_test::expect;
 
-use crate::shim::{Shim, eventually, guest, refusal};
+use crate::shim::{Shim, eventually, get, guest, refusal};
 
 #[tokio::test]
 async fn a_single_file_can_be_mounted() {
@@ -90,4 +90,29 @@ async fn what_containers_left_behind_goes_with_the_next_front() {
     assert!(run.join(&pod.container).join("0/file").exists(), "what is of a container stays");
     shim.remove_pod(&pod.sandbox).await;
     assert_eq!(fs::read_dir(run).expect("it is there").count(), 0);
+}
+
+#[tokio::test]
+async fn a_volume_that_does_not_answer_holds_up_its_own_container_only() {
+    let mut shim = Shim::start().await;
+    // Whoever opens it waits for somebody who writes, as for a server that is gone.
+    let pipe = shim.dir.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe can be made");
+    let file = shim.dir.path().join("file");
+    fs::write(&file, "").expect("it can be written");
+    let sandbox = shim.sandbox("waits", &[], &[]).await;
+    // Beside a file that may be written, one that may not is copied.
+    let waits = guest("hello:dev").mount(&pipe, "/etc/app/pipe", true).mount(&file, "/etc/app/file", false);
+    let container = shim.create(&sandbox, "main", waits).await.expect("it is only looked at");
+    let others = async {
+        let other = shim.run("other", guest("hello:dev")).await;
+        assert_eq!(get(&other.ip, "/").await.0, 200);
+    };
+    tokio::select! {
+        biased;
+        started = shim.start_container(&container) => panic!("nobody writes: {started:?}"),
+        () = others => {}
+    }
+    assert_eq!(shim.hand_over().await, Some(0), "nor is the end of the front held up");
 }

@@ -1,0 +1,60 @@
+//! Looks at volumes, which may take for ever: the kernel answers for a server that is gone only when it is back. So they are
+//! taken on threads of their own, of which there are not endlessly many.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinError;
+
+/// One look at a time for each sandbox: callers give up and come again, the thread of a look that hangs stays.
+#[derive(Debug, Default)]
+pub(super) struct Looks(Mutex<HashMap<String, Arc<AsyncMutex<()>>>>);
+
+impl Looks {
+    /// Goes on with `look` even if it is dropped.
+    pub(super) async fn take<T: Send + 'static>(
+        &self,
+        sandbox: &str,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = {
+            let mut turns = self.0.lock();
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(sandbox.to_owned()).or_default().clone()
+        };
+        let turn = turn.lock_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            look()
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_hangs_takes_one_thread_and_holds_up_its_own_sandbox_only() {
+        let looks = Looks::default();
+        let (server, volume) = mpsc::channel::<()>();
+        let hangs = looks.take("hangs", move || volume.recv()).now_or_never();
+        assert!(hangs.is_none(), "it was given up");
+        let (told, seen) = mpsc::channel();
+        let mut again = Box::pin(looks.take("hangs", move || told.send(())));
+        assert!((&mut again).now_or_never().is_none());
+        looks.take("other", || ()).await.expect("it does not panic");
+        assert!(seen.try_recv().is_err(), "nobody looks beside the one that hangs");
+        drop(server);
+        again.await.expect("it does not panic").expect("somebody listens");
+        looks.take("other", || ()).await.expect("it does not panic");
+        assert_eq!(looks.0.lock().len(), 1, "what is over is forgotten");
+    }
+}
