@@ -17,6 +17,7 @@ pub(super) struct Blobs {
     tmp: PathBuf,
     /// Downloads that broke off, by the digest they are to have.
     partial: PathBuf,
+    claims: PathBuf,
     lock: PathBuf,
 }
 
@@ -34,9 +35,10 @@ impl Blobs {
             dir: root.join("blobs/sha256"),
             tmp: root.join("tmp"),
             partial: root.join("partial"),
+            claims: root.join("claims"),
             lock: root.join("lock"),
         };
-        for dir in [&blobs.dir, &blobs.tmp, &blobs.partial] {
+        for dir in [&blobs.dir, &blobs.tmp, &blobs.partial, &blobs.claims] {
             fs::create_dir_all(dir).map_err(|source| ImageError::io("make", dir, source))?;
         }
         Ok(blobs)
@@ -46,8 +48,13 @@ impl Blobs {
         self.dir.join(digest.hex())
     }
 
-    pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
-        self.partial.join(digest.hex())
+    /// Of a download from the registry of this name: no registry has a hand in what another one sends.
+    pub(super) fn partial_path(&self, digest: &Digest, registry: &str) -> PathBuf {
+        self.partial.join(format!("{}-{}", digest.hex(), &Digest::of(registry.as_bytes()).hex()[..16]))
+    }
+
+    pub(super) fn claims(&self) -> &Path {
+        &self.claims
     }
 
     /// Gives a downloaded file, whose digest was verified, its name.
@@ -145,7 +152,7 @@ impl Blobs {
         path.parent().map_or(Ok(()), sync_dir)
     }
 
-    /// Removes the blobs that are not in what `needed` returns, unless somebody is adding content.
+    /// Removes the blobs that are neither claimed nor in what `needed` returns, unless somebody is adding content.
     pub(super) fn collect(
         &self,
         needed: impl FnOnce() -> Result<HashSet<String>, ImageError>,
@@ -156,10 +163,10 @@ impl Blobs {
             Err(fs::TryLockError::WouldBlock) => return Ok(()),
             Err(fs::TryLockError::Error(source)) => return Err(ImageError::io("lock", &self.lock, source)),
         }
-        let needed = needed()?;
+        let (needed, claimed) = (needed()?, self.claimed()?);
         for entry in fs::read_dir(&self.dir).map_err(|source| ImageError::io("read", &self.dir, source))? {
             let entry = entry.map_err(|source| ImageError::io("read", &self.dir, source))?;
-            if entry.file_name().to_str().is_none_or(|name| !needed.contains(name)) {
+            if entry.file_name().to_str().is_none_or(|name| !needed.contains(name) && !claimed.contains(name)) {
                 let path = entry.path();
                 fs::remove_file(&path).map_err(|source| ImageError::io("remove", path, source))?;
             }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -18,19 +18,20 @@ use super::{Digest, ImageError};
 /// An attempt that got this far is no failed one.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// Who fetches what in this process. Between processes a lock on the partial file does the same.
+/// Who fetches what in this process, by the partial file. Between processes a lock on that does the same. A registry that
+/// takes its time holds up nobody who asks another for the same blob.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Downloads(Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>);
+pub(super) struct Downloads(Arc<Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>>);
 
 impl Downloads {
-    fn gate(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+    fn gate(&self, partial: &Path) -> Arc<tokio::sync::Mutex<()>> {
         let mut gates = self.0.lock();
         gates.retain(|_, gate| gate.strong_count() > 0);
-        if let Some(gate) = gates.get(digest).and_then(Weak::upgrade) {
+        if let Some(gate) = gates.get(partial).and_then(Weak::upgrade) {
             return gate;
         }
         let gate = Arc::default();
-        gates.insert(digest.clone(), Arc::downgrade(&gate));
+        gates.insert(partial.to_owned(), Arc::downgrade(&gate));
         gate
     }
 }
@@ -50,12 +51,13 @@ pub(super) async fn fetch(
     if wanted.size > limit_bytes {
         return Err(ImageError::TooLarge { what, limit_bytes });
     }
-    let gate = downloads.gate(&wanted.digest);
+    let path = blobs.partial_path(&wanted.digest, session.registry());
+    let gate = downloads.gate(&path);
     let _turn = gate.lock().await;
     if blobs.has(&wanted.digest) {
         return Ok(());
     }
-    let mut partial = Partial::open(blobs.clone(), wanted.digest.clone()).await?;
+    let mut partial = Partial::open(blobs.clone(), wanted.digest.clone(), path).await?;
     if blobs.has(&wanted.digest) {
         return partial.discard();
     }
@@ -63,21 +65,24 @@ pub(super) async fn fetch(
         partial.restart()?;
     }
     let mut tries = session.tries();
+    // How far any attempt came. Only what goes further got somewhere: else who sends the same again and again never ends.
+    let mut furthest = partial.written;
+    // Several may have sent what is there, and it was wrong. From now on a place goes on only with what it sent itself.
+    let mut mixed_was_wrong = false;
     while let Some(place) = tries.next().await {
-        let before = partial.written;
-        let resumed = before > 0;
-        match copy(session, place, &mut partial, wanted, &what).await {
-            Ok(()) => {}
-            Err(fault) => {
-                if partial.written >= before + PROGRESS_BYTES {
-                    tries.progressed();
-                }
-                if matches!(fault, Fault::Bad(_)) {
-                    partial.restart()?;
-                }
-                tries.failed(fault);
-                continue;
+        if mixed_was_wrong && !partial.is_all_from(place) {
+            partial.restart()?;
+        }
+        if let Err(fault) = copy(session, place, &mut partial, wanted, &what).await {
+            if partial.written >= furthest + PROGRESS_BYTES {
+                furthest = partial.written;
+                tries.progressed();
             }
+            if matches!(fault, Fault::Bad(_)) {
+                partial.restart()?;
+            }
+            tries.failed(fault);
+            continue;
         }
         let digest = partial.digest();
         if digest == wanted.digest {
@@ -86,13 +91,14 @@ pub(super) async fn fetch(
             let finished = tokio::task::spawn_blocking(move || partial.finish()).await;
             return finished.unwrap_or_else(|error| Err(ImageError::io("sync", path, io::Error::other(error))));
         }
-        partial.restart()?;
         let why = format!("its digest is {digest}, not {}", wanted.digest);
-        tries.failed(match resumed {
+        tries.failed(match partial.is_all_from(place) {
+            true => Fault::Bad(ImageError::corrupt(&what, why)),
             // What was there before may be at fault: once more from the beginning.
-            true => Fault::Transient(format!("{what}: {why}"), None),
-            false => Fault::Bad(ImageError::corrupt(&what, why)),
+            false => Fault::Transient(format!("{what}: {why}"), None),
         });
+        mixed_was_wrong = true;
+        partial.restart()?;
     }
     if partial.written == 0 {
         partial.discard()?;
@@ -110,13 +116,14 @@ async fn copy(
     if partial.written == wanted.size {
         return Ok(());
     }
-    let mut stream = session.blob(place, &wanted.digest, partial.written).await?;
+    let stream = session.blob(place, &wanted.digest, partial.written).await?;
     if stream.from != partial.written {
         partial.restart().map_err(Fault::Bad)?;
     }
     if stream.from != partial.written {
         return Err(Fault::Final("the registry sent another part of the blob than was asked for".to_owned()));
     }
+    partial.comes_from(place);
     let bad = |why: String| Fault::Bad(ImageError::corrupt(what, why));
     if let Some(rest) = stream.rest
         && partial.written.saturating_add(rest) != wanted.size
@@ -124,7 +131,8 @@ async fn copy(
         let offered = partial.written.saturating_add(rest);
         return Err(bad(format!("the registry has {offered} bytes of it, and its manifest says {}", wanted.size)));
     }
-    while let Some(piece) = session.transport().next(&mut stream.body).await? {
+    let mut flow = session.transport().flow(stream.body);
+    while let Some(piece) = session.transport().next(&mut flow).await? {
         if partial.written + piece.len() as u64 > wanted.size {
             return Err(bad(format!("the registry sends more than the {} bytes its manifest says", wanted.size)));
         }
@@ -144,11 +152,12 @@ struct Partial {
     file: File,
     hasher: Sha256,
     written: u64,
+    /// The place that sent all of it, by its number.
+    only_from: Option<usize>,
 }
 
 impl Partial {
-    async fn open(blobs: Blobs, wanted: Digest) -> Result<Partial, ImageError> {
-        let path = blobs.partial_path(&wanted);
+    async fn open(blobs: Blobs, wanted: Digest, path: PathBuf) -> Result<Partial, ImageError> {
         let shown = path.clone();
         // Another process may hold the lock for as long as its download takes, and hashing what is there takes time, too.
         tokio::task::spawn_blocking(move || Partial::lock(blobs, wanted, path))
@@ -184,7 +193,7 @@ impl Partial {
                 hasher.update(&buffer[..got]);
                 written += got as u64;
             }
-            return Ok(Partial { blobs, wanted, path, file, hasher, written });
+            return Ok(Partial { blobs, wanted, path, file, hasher, written, only_from: None });
         }
     }
 
@@ -194,6 +203,19 @@ impl Partial {
         self.hasher.update(piece);
         self.written += piece.len() as u64;
         Ok(())
+    }
+
+    /// What is written next is from this place.
+    fn comes_from(&mut self, place: &Place) {
+        if self.written == 0 {
+            self.only_from = Some(place.number());
+        } else if !self.is_all_from(place) {
+            self.only_from = None;
+        }
+    }
+
+    fn is_all_from(&self, place: &Place) -> bool {
+        self.only_from == Some(place.number())
     }
 
     fn digest(&self) -> Digest {
@@ -207,6 +229,7 @@ impl Partial {
             .map_err(|source| ImageError::io("empty", &self.path, source))?;
         self.hasher = Sha256::new();
         self.written = 0;
+        self.only_from = None;
         Ok(())
     }
 

@@ -8,7 +8,9 @@
 //! refs/<hex>.json       one image name; <hex> is the SHA-256 of the name
 //! uses/<hex>.json       an image that containers were made of, by its id: its content stays though no name needs it
 //! archives/<hex>.json   an archive that was taken in already, by its path, size and time
-//! partial/<hex>         a download that is not whole yet; locked while somebody fetches, kept a day for the next who does
+//! partial/<hex>-<hex>   a download that is not whole yet, by digest and registry; locked while somebody fetches, kept a
+//!                       day for the next who does
+//! claims/               what pulls under way need; each locked as long as its pull lives
 //! tmp/                  what is being written; emptied when nobody writes
 //! lock                  shared while content is added, exclusive while content without a name is collected
 //! ```
@@ -18,6 +20,7 @@
 
 mod archive;
 mod blobs;
+mod claims;
 mod describe;
 mod download;
 mod error;
@@ -232,10 +235,7 @@ impl ImageStore {
         engine: Option<&str>,
     ) -> Result<Image, ImageError> {
         let name = ImageName::parse(name)?;
-        let outcome = {
-            let _adding = self.blobs.adding()?;
-            pull::pull(self, &name, credentials, registries, engine).await
-        };
+        let outcome = pull::pull(self, &name, credentials, registries, engine).await;
         // What came of a pull that failed, or lay under the name before, has no name.
         self.collect()?;
         outcome

@@ -40,6 +40,7 @@ pub(super) async fn pull(
     // Before anything is fetched that nobody vouches for.
     cosign::check(&session, name, &digests, &policy).await?;
     let manifest = manifest::single(&full, &text)?;
+    let claim = store.blobs.claim(manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest))?;
     let fetch = |wanted, limit_bytes| download::fetch(&store.blobs, &store.downloads, &session, wanted, limit_bytes);
     fetch(&manifest.config, MAX_DOCUMENT_BYTES).await?;
     let config = if manifest::has_image_config(&manifest) {
@@ -69,7 +70,13 @@ pub(super) async fn pull(
     }
     // Layers may be large, and unpacking them must not hold up who else is served.
     let store = store.clone();
-    tokio::task::spawn_blocking(move || store.admit(&full, &text, &manifest, &anatomy))
+    let admitting = move || {
+        // Here, because this goes on when nobody waits for it any more.
+        let _claim = claim;
+        let _adding = store.blobs.adding()?;
+        store.admit(&full, &text, &manifest, &anatomy)
+    };
+    tokio::task::spawn_blocking(admitting)
         .await
         .unwrap_or_else(|error| Err(ImageError::io("read", "layers", std::io::Error::other(error))))
 }

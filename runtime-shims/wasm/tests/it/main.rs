@@ -9,6 +9,7 @@ mod footprint;
 mod guests;
 mod host_ports;
 mod hostile;
+mod hostile_registry;
 mod http;
 mod images;
 mod limits;

@@ -23,15 +23,21 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// What a registry does with one request, instead of what it should.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// What it should, after all.
+    AsAsked,
     /// Breaks the connection after so many bytes of the body.
     Cut(usize),
     /// Sends so many bytes of the body and then nothing.
     Stall(usize),
+    /// Sends a byte each time so long has passed.
+    Trickle(std::time::Duration),
     /// Does not say how much it sends, and sends this.
     Unsized(Vec<u8>),
     Status(u16),
     /// Sends the whole although a part was asked for.
     Whole,
+    /// Begins to, and breaks the connection after so many bytes.
+    WholeCut(usize),
     Redirect(String),
     /// Sends nothing before as many others that do so were asked for.
     Meet(Arc<tokio::sync::Barrier>),
@@ -247,7 +253,7 @@ async fn answer(server: Arc<Server>, request: Request<Incoming>) -> io::Result<R
 fn read(state: &State, path: &str, range: &str, step: Option<Step>) -> Response<Body> {
     let Some((media_type, content)) = state.contents.get(path) else { return status(StatusCode::NOT_FOUND) };
     let from: usize = match &step {
-        Some(Step::Whole) => 0,
+        Some(Step::Whole | Step::WholeCut(_)) => 0,
         _ => range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap_or(0),
     };
     let part = content.slice(from.min(content.len())..);
@@ -261,7 +267,7 @@ fn read(state: &State, path: &str, range: &str, step: Option<Step>) -> Response<
     }
     let length = part.len();
     match step {
-        None | Some(Step::Whole) => {}
+        None | Some(Step::AsAsked | Step::Whole) => {}
         Some(Step::Status(code)) => return status(StatusCode::from_u16(code).expect("a status")),
         Some(Step::Redirect(to)) => return accepted(StatusCode::TEMPORARY_REDIRECT, &to),
         Some(Step::Unsized(content)) => {
@@ -276,13 +282,21 @@ fn read(state: &State, path: &str, range: &str, step: Option<Step>) -> Response<
             *found.body_mut() = StreamBody::new(sent).boxed_unsync();
             found.headers_mut().insert("content-length", length.into());
         }
-        Some(Step::Cut(bytes)) => {
+        Some(Step::Cut(bytes) | Step::WholeCut(bytes)) => {
             let end = futures::stream::iter([Err(io::Error::other("cut"))]);
             *found.body_mut() = broken(part.slice(..bytes), end);
             found.headers_mut().insert("content-length", length.into());
         }
         Some(Step::Stall(bytes)) => {
             *found.body_mut() = broken(part.slice(..bytes), futures::stream::pending());
+            found.headers_mut().insert("content-length", length.into());
+        }
+        Some(Step::Trickle(pause)) => {
+            let sent = futures::stream::iter(part).then(move |byte| async move {
+                tokio::time::sleep(pause).await;
+                Ok(Frame::data(Bytes::copy_from_slice(&[byte])))
+            });
+            *found.body_mut() = StreamBody::new(sent).boxed_unsync();
             found.headers_mut().insert("content-length", length.into());
         }
     }

@@ -39,6 +39,7 @@ impl Verb {
 
 pub(in crate::images) struct Session {
     name: String,
+    registry: String,
     verb: Verb,
     timing: Timing,
     places: Vec<Place>,
@@ -119,12 +120,18 @@ impl Session {
             other_tls: other_tls.collect(),
             tls: Mutex::default(),
             transport: Transport::new(registries.timing),
+            registry: name.registry().to_owned(),
             name: full,
         })
     }
 
     pub(in crate::images) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whom the name says to ask, though a mirror may answer.
+    pub(in crate::images) fn registry(&self) -> &str {
+        &self.registry
     }
 
     pub(in crate::images) fn transport(&self) -> &Transport {
@@ -348,6 +355,10 @@ impl Session {
 }
 
 impl Place {
+    pub(in crate::images) fn number(&self) -> usize {
+        self.number
+    }
+
     pub(in crate::images) fn url(&self, path: &str) -> Result<Url, Fault> {
         self.endpoint.url(path).map_err(Fault::Final)
     }

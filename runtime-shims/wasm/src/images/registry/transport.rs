@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -33,6 +35,13 @@ pub(in crate::images) fn empty() -> Body {
 pub(in crate::images) fn full(content: impl Into<Bytes>) -> Body {
     http_body_util::Full::new(content.into()).map_err(|never| match never {}).boxed()
 }
+
+/// In which a document must be here, and in which the blobs of a session must get on, in times that nothing may come. Both
+/// are for who sends a byte now and then, which is no silence.
+const STALLS: u32 = 10;
+/// What of all blobs together must come in that time. Several pulls share lines of 2 KB/s, each with a few layers, and
+/// must not lose them: this is 55 B/s.
+const LEAST_BYTES: u64 = 16 << 10;
 
 /// Why a request got no answer.
 #[derive(Debug)]
@@ -52,11 +61,21 @@ pub(in crate::images) struct Transport {
     /// Those to one host may all be busy: an answer that is still being read keeps its connection.
     kept: Mutex<HashMap<Key, Vec<SendRequest<Body>>>>,
     drivers: Mutex<JoinSet<()>>,
+    /// Of all bodies so far.
+    received: AtomicU64,
+}
+
+/// A body that must get on.
+pub(in crate::images) struct Flow {
+    body: Incoming,
+    since: Instant,
+    /// What all bodies had by then.
+    had: u64,
 }
 
 impl Transport {
     pub(super) fn new(timing: Timing) -> Transport {
-        Transport { timing, kept: Mutex::default(), drivers: Mutex::default() }
+        Transport { timing, kept: Mutex::default(), drivers: Mutex::default(), received: AtomicU64::new(0) }
     }
 
     /// Sends `request` to `url`, for the place of this number. `tls` is made only where it is needed.
@@ -144,8 +163,26 @@ impl Transport {
         Ok(sender)
     }
 
+    pub(in crate::images) fn flow(&self, body: Incoming) -> Flow {
+        Flow { body, since: Instant::now(), had: self.received.load(Ordering::Relaxed) }
+    }
+
     /// The next piece of a body, or nothing at its end.
-    pub(in crate::images) async fn next(&self, body: &mut Incoming) -> Result<Option<Bytes>, Lost> {
+    pub(in crate::images) async fn next(&self, flow: &mut Flow) -> Result<Option<Bytes>, Lost> {
+        let Some(piece) = self.piece(&mut flow.body).await? else { return Ok(None) };
+        let all = self.received.fetch_add(piece.len() as u64, Ordering::Relaxed) + piece.len() as u64;
+        if flow.since.elapsed() >= self.patience() {
+            let came = all - flow.had;
+            if came < LEAST_BYTES {
+                let time = secs(self.patience());
+                return Err(Lost::Transient(format!("the registry sent no more than {came} bytes in {time}")));
+            }
+            (flow.since, flow.had) = (Instant::now(), all);
+        }
+        Ok(Some(piece))
+    }
+
+    async fn piece(&self, body: &mut Incoming) -> Result<Option<Bytes>, Lost> {
         loop {
             let frame = match tokio::time::timeout(self.timing.stall, body.frame()).await {
                 Ok(frame) => frame,
@@ -167,14 +204,24 @@ impl Transport {
 
     /// A whole body of at most `limit` bytes; nothing if it is larger.
     pub(in crate::images) async fn read(&self, mut body: Incoming, limit: u64) -> Result<Option<Vec<u8>>, Lost> {
-        let mut content = Vec::new();
-        while let Some(piece) = self.next(&mut body).await? {
-            if content.len() as u64 + piece.len() as u64 > limit {
-                return Ok(None);
+        let reading = async {
+            let mut content = Vec::new();
+            while let Some(piece) = self.piece(&mut body).await? {
+                if content.len() as u64 + piece.len() as u64 > limit {
+                    return Ok(None);
+                }
+                content.extend_from_slice(&piece);
             }
-            content.extend_from_slice(&piece);
-        }
-        Ok(Some(content))
+            Ok(Some(content))
+        };
+        tokio::time::timeout(self.patience(), reading).await.unwrap_or_else(|_| {
+            let time = secs(self.patience());
+            Err(Lost::Transient(format!("the registry did not send the whole answer in {time}")))
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        self.timing.stall * STALLS
     }
 }
 
