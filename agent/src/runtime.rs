@@ -21,6 +21,9 @@ const RUN_SANDBOX: Duration = Duration::from_secs(240);
 /// Calls under way at once in one runtime, so that one that hangs does not hold the others up: more do not make a runtime faster, and a thousand pods may come at once.
 const CALLS_MAX: usize = 32;
 const PULLS_MAX: usize = 8;
+/// A pull that takes longer goes on beside the others: eight registries that send next to nothing must not be all that a
+/// node ever pulls from, and on a slow line all that has come would be lost with a pull that is given up.
+const PULL_TURN: Duration = Duration::from_secs(600);
 
 /// The label under which runtimes keep a pod's UID, as kubelet sets it.
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
@@ -299,9 +302,18 @@ impl Runtime {
 
     /// Takes as long as it takes; dropping the future gives it up. Waits for its turn: `on_turn` is called then.
     pub async fn pull(&self, request: PullImageRequest, on_turn: impl FnOnce()) -> Answer<String> {
-        let _permit = self.pulls.acquire().await;
+        let turn = self.pulls.acquire().await;
         on_turn();
-        Ok(Box::pin(self.endpoint.images().pull_image(request)).await?.into_inner().image_ref)
+        let mut images = self.endpoint.images();
+        let mut pulling = Box::pin(images.pull_image(request));
+        let pulled = match timeout(PULL_TURN, &mut pulling).await {
+            Ok(pulled) => pulled,
+            Err(_) => {
+                drop(turn);
+                pulling.await
+            }
+        };
+        Ok(pulled?.into_inner().image_ref)
     }
 
     /// With all its names.
@@ -345,4 +357,29 @@ fn gone_is_done(answer: Answer<()>) -> Answer<()> {
 
 fn of_pod(pod_uid: Option<&str>) -> std::collections::BTreeMap<String, String> {
     pod_uid.map(|uid| (POD_UID.to_owned(), uid.to_owned())).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_cri::fake::FakeRuntime;
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pulls_that_never_end_keep_no_other_from_its_turn() {
+        let fake = FakeRuntime::new(0).scripted("endless", "pull never");
+        let runtime = Runtimes::new(RuntimeRouter::new(fake.endpoint())).all()[0].clone();
+        let pull = async |image: &str| {
+            let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+            runtime.pull(PullImageRequest { image, ..PullImageRequest::default() }, || ()).await
+        };
+        let endless = join_all((0..PULLS_MAX).map(|_| pull("endless")));
+        tokio::select! {
+            biased;
+            ended = endless => panic!("{ended:?}"),
+            pulled = pull("app") => drop(pulled.expect("it is pulled")),
+            () = tokio::time::sleep(PULL_TURN * 2) => panic!("its turn never comes"),
+        }
+    }
 }
