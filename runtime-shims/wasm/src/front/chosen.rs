@@ -11,7 +11,7 @@ use super::pods::Pods;
 use super::programs::{Known, Program};
 use super::records::ContainerRecord;
 use crate::compile::GuestKind;
-use crate::images::{Image, ImageError, ImageStore, Programs};
+use crate::images::{Image, Programs};
 
 impl Pods {
     /// What the first word of a new container's command means, and the image as it would be if that were its program.
@@ -65,7 +65,7 @@ impl Pods {
     }
 
     /// What a word means, or what there is if it means nothing.
-    async fn meaning(&self, known: &Known<'_>, word: &str) -> Result<Result<Program, Programs>, Status> {
+    async fn meaning(&self, known: &Known<'_>, word: &str) -> Result<Result<Program, Arc<Programs>>, Status> {
         if known.is_own(word) {
             return Ok(Ok(Program::Own));
         }
@@ -74,8 +74,7 @@ impl Pods {
         if let Some(path) = paths.iter().find(|path| known.image.programs.contains_key(*path)) {
             return Ok(Ok(Program::File(path.clone())));
         }
-        let image = known.image.clone();
-        let programs = self.read_image(move |store| store.programs(&image)).await?;
+        let programs = self.images.programs(known.image).await.map_err(convert::image_failed)?;
         Ok(match paths.into_iter().find(|path| programs.paths.contains(path)) {
             Some(path) => Ok(Program::File(path)),
             None => Err(programs),
@@ -85,21 +84,8 @@ impl Pods {
     async fn with_program(&self, image: &Image, program: &Program) -> Result<Image, Status> {
         match program {
             Program::Own | Program::Missing(_) => Ok(image.clone()),
-            Program::File(path) => {
-                let (image, path) = (image.clone(), path.clone());
-                self.read_image(move |store| store.program(&image, &path)).await
-            }
+            Program::File(path) => self.images.program(image, path).await.map_err(convert::image_failed),
         }
-    }
-
-    /// Layers may be large, and reading them must not hold up other calls.
-    async fn read_image<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
-    ) -> Result<T, Status> {
-        let store = self.images.clone();
-        let outcome = tokio::task::spawn_blocking(move || read(&store)).await;
-        outcome.map_err(|error| Status::internal(error.to_string()))?.map_err(convert::image_failed)
     }
 }
 

@@ -31,6 +31,7 @@ mod overlay;
 mod programs;
 mod pull;
 mod push;
+mod readings;
 mod registry;
 mod rootfs;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub(crate) use uses::Released;
 use crate::clock::{Clock, UnixNanos};
 use blobs::Blobs;
 use download::Downloads;
+use readings::Readings;
 
 /// An image as it lies in the store, under one of its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +118,7 @@ pub struct ImageStore {
     root: PathBuf,
     blobs: Blobs,
     downloads: Downloads,
+    readings: Readings,
     clock: Clock,
 }
 
@@ -132,7 +135,7 @@ impl ImageStore {
             std::fs::create_dir_all(&path).map_err(|source| ImageError::io("make", path, source))?;
         }
         let blobs = Blobs::open(&root)?;
-        let store = ImageStore { root, blobs, downloads: Downloads::default(), clock };
+        let store = ImageStore { root, blobs, downloads: Downloads::default(), readings: Readings::default(), clock };
         store.blobs.empty_tmp_if_unused()?;
         Ok(store)
     }

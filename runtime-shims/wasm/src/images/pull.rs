@@ -68,17 +68,21 @@ pub(super) async fn pull(
     {
         tracing::warn!(image = full, %error, "the machine code in the image cannot be fetched; it is compiled here");
     }
-    // Layers may be large, and unpacking them must not hold up who else is served.
-    let store = store.clone();
-    let admitting = move || {
+    let unpacks = matches!(anatomy.shape, Shape::Rootfs { .. });
+    let admitting = move |store: &ImageStore| {
         // Here, because this goes on when nobody waits for it any more.
         let _claim = claim;
         let _adding = store.blobs.adding()?;
         store.admit(&full, &text, &manifest, &anatomy)
     };
-    tokio::task::spawn_blocking(admitting)
+    if unpacks {
+        return store.read(admitting).await;
+    }
+    // It waits for the disk, and others should not.
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || admitting(&store))
         .await
-        .unwrap_or_else(|error| Err(ImageError::io("read", "layers", std::io::Error::other(error))))
+        .unwrap_or_else(|error| Err(ImageError::io("write", "an image", std::io::Error::other(error))))
 }
 
 impl ImageStore {

@@ -493,3 +493,28 @@ fn what_is_being_written_is_not_taken_for_somebodys_rest() {
     });
     assert_eq!(bench.names().len(), 51);
 }
+
+/// An image of a file system in which nothing is called but `main.wasm` and `other.wasm`.
+fn with_two_programs(bench: &Bench) -> Image {
+    let config = r#"{"os":"linux","architecture":"amd64","config":{"Entrypoint":["main.wasm"]}}"#;
+    let layers = [tar(&[("main.wasm", MODULE), ("other.wasm", COMPONENT)])];
+    bench.import("two.tar", &docker_save(config, &layers), Some("two")).expect("it is taken in").remove(0)
+}
+
+#[tokio::test]
+async fn layers_are_not_read_again_for_what_is_not_there_or_was_taken_out() {
+    let bench = bench();
+    let image = with_two_programs(&bench);
+    bench.store.hold(&image).expect("it is there");
+    let programs = bench.store.programs(&image).await.expect("they can be read");
+    assert_eq!(programs.paths, ["main.wasm", "other.wasm"]);
+    assert_eq!(bench.store.program(&image, "other.wasm").await.expect("it is there").wasm, Digest::of(COMPONENT));
+    for blob in image.blobs.iter().filter(|blob| bench.store.blobs.len(blob).expect("it is there") > 1024) {
+        std::fs::write(bench.store.blobs.path(blob), "no layer").expect("it can be written");
+    }
+    assert_eq!(bench.store.programs(&image).await.expect("they are known").paths, programs.paths);
+    // As this asker knows it, nothing was taken out of it.
+    assert!(image.programs.is_empty());
+    assert_eq!(bench.store.program(&image, "other.wasm").await.expect("it is there").wasm, Digest::of(COMPONENT));
+    bench.store.program(&image, "main.wasm").await.expect_err("it would have to be read");
+}
