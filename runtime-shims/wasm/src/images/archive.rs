@@ -277,7 +277,7 @@ fn docker_archive(
 /// The blobs are in the store; what the manifest says must be true of them.
 fn admit(store: &ImageStore, name: &str, manifest: &Digest) -> Result<Image, ImageError> {
     let text = store.blobs.read(manifest, MAX_DOCUMENT_BYTES)?;
-    let manifest = manifest::single(name, &text)?;
+    let manifest = manifest::image(name, &text)?;
     let config = if manifest::has_image_config(&manifest) {
         Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
     } else {

@@ -7,6 +7,8 @@ use super::{Digest, ImageError};
 pub(super) const MAX_WASM_BYTES: u64 = 256 << 20;
 /// Manifests and configurations.
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+/// Docker has 127. A manifest has room for 38,000, and each costs a request.
+const MAX_LAYERS: usize = 128;
 
 /// Where the WebAssembly file is.
 #[derive(Debug)]
@@ -98,6 +100,17 @@ pub(super) fn single(name: &str, text: &[u8]) -> Result<Manifest, ImageError> {
         }
         Err(why) => Err(ImageError::corrupt(format!("the manifest of {name}"), why)),
     }
+}
+
+/// Parses `text` as the manifest of an image that is to be taken in.
+pub(super) fn image(name: &str, text: &[u8]) -> Result<Manifest, ImageError> {
+    let manifest = single(name, text)?;
+    let layers = manifest.layers.len();
+    if layers > MAX_LAYERS {
+        let why = format!("it has {layers} layers, and an image has {MAX_LAYERS} at most");
+        return Err(ImageError::corrupt(format!("the manifest of {name}"), why));
+    }
+    Ok(manifest)
 }
 
 /// Checks the magic number and tells a component from a module.

@@ -1,6 +1,8 @@
 //! Pulls from a registry: decides what is wanted, in which order it is fetched, and that it is accepted before anything
 //! large is.
 
+use std::collections::HashSet;
+
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
@@ -39,7 +41,7 @@ pub(super) async fn pull(
     }
     // Before anything is fetched that nobody vouches for.
     cosign::check(&session, name, &digests, &policy).await?;
-    let manifest = manifest::single(&full, &text)?;
+    let manifest = manifest::image(&full, &text)?;
     let claim = store.blobs.claim(manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest))?;
     let fetch = |wanted, limit_bytes| download::fetch(&store.blobs, &store.downloads, &session, wanted, limit_bytes);
     fetch(&manifest.config, MAX_DOCUMENT_BYTES).await?;
@@ -55,11 +57,9 @@ pub(super) async fn pull(
         Shape::Rootfs { layers, entry: _ } => layers.as_slice(),
     };
     // One that is named twice would wait for itself, in a place that another could have.
-    let different = layers
-        .iter()
-        .enumerate()
-        .filter(|(at, layer)| layers[..*at].iter().all(|before| before.digest != layer.digest));
-    let fetching: Vec<_> = different.map(|(_, layer)| fetch(layer, registries.max_layer_bytes).boxed()).collect();
+    let mut seen = HashSet::new();
+    let different = layers.iter().filter(|layer| seen.insert(&layer.digest));
+    let fetching: Vec<_> = different.map(|layer| fetch(layer, registries.max_layer_bytes).boxed()).collect();
     futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
     if let (Shape::Artifact { layer }, Some(engine)) = (&anatomy.shape, engine)
         && let Some(code) = precompiled::choose(&full, &manifest, &layer.digest, engine, &policy)

@@ -518,3 +518,16 @@ async fn layers_are_not_read_again_for_what_is_not_there_or_was_taken_out() {
     assert_eq!(bench.store.program(&image, "other.wasm").await.expect("it is there").wasm, Digest::of(COMPONENT));
     bench.store.program(&image, "main.wasm").await.expect_err("it would have to be read");
 }
+
+#[test]
+fn images_have_a_bounded_number_of_layers() {
+    let bench = bench();
+    let config = r#"{"os":"wasi","architecture":"wasm","config":{"Entrypoint":["main.wasm"]}}"#;
+    let layers = vec![tar(&[("main.wasm", MODULE)]); 129];
+    bench.import("most.tar", &docker_save(config, &layers[1..]), Some("most")).expect("it is taken in");
+    let error = bench.import("many.tar", &docker_save(config, &layers), Some("many")).expect_err("it is refused");
+    expect![
+        "the manifest of docker.io/library/many:latest is corrupt: it has 129 layers, and an image has 128 at most"
+    ]
+    .assert_eq(&error.to_string());
+}

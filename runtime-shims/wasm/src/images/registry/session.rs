@@ -45,10 +45,17 @@ pub(in crate::images) struct Session {
     places: Vec<Place>,
     /// By host, for those that are no endpoint: token servers and where redirects lead.
     other_tls: HashMap<String, HostTls>,
-    /// By place and host: where a redirect leads that has no settings of its own, those of the place hold, and they must
-    /// not for others that ask there.
-    tls: Mutex<HashMap<(usize, String), Arc<ClientConfig>>>,
+    tls: Mutex<HashMap<Whose, Arc<ClientConfig>>>,
     transport: Transport,
+}
+
+/// Whose settings of TLS: where a redirect leads that has none of its own, those of the place hold, and they must not for
+/// others that ask there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    /// By its number.
+    Place(usize),
+    Other(String),
 }
 
 /// An endpoint, and who we are to it.
@@ -342,14 +349,20 @@ impl Session {
         })
     }
 
-    fn tls(&self, place: &Place, url: &Url) -> Result<Arc<ClientConfig>, String> {
-        let key = (place.number, authority(url));
-        if let Some(config) = self.tls.lock().get(&key) {
+    /// One configuration for each settings, not for each host: a registry may lead to as many as it likes, and each would
+    /// have the system's roots read.
+    pub(super) fn tls(&self, place: &Place, url: &Url) -> Result<Arc<ClientConfig>, String> {
+        let host = authority(url);
+        let own = (host != place.endpoint.host()).then(|| self.other_tls.get(&host)).flatten();
+        let (whose, settings) = match own {
+            Some(own) => (Whose::Other(host), Some(own)),
+            None => (Whose::Place(place.number), place.endpoint.config.tls.as_ref()),
+        };
+        if let Some(config) = self.tls.lock().get(&whose) {
             return Ok(config.clone());
         }
-        let own = (key.1 != place.endpoint.host()).then(|| self.other_tls.get(&key.1)).flatten();
-        let config = tls::client_config(own.or(place.endpoint.config.tls.as_ref()))?;
-        self.tls.lock().insert(key, config.clone());
+        let config = tls::client_config(settings)?;
+        self.tls.lock().insert(whose, config.clone());
         Ok(config)
     }
 }

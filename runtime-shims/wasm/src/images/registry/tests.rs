@@ -185,3 +185,21 @@ fn challenges_are_read_as_registries_write_them() {
         assert_eq!(challenges(header), expected, "{header}");
     }
 }
+
+#[tokio::test]
+async fn settings_of_tls_are_made_ready_once_however_many_hosts_they_hold_for() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let file = dir.path().join("registries.yaml");
+    std::fs::write(&file, "configs: {other.example: {tls: {insecure_skip_verify: true}}}").expect("it can be written");
+    let registries = Registries { file: ConfigFile::at(file), ..Registries::default() };
+    let name = ImageName::parse("registry.example/a").expect("a name");
+    let session = Session::open(&name, Verb::Pull, &Credentials::Anonymous, &registries).expect("it opens");
+    let mut tries = session.tries();
+    let place = tries.next().await.expect("the registry itself");
+    let made = ["registry.example", "a.example", "b.example", "other.example"].map(|host| {
+        let url = format!("https://{host}/v2").parse().expect("a URL");
+        session.tls(place, &url).expect("settings")
+    });
+    let same = |at: usize| made.iter().map(|other| std::sync::Arc::ptr_eq(&made[at], other)).collect::<Vec<_>>();
+    assert_eq!((same(0), same(3)), (vec![true, true, true, false], vec![false, false, false, true]));
+}

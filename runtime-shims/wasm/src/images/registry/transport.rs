@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request over a connection that is kept for the next one, with limits on how long anything may take.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,11 +55,15 @@ pub(in crate::images) enum Lost {
 /// Whose settings a connection was made with, by the number of the place; with TLS or without; and whom to.
 type Key = (usize, bool, String);
 
+/// More than are in use at once. A registry may lead to as many hosts as it likes.
+const KEPT_MAX: usize = 16;
+
 /// The connections of one session. They end with it.
 pub(in crate::images) struct Transport {
     timing: Timing,
     /// Those to one host may all be busy: an answer that is still being read keeps its connection.
-    kept: Mutex<HashMap<Key, Vec<SendRequest<Body>>>>,
+    /// The oldest first.
+    kept: Mutex<VecDeque<(Key, SendRequest<Body>)>>,
     drivers: Mutex<JoinSet<()>>,
     /// Of all bodies so far.
     received: AtomicU64,
@@ -113,17 +117,26 @@ impl Transport {
             Ok(response) => response.map_err(|error| Lost::Transient(format!("{host}: {}", chain(&error))))?,
             Err(_) => return Err(Lost::Transient(format!("{host} sent nothing for {}", secs(patience)))),
         };
-        self.kept.lock().entry(key).or_default().push(sender);
+        self.keep(key, sender);
         Ok(response)
+    }
+
+    /// One that makes room for another serves the answer that is being read to its end.
+    fn keep(&self, key: Key, sender: SendRequest<Body>) {
+        let mut kept = self.kept.lock();
+        kept.retain(|(_, sender)| !sender.is_closed());
+        if kept.len() == KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back((key, sender));
     }
 
     /// A connection is ready again once the last answer was read to its end.
     fn idle(&self, key: &Key) -> Option<SendRequest<Body>> {
         let mut kept = self.kept.lock();
-        let senders = kept.get_mut(key)?;
-        senders.retain(|sender| !sender.is_closed());
-        let ready = senders.iter().position(SendRequest::is_ready)?;
-        Some(senders.swap_remove(ready))
+        kept.retain(|(_, sender)| !sender.is_closed());
+        let ready = kept.iter().position(|(other, sender)| other == key && sender.is_ready())?;
+        kept.remove(ready).map(|(_, sender)| sender)
     }
 
     async fn connect(
@@ -238,4 +251,46 @@ fn tls_failed(url: &Url, error: &io::Error) -> Lost {
 
 fn secs(time: Duration) -> String {
     format!("{} s", time.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_used_again_and_few_are_kept() {
+        let transport = Transport::new(Timing::default());
+        let no_tls = || Err("nobody asks for it".to_owned());
+        let mut servers = Vec::new();
+        for _ in 0..2 * KEPT_MAX {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+            let url: Url = format!("http://{}/", listener.local_addr().expect("an address")).parse().expect("a URL");
+            let answering = async {
+                let (mut stream, _) = listener.accept().await.expect("it is asked");
+                let mut asked = [0; 1024];
+                for _ in 0..2 {
+                    assert_ne!(stream.read(&mut asked).await.expect("it is asked"), 0);
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+                    stream.write_all(answer).await.expect("it can answer");
+                }
+                stream
+            };
+            let asking = async {
+                for _ in 0..2 {
+                    let answer = transport.send(0, &url, no_tls, Request::new(empty())).await.expect("it answers");
+                    let answer = transport.read(answer.into_body(), 10).await.expect("it can be read");
+                    assert_eq!(answer.as_deref(), Some(b"hi".as_slice()));
+                    while !transport.kept.lock().back().is_some_and(|(_, sender)| sender.is_ready()) {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            };
+            let (stream, ()) = tokio::join!(answering, asking);
+            servers.push(stream);
+        }
+        assert_eq!(transport.kept.lock().len(), KEPT_MAX);
+    }
 }
