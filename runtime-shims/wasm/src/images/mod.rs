@@ -98,6 +98,12 @@ impl Image {
     }
 }
 
+/// How an image was asked for.
+enum By {
+    Name,
+    Id,
+}
+
 /// Space the store takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -189,12 +195,29 @@ impl ImageStore {
     }
 
     /// Finds an image by its name in any spelling (`hello:dev`, `docker.io/library/hello:dev`, `hello@sha256:…`) or by
-    /// its id (`sha256:…`, or the digits alone, or at least 12 first ones of them).
+    /// its id (`sha256:…`, or the digits alone, or at least 12 first ones of them). What is a name of one and the beginning
+    /// of another's id is the name. An error, if several ids begin so.
     pub fn get(&self, name_or_id: &str) -> Result<Option<Image>, ImageError> {
-        if let Some(id) = name::id_prefix(name_or_id) {
-            return Ok(self.list()?.into_iter().find(|image| image.id.hex().starts_with(&id)));
+        Ok(self.find(name_or_id)?.map(|(image, _)| image))
+    }
+
+    fn find(&self, name_or_id: &str) -> Result<Option<(Image, By)>, ImageError> {
+        let id = name::id_prefix(name_or_id);
+        let is_whole = id.as_ref().is_some_and(|digits| digits.len() == 64);
+        if !is_whole && let Some(image) = self.named(&ImageName::parse(name_or_id)?)? {
+            return Ok(Some((image, By::Name)));
         }
-        let name = ImageName::parse(name_or_id)?;
+        let Some(digits) = id else { return Ok(None) };
+        let mut found = self.list()?;
+        found.retain(|image| image.id.hex().starts_with(&digits));
+        if found.windows(2).any(|pair| pair[0].id != pair[1].id) {
+            let why = "the ids of several images begin so".to_owned();
+            return Err(ImageError::InvalidName { name: name_or_id.to_owned(), why });
+        }
+        Ok(found.into_iter().next().map(|image| (image, By::Id)))
+    }
+
+    fn named(&self, name: &ImageName) -> Result<Option<Image>, ImageError> {
         if let Some(image) = self.read_ref(&self.ref_path(&name.to_string()))? {
             return Ok(Some(image));
         }
@@ -209,10 +232,10 @@ impl ImageStore {
     /// Removes a name; by id, every name of that image. Content that no name needs any more goes too. Returns the
     /// names removed.
     pub fn remove(&self, name_or_id: &str) -> Result<Vec<String>, ImageError> {
-        let doomed: Vec<String> = match (name::id_prefix(name_or_id), self.get(name_or_id)?) {
-            (_, None) => return Ok(Vec::new()),
-            (None, Some(image)) => vec![image.name],
-            (Some(_), Some(image)) => {
+        let doomed: Vec<String> = match self.find(name_or_id)? {
+            None => return Ok(Vec::new()),
+            Some((image, By::Name)) => vec![image.name],
+            Some((image, By::Id)) => {
                 self.list()?.into_iter().filter(|other| other.id == image.id).map(|other| other.name).collect()
             }
         };

@@ -242,7 +242,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// The digits of an id or of the beginning of one, if `text` is not a name.
+/// The digits of an id or of the beginning of one, if `text` can be one. Only all 64 are never a name.
 pub(super) fn id_prefix(text: &str) -> Option<String> {
     let (digits, said_so) = match text.strip_prefix("sha256:") {
         Some(digits) => (digits, true),

@@ -166,6 +166,37 @@ fn removing_a_name_keeps_what_another_needs() {
 }
 
 #[test]
+fn a_name_that_looks_like_an_id_is_a_name() {
+    let bench = bench();
+    // Content by content, until two ids begin alike.
+    let mut by_digit = std::collections::BTreeMap::new();
+    let (first, second) = (0u8..)
+        .find_map(|number| {
+            let image = bench.import("a.wasm", &[MODULE, &[number]].concat(), Some(&format!("a:{number}")));
+            let image = image.expect("it is taken in").remove(0);
+            by_digit.insert(image.id.hex()[..1].to_owned(), image.clone()).map(|before| (before, image))
+        })
+        .expect("there are sixteen digits");
+    let both = format!("sha256:{}", &first.id.hex()[..1]);
+    for outcome in [bench.store.get(&both).map(drop), bench.store.remove(&both).map(drop)] {
+        let error = outcome.expect_err("it could be either").to_string();
+        assert_eq!(error, format!("invalid image name \"{both}\": the ids of several images begin so"));
+    }
+    // What the other's id begins with, as a name.
+    let looks_like = &second.id.hex()[..12];
+    bench.store.tag(&first.name, looks_like).expect("it is there");
+    let found = |text: &str| bench.store.get(text).expect("it can be read").map(|image| image.id);
+    assert_eq!(found(looks_like), Some(first.id.clone()));
+    assert_eq!(found(&second.id.hex()[..13]), Some(second.id.clone()));
+    assert_eq!(
+        bench.store.remove(looks_like).expect("it is there"),
+        [format!("docker.io/library/{looks_like}:latest")]
+    );
+    assert_eq!(found(looks_like), Some(second.id));
+    assert_eq!(found(&first.name), Some(first.id));
+}
+
+#[test]
 fn content_is_not_collected_while_somebody_adds() {
     let bench = bench();
     bench.import("a.wasm", MODULE, None).expect("it is taken in");
