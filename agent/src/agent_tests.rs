@@ -705,8 +705,11 @@ async fn a_runtime_that_hangs_does_not_hold_up_another() {
 /// Which of two runtimes a pod of this image runs in: the default one, or the one that claims its own kind.
 async fn runs_in(image: &str, policy: &str) -> &'static str {
     let oci = FakeRuntime::new(0).scripted("wasm:1", "foreign").with_image("cached:1");
-    let wasm =
-        FakeRuntime::new(0).scripted("oci:1", "foreign").scripted("gone:1", "pull fails gone").with_image("local:1");
+    let wasm = FakeRuntime::new(0)
+        .scripted("oci:1", "foreign")
+        .scripted("gone:1", "pull fails gone")
+        .scripted("late:1", "foreign; pull fails 2 times Unknown: no route to host")
+        .with_image("local:1");
     let router = RuntimeRouter::new(oci.endpoint().named("oci"));
     let router = router.with_handler("wasm", wasm.endpoint().named("wasm")).with_claimant("wasm");
     let node = Node::with(oci.clone(), router, None);
@@ -732,4 +735,5 @@ async fn an_image_finds_the_runtime_of_its_kind() {
     assert_eq!(runs_in("oci:1", "IfNotPresent").await, "oci");
     assert_eq!(runs_in("cached:1", "Never").await, "oci");
     assert_eq!(runs_in("gone:1", "Always").await, "oci");
+    assert_eq!(runs_in("late:1", "Always").await, "oci");
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use coracle_shim_wasm::compile::{self, Interfaces, Reexec};
 use coracle_shim_wasm::front::FrontConfig;
 use coracle_shim_wasm::images::{
-    ConfigFile, Credentials, DEFAULT_POLICY_FILE, DEFAULT_REGISTRIES_FILE, Image, ImageStore, PushExtras, Registries,
-    SigningKey,
+    ConfigFile, Credentials, DEFAULT_POLICY_FILE, DEFAULT_REGISTRIES_FILE, Image, ImageError, ImageStore, PushExtras,
+    Registries, SigningKey,
 };
 
 use crate::cli::{ImageArgs, ImageCommand, ImageSourceArgs, Output, PushArgs};
@@ -55,8 +55,8 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
         ImageCommand::Pull { name, creds, source } => {
             let store = store(&Paths::open(data_dir)?)?;
             let engine = compile::portable_engine(compiler()).await.map_err(anyhow::Error::msg)?;
-            let image = store.pull(&name, &credentials(creds, &name)?, &registries(source), Some(&engine)).await?;
-            named("pulled ", &image)
+            let pulled = store.pull(&name, &credentials(creds, &name)?, &registries(source), Some(&engine)).await;
+            named("pulled ", &pulled.map_err(with_cure)?)
         }
         ImageCommand::Push(args) => push(&store(&Paths::open(data_dir)?)?, args).await?,
     };
@@ -94,13 +94,21 @@ async fn push(store: &ImageStore, args: PushArgs) -> anyhow::Result<String> {
         extras.code = compile::precompile(store, &image, compiler()).await.map_err(anyhow::Error::msg)?;
     }
     let credentials = credentials(creds, target.as_deref().unwrap_or(&name))?;
-    let digest = store.push(&name, target.as_deref(), &credentials, &registries, &extras).await?;
+    let pushed = store.push(&name, target.as_deref(), &credentials, &registries, &extras).await;
+    let digest = pushed.map_err(with_cure)?;
     Ok(format!("pushed {} {digest}\n", target.unwrap_or(name)))
 }
 
 /// This program, as a compiler.
 fn compiler() -> Reexec {
     Reexec { program: "/proc/self/exe".into(), args: vec!["wasm-compile".into()] }
+}
+
+fn with_cure(error: ImageError) -> anyhow::Error {
+    match error {
+        ImageError::Unauthorized { .. } => anyhow::anyhow!("{error}; log in with --creds USER:PASSWORD"),
+        other => other.into(),
+    }
 }
 
 /// For the registry in the image's name alone: its mirrors are others.
@@ -195,6 +203,13 @@ mod tests {
         assert_eq!(given("me:x", "hello").unwrap(), "Password(me) for docker.io");
         assert_eq!(given("me", "hello").unwrap_err().to_string(), "--creds is USER:PASSWORD");
         assert_eq!(credentials(None, "hello").unwrap(), Credentials::Anonymous);
+    }
+
+    #[test]
+    fn who_is_refused_is_told_how_to_log_in() {
+        let (name, why) = ("a".to_owned(), "refused".to_owned());
+        let error = with_cure(ImageError::Unauthorized { verb: "push", name, why });
+        assert_eq!(error.to_string(), "failed to push image \"a\": refused; log in with --creds USER:PASSWORD");
     }
 
     #[test]

@@ -197,11 +197,14 @@ fn whole_millis(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// How a message begins that tells of a signature.
+pub(super) const SIGNATURE_FAULT: &str = "SignatureValidationFailed";
+
 /// Runtimes name two faults by the beginning of their message; kubelet shows these as reasons of their own.
 fn pull_fault(error: CriError) -> (ImageFault, String) {
     if error.message.starts_with("RegistryUnavailable") {
         (ImageFault::RegistryUnavailable, error.to_string())
-    } else if error.message.starts_with("SignatureValidationFailed") {
+    } else if error.message.starts_with(SIGNATURE_FAULT) {
         (ImageFault::SignatureValidation, error.to_string())
     } else {
         (ImageFault::Pull, error.to_string())

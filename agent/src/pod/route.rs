@@ -12,7 +12,7 @@ use coracle_cri::Code;
 use coracle_cri::v1::ImageSpec;
 use k8s_openapi::api::core::v1::Container;
 
-use super::acts;
+use super::acts::{self, SIGNATURE_FAULT};
 use super::context::PodContext;
 use super::image::with_default_tag;
 use crate::runtime::{CriError, Runtime};
@@ -76,8 +76,9 @@ async fn kind_of(
     }
     match acts::pull(context, pod, claimant, &own).await {
         Ok(_) => Ok(Kind::Own),
-        // The registry may be back soon. To guess would bind the pod to the wrong runtime for good.
-        Err(error) if error.is_unsure() => Err(unknown(error)),
+        // The registry may be back soon, or its settings be repaired. To guess would bind the pod to the wrong runtime for
+        // good.
+        Err(error) if error.is_unsure() || was_not_asked(&error) => Err(unknown(error)),
         // Of another kind; or it cannot be had, which the default runtime says as well as any.
         Err(error) if error.is_other_kind() || matches!(error.code, Code::NotFound | Code::PermissionDenied) => {
             tracing::debug!(pod = %context.key, image, %error, "the image is left to the default runtime");
@@ -86,4 +87,9 @@ async fn kind_of(
         // It is of this kind, and something is wrong with it: the claimant says what.
         Err(_) => Ok(Kind::Own),
     }
+}
+
+/// Runtimes say of most faults of a registry no more than that there is one. An image whose signature is missed is no such.
+fn was_not_asked(error: &CriError) -> bool {
+    error.code == Code::Unknown && !error.message.starts_with(SIGNATURE_FAULT)
 }

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::script::{Run, Script, Step, Stop};
+use crate::Status;
 use crate::v1;
-use crate::{Code, Status};
 
 /// Calls kept for `take_calls`; beyond it the oldest half is dropped.
 const CALLS_MAX: usize = 65_536;
@@ -152,7 +152,11 @@ impl State {
                     return Ok(Some(std::time::Duration::ZERO));
                 }
                 *failed += 1;
-                Err(Status::new(if kind == "pull" { Code::NotFound } else { Code::Unknown }, message.clone()))
+                match message.strip_prefix("Unknown: ") {
+                    Some(message) => Err(Status::unknown(message)),
+                    None if kind == "pull" => Err(Status::not_found(message)),
+                    None => Err(Status::unknown(message)),
+                }
             }
         }
     }

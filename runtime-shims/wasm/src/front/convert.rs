@@ -151,12 +151,12 @@ pub(super) fn image_failed(error: ImageError) -> Status {
         ImageError::NotWasm { .. } => coracle_cri::other_kind(text),
         ImageError::TooLarge { .. } => Status::resource_exhausted(text),
         ImageError::Unknown { .. } | ImageError::NotFound { .. } => Status::not_found(text),
-        ImageError::Unauthorized { .. } => Status::permission_denied(text),
+        ImageError::Unauthorized { .. } => Status::permission_denied(format!("{text}; check imagePullSecrets")),
         // As containerd: no reason of its own, so that a kubelet shows ErrImagePull, which is what people and alerts look for.
-        ImageError::Registry { .. } => Status::unknown(text),
+        // Nor is it known of what kind the image is, also where it is the settings that keep the registry from being asked.
+        ImageError::Registry { .. } | ImageError::Settings { .. } => Status::unknown(text),
         // This prefix is how a kubelet knows the fault, and the code without a name keeps it at the beginning.
         ImageError::Untrusted { .. } => Status::unknown(format!("SignatureValidationFailed: {text}")),
-        ImageError::Settings { .. } => Status::failed_precondition(text),
         ImageError::Io { .. } => Status::internal(text),
     }
 }
@@ -168,4 +168,27 @@ pub(super) fn matches(selector: &BTreeMap<String, String>, labels: impl FnOnce()
     }
     let labels = labels();
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_cri::Code;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_of_another_kind_is_said_to_be_that() {
+        let (name, why) = ("a".to_owned(), "because".to_owned());
+        let told = |error: ImageError| (image_failed(error).code(), coracle_cri::other_kind("").code());
+        let (code, other) = told(ImageError::NotWasm { name: name.clone(), why: why.clone() });
+        assert_eq!(code, other);
+        for error in [
+            ImageError::Settings { name: name.clone(), why: why.clone() },
+            ImageError::Registry { verb: "pull", name: name.clone(), why: why.clone() },
+        ] {
+            assert_eq!(told(error), (Code::Unknown, other));
+        }
+        let denied = image_failed(ImageError::Unauthorized { verb: "pull", name, why });
+        assert_eq!(denied.message(), "failed to pull image \"a\": because; check imagePullSecrets");
+    }
 }

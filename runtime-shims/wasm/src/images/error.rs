@@ -17,12 +17,12 @@ pub enum ImageError {
     Unknown { name: String },
 
     /// The registry answered that it has no such image.
-    #[error("failed to pull image {name:?}: not found in the registry")]
-    NotFound { name: String },
+    #[error("failed to {verb} image {name:?}: not found in the registry")]
+    NotFound { verb: &'static str, name: String },
 
-    /// The registry wants other credentials.
-    #[error("failed to pull image {name:?}: {why}; check imagePullSecrets")]
-    Unauthorized { name: String, why: String },
+    /// The registry wants other credentials. Where they come from, the caller knows.
+    #[error("failed to {verb} image {name:?}: {why}")]
+    Unauthorized { verb: &'static str, name: String, why: String },
 
     /// The registry could not be reached, or broke off.
     #[error("failed to {verb} image {name:?}: {why}")]

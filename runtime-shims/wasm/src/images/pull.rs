@@ -149,7 +149,7 @@ fn read_head(store: &ImageStore, wasm: &Digest, head: &mut [u8; 8]) -> Result<us
 
 async fn fetch_manifest(session: &Session, reference: &str) -> Result<Vec<u8>, ImageError> {
     let text = session.manifest(reference, &ACCEPTED).await?;
-    text.ok_or_else(|| ImageError::NotFound { name: session.name().to_owned() })
+    text.ok_or_else(|| ImageError::NotFound { verb: "pull", name: session.name().to_owned() })
 }
 
 fn verify(name: &str, digest: &Digest, expected: &Digest) -> Result<(), ImageError> {

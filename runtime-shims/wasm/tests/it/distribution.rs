@@ -323,7 +323,7 @@ async fn tokens_are_fetched_for_passwords_and_identity_tokens() {
         error,
         &[(&registry.host, "HOST")],
         expect![[
-            r#"failed to pull image "HOST/private:v1": HOST refused access: its token server HOST answered 401 Unauthorized; check imagePullSecrets"#
+            r#"failed to pull image "HOST/private:v1": HOST refused access: its token server HOST answered 401 Unauthorized"#
         ]],
     );
     // Credentials for another host stay here.
@@ -462,9 +462,14 @@ async fn a_push_is_authorised_and_goes_past_the_mirrors() {
     let name = format!("{}/team/hello:v1", registry.host);
     bench.store.import(&file, Some(&name)).expect("it is taken in");
     bench.configure(&format!("mirrors: {{\"{}\": {{endpoint: [\"http://127.0.0.1:1\"]}}}}\n", registry.host));
-    let credentials = Credentials::Password { user: "user".to_owned(), password: "secret".to_owned() };
-    let pushed = bench.store.push(&name, None, &credentials, &bench.registries, &PushExtras::default()).await;
-    let pushed = pushed.expect("it is pushed").to_string();
+    let push = |password: &str| {
+        let credentials = Credentials::Password { user: "user".to_owned(), password: password.to_owned() };
+        let (bench, name) = (&bench, &name);
+        async move { bench.store.push(name, None, &credentials, &bench.registries, &PushExtras::default()).await }
+    };
+    let refused = push("wrong").await.expect_err("it is refused");
+    assert!(matches!(refused, ImageError::Unauthorized { verb: "push", .. }), "{refused}");
+    let pushed = push("secret").await.expect("it is pushed").to_string();
     assert_eq!(digest(&registry.get("/v2/team/hello/manifests/v1").expect("it is there")), pushed);
     assert_eq!(registry.get(&format!("/v2/team/hello/blobs/{}", digest(&hello()))).expect("it is there"), hello());
 }

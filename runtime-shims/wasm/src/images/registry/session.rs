@@ -492,11 +492,11 @@ impl<'a> Tries<'a> {
             };
             told.push(if several { format!("{}: {why}", place.endpoint.host()) } else { why });
         }
-        let why = told.join("; ");
+        let (verb, why) = (self.session.verb.word(), told.join("; "));
         match (denied, all_absent) {
-            (true, _) => ImageError::Unauthorized { name, why },
-            (false, true) => ImageError::NotFound { name },
-            (false, false) => ImageError::Registry { verb: self.session.verb.word(), name, why },
+            (true, _) => ImageError::Unauthorized { verb, name, why },
+            (false, true) => ImageError::NotFound { verb, name },
+            (false, false) => ImageError::Registry { verb, name, why },
         }
     }
 }
