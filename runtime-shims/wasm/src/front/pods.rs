@@ -25,7 +25,7 @@ use super::looks::Looks;
 use super::packed::Packed;
 use super::records::{Phase, Records, SandboxRecord};
 use super::state::{Lookup, State, name_of};
-use super::usage::Meter;
+use super::usage::{Heard, Meter};
 use super::workers::Workers;
 use crate::clock::UnixNanos;
 use crate::compile::{Compiler, TaskLimits};
@@ -47,6 +47,7 @@ pub(super) struct Pods {
     pub(super) state: Mutex<State>,
     pub(super) records: Records,
     pub(super) events: Events,
+    pub(super) heard: Heard,
     pub(super) meter: Meter,
     pub(super) looks: Looks,
     pub(super) workers: Workers,
@@ -107,6 +108,7 @@ impl Pods {
             state: Mutex::default(),
             records,
             events: Events::new(stop.clone()),
+            heard: Heard::default(),
             meter: Meter::default(),
             looks: Looks::default(),
             workers,

@@ -1,7 +1,8 @@
 //! What containers use, as CRI's statistics; and their resources changed while they run.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use coracle_cri::Status;
 use coracle_cri::v1::*;
@@ -10,13 +11,17 @@ use parking_lot::Mutex;
 use super::containers::order_failed;
 use super::convert;
 use super::limits;
+use super::link::Link;
 use super::pods::{Pods, lookup_failed, record_failed};
-use super::records::Phase;
+use super::records::{Phase, SandboxRecord};
 use super::runtime_service::Front;
 use super::scratch;
 use super::state::{Container as KnownContainer, State};
 use crate::clock::UnixNanos;
 use crate::wire::{self, Command, GuestStats};
+
+/// A worker answers at once; what one that does not said before is soon enough for whoever asks, who has little patience.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Looks closer together than this say nothing of how fast something is used.
 const WINDOW_NS: i64 = 500_000_000;
@@ -48,51 +53,112 @@ impl Meter {
         nano_cores
     }
 
-    fn retain(&self, running: &HashMap<String, GuestStats>) {
-        self.0.lock().retain(|id, _| running.contains_key(id));
+    fn retain(&self, running: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|id, _| running(id));
     }
+}
+
+/// What workers last said of their containers. It stands until they say something else.
+#[derive(Debug, Default)]
+pub(super) struct Heard(Mutex<HashMap<String, Word>>);
+
+/// What one container used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Word {
+    /// The worker that says so.
+    generation: u64,
+    at: UnixNanos,
+    used: GuestStats,
+}
+
+impl Heard {
+    /// A worker is believed of containers that it runs, by `runs_in`: somebody's guest may have taken it over.
+    fn hear(&self, generation: u64, at: UnixNanos, said: Vec<GuestStats>, runs_in: impl Fn(&str) -> Option<u64>) {
+        let mut all = self.0.lock();
+        all.retain(|id, word| runs_in(id) == Some(word.generation));
+        for mut used in said {
+            let id = std::mem::take(&mut used.id);
+            if runs_in(&id) == Some(generation) {
+                all.insert(id, Word { generation, at, used });
+            }
+        }
+    }
+
+    /// Of those containers that still run where they did.
+    fn of(&self, running: &BTreeMap<String, u64>) -> BTreeMap<String, Word> {
+        let all = self.0.lock();
+        let known = running.iter().filter_map(|(id, generation)| {
+            let word = all.get(id).filter(|word| word.generation == *generation)?;
+            Some((id.clone(), word.clone()))
+        });
+        known.collect()
+    }
+}
+
+/// The containers of these that run, and the worker of each.
+fn running<'a>(containers: impl IntoIterator<Item = &'a KnownContainer>) -> BTreeMap<String, u64> {
+    let running = containers.into_iter().filter(|container| container.is_running());
+    running.filter_map(|container| Some((container.record.id.clone(), container.generation?))).collect()
 }
 
 impl Front {
     /// What running guests use, as their workers count it.
-    async fn usage(&self) -> HashMap<String, GuestStats> {
-        let workers = self.0.workers.all();
-        let asked = workers.iter().map(|link| link.order(Command::Stats, &[]));
-        let mut usage = HashMap::new();
-        for answer in futures::future::join_all(asked).await {
-            match answer {
-                Ok(wire::Answer::Stats(stats)) => {
-                    usage.extend(stats.into_iter().map(|stats| (stats.id.clone(), stats)));
-                }
-                Ok(wire::Answer::Nothing | wire::Answer::Descriptor | wire::Answer::Full(_)) => {}
-                Err(error) => tracing::warn!(%error, "a worker gives no usage"),
-            }
-        }
-        self.0.meter.retain(&usage);
-        usage
+    async fn usage(&self, running: &BTreeMap<String, u64>) -> BTreeMap<String, Word> {
+        let workers: BTreeSet<u64> = running.values().copied().collect();
+        let asked = workers.into_iter().filter_map(|generation| self.0.workers.get(Some(generation))).map(|link| {
+            let pods = self.0.clone();
+            self.0.tasks.spawn(async move { pods.ask_usage(&link).await })
+        });
+        // An answer that comes later is for those who ask then.
+        let _ = tokio::time::timeout(PATIENCE, futures::future::join_all(asked)).await;
+        self.0.heard.of(running)
     }
 
     pub(super) async fn stats(&self, filter: &ContainerStatsFilter) -> Vec<ContainerStats> {
-        let usage = self.usage().await;
-        let state = self.0.state.lock();
-        let matching = state.containers.values().filter(|container| {
-            let record = &container.record;
-            record.id.starts_with(&filter.id)
-                && record.sandbox.starts_with(&filter.pod_sandbox_id)
-                && convert::matches(&filter.label_selector, || record.config.read().labels)
-        });
-        matching.filter_map(|container| self.container_stats_of(container, usage.get(&container.record.id)?)).collect()
+        let running = {
+            let state = self.0.state.lock();
+            running(state.containers.values().filter(|container| {
+                let record = &container.record;
+                record.id.starts_with(&filter.id)
+                    && record.sandbox.starts_with(&filter.pod_sandbox_id)
+                    && convert::matches(&filter.label_selector, || record.config.read().labels)
+            }))
+        };
+        let usage = self.usage(&running).await;
+        let mut stats: Vec<ContainerStats> = {
+            let state = self.0.state.lock();
+            let known = usage.iter().filter_map(|(id, word)| Some((state.containers.get(id)?, word)));
+            known.filter_map(|(container, word)| self.container_stats_of(container, word)).collect()
+        };
+        self.measure(stats.iter_mut().collect()).await;
+        stats
+    }
+
+    /// Notes what disk containers take: on a thread beside, and with the state free for others, as the disk may be slow.
+    async fn measure(&self, stats: Vec<&mut ContainerStats>) {
+        let id = |stats: &ContainerStats| stats.attributes.as_ref().map_or_else(String::new, |all| all.id.clone());
+        let dirs: Vec<PathBuf> = stats.iter().map(|stats| self.0.scratch(&id(stats))).collect();
+        let now = self.0.config.clock.now();
+        let measuring = move || dirs.iter().map(|dir| disk(now, dir)).collect::<Vec<_>>();
+        match tokio::task::spawn_blocking(measuring).await {
+            Ok(measured) => {
+                for (stats, disk) in stats.into_iter().zip(measured) {
+                    stats.writable_layer = Some(disk);
+                }
+            }
+            Err(error) => tracing::error!(%error, "what containers take of the disk is not known"),
+        }
     }
 
     /// None for one that does not run.
-    fn container_stats_of(&self, container: &KnownContainer, used: &GuestStats) -> Option<ContainerStats> {
+    fn container_stats_of(&self, container: &KnownContainer, word: &Word) -> Option<ContainerStats> {
         let record = &container.record;
         let started_at = match record.phase {
             Phase::Running { started_at } => started_at,
             Phase::Created | Phase::Exited(_) => return None,
         };
-        let now = self.0.config.clock.now();
-        let nano_cores = self.0.meter.nano_cores(&record.id, started_at, now, used.cpu_ns);
+        let Word { at, used, .. } = word;
+        let nano_cores = self.0.meter.nano_cores(&record.id, started_at, *at, used.cpu_ns);
         let config = record.config.read();
         let limit = config.linux.as_ref().and_then(|linux| linux.resources.as_ref());
         let limit = limit.and_then(|all| u64::try_from(all.memory_limit_in_bytes).ok()).filter(|bytes| *bytes > 0);
@@ -103,32 +169,43 @@ impl Front {
                 labels: config.labels,
                 annotations: config.annotations,
             }),
-            cpu: Some(cpu(now, used.cpu_ns, nano_cores)),
-            memory: Some(memory(now, used.memory_bytes, limit)),
-            writable_layer: Some(disk(now, &self.0.scratch(&record.id))),
+            cpu: Some(cpu(*at, used.cpu_ns, nano_cores)),
+            memory: Some(memory(*at, used.memory_bytes, limit)),
+            writable_layer: None,
             swap: None,
         })
     }
 
     pub(super) async fn pod_stats(&self, filter: &PodSandboxStatsFilter) -> Vec<PodSandboxStats> {
-        let usage = self.usage().await;
-        let state = self.0.state.lock();
-        let now = self.0.config.clock.now();
-        let matching = state.sandboxes.values().filter(|sandbox| {
-            sandbox.ready
-                && sandbox.id.starts_with(&filter.id)
-                && convert::matches(&filter.label_selector, || sandbox.config.read().labels)
-        });
-        matching
-            .map(|sandbox| {
+        let (matching, running) = {
+            let state = self.0.state.lock();
+            let matching = state.sandboxes.values().filter(|sandbox| {
+                sandbox.ready
+                    && sandbox.id.starts_with(&filter.id)
+                    && convert::matches(&filter.label_selector, || sandbox.config.read().labels)
+            });
+            let matching: Vec<String> = matching.map(|sandbox| sandbox.id.clone()).collect();
+            let running = running(matching.iter().flat_map(|id| state.containers_of(id)));
+            (matching, running)
+        };
+        let usage = self.usage(&running).await;
+        let mut stats: Vec<PodSandboxStats> = {
+            let state = self.0.state.lock();
+            let still = matching.iter().filter_map(|id| state.sandboxes.get(id).filter(|sandbox| sandbox.ready));
+            let now = self.0.config.clock.now();
+            let pod = |sandbox: &SandboxRecord| {
                 let PodSandboxConfig { metadata, labels, annotations, .. } = sandbox.config.read();
                 let id = sandbox.id.clone();
                 PodSandboxStats {
                     attributes: Some(PodSandboxAttributes { id, metadata, labels, annotations }),
                     linux: Some(self.sum(&state, &sandbox.id, &usage, now)),
                 }
-            })
-            .collect()
+            };
+            still.map(pod).collect()
+        };
+        self.measure(stats.iter_mut().flat_map(|pod| &mut pod.linux).flat_map(|linux| &mut linux.containers).collect())
+            .await;
+        stats
     }
 
     /// A sandbox is nothing but its containers.
@@ -136,19 +213,17 @@ impl Front {
         &self,
         state: &State,
         sandbox: &str,
-        usage: &HashMap<String, GuestStats>,
+        usage: &BTreeMap<String, Word>,
         now: UnixNanos,
     ) -> LinuxPodSandboxStats {
         let (mut all, mut nano_cores) = (GuestStats::default(), 0_u64);
         let mut containers = Vec::new();
         for container in state.containers_of(sandbox) {
-            let Some(used) = usage.get(&container.record.id) else { continue };
-            let Some(stats) = self.container_stats_of(container, used) else { continue };
-            all.cpu_ns += used.cpu_ns;
-            all.memory_bytes += used.memory_bytes;
-            all.received_bytes += used.received_bytes;
-            all.sent_bytes += used.sent_bytes;
-            nano_cores += stats.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores).map_or(0, |cores| cores.value);
+            let Some(word) = usage.get(&container.record.id) else { continue };
+            let Some(stats) = self.container_stats_of(container, word) else { continue };
+            add(&mut all, &word.used);
+            let cores = stats.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores).map_or(0, |cores| cores.value);
+            nano_cores = nano_cores.saturating_add(cores);
             containers.push(stats);
         }
         let interface = NetworkInterfaceUsage {
@@ -173,6 +248,19 @@ impl Front {
 }
 
 impl Pods {
+    async fn ask_usage(&self, link: &Link) {
+        let said = match link.order(Command::Stats, &[]).await {
+            Ok(wire::Answer::Stats(said)) => said,
+            Ok(wire::Answer::Nothing | wire::Answer::Descriptor | wire::Answer::Full(_)) => return,
+            Err(error) => return tracing::warn!(worker = link.record.id, %error, "a worker gives no usage"),
+        };
+        let at = self.config.clock.now();
+        let state = self.state.lock();
+        let runs_in = |id: &str| state.containers.get(id).and_then(|container| container.generation);
+        self.heard.hear(link.generation, at, said, runs_in);
+        self.meter.retain(|id| runs_in(id).is_some());
+    }
+
     /// New limits for a container, running or not.
     pub(super) async fn set_resources(&self, id: &str, news: &LinuxContainerResources) -> Result<(), Status> {
         let (id, turn) = self.turn_of(id)?;
@@ -236,6 +324,19 @@ impl Pods {
     }
 }
 
+/// Figures are the workers' word, which may be any.
+fn add(all: &mut GuestStats, used: &GuestStats) {
+    let GuestStats { id: _, memory_bytes, cpu_ns, received_bytes, sent_bytes } = used;
+    for (sum, more) in [
+        (&mut all.memory_bytes, memory_bytes),
+        (&mut all.cpu_ns, cpu_ns),
+        (&mut all.received_bytes, received_bytes),
+        (&mut all.sent_bytes, sent_bytes),
+    ] {
+        *sum = sum.saturating_add(*more);
+    }
+}
+
 fn value(value: u64) -> Option<UInt64Value> {
     Some(UInt64Value { value })
 }
@@ -282,7 +383,46 @@ mod tests {
         // Too soon to say anything else.
         assert_eq!(look(16 * SECOND + 1000, 3_000_001_000), 1_000_000_000);
         assert_eq!(look(26 * SECOND, 3_000_000_000), 0);
-        meter.retain(&HashMap::new());
+        meter.retain(|_| false);
         assert_eq!(look(30 * SECOND, 4_000_000_000), 200_000_000, "forgotten, so since its start again");
+    }
+    fn said(figures: &[(&str, u64)]) -> Vec<GuestStats> {
+        let of = |(id, memory_bytes): &(&str, u64)| GuestStats {
+            id: (*id).to_owned(),
+            memory_bytes: *memory_bytes,
+            ..GuestStats::default()
+        };
+        figures.iter().map(of).collect()
+    }
+
+    fn known(heard: &Heard, running: &[(&str, u64)]) -> Vec<(String, u64)> {
+        let running = running.iter().map(|(id, generation)| ((*id).to_owned(), *generation)).collect();
+        heard.of(&running).into_iter().map(|(id, word)| (id, word.used.memory_bytes)).collect()
+    }
+
+    #[test]
+    fn a_worker_is_believed_of_what_it_runs() {
+        let heard = Heard::default();
+        let runs_in = |id: &str| HashMap::from([("a", 1), ("b", 2)]).get(id).copied();
+        heard.hear(2, 0, said(&[("b", 20)]), runs_in);
+        heard.hear(1, 0, said(&[("a", 10), ("b", u64::MAX), ("nobody", 1)]), runs_in);
+        let now = [("a", 1), ("b", 2), ("nobody", 1)];
+        assert_eq!(known(&heard, &now), [("a".to_owned(), 10), ("b".to_owned(), 20)]);
+        // It says nothing more, and what it said stands.
+        heard.hear(2, 1, said(&[("b", 21)]), runs_in);
+        assert_eq!(known(&heard, &now), [("a".to_owned(), 10), ("b".to_owned(), 21)]);
+        assert_eq!(known(&heard, &[("a", 3)]), [], "it is elsewhere now");
+        heard.hear(3, 2, said(&[]), |_| None);
+        assert!(heard.0.lock().is_empty(), "who does not run is forgotten");
+    }
+
+    #[test]
+    fn figures_without_measure_are_no_bugs() {
+        let mut all = GuestStats { cpu_ns: 1, ..GuestStats::default() };
+        let most = GuestStats { cpu_ns: u64::MAX, memory_bytes: u64::MAX, sent_bytes: 7, ..GuestStats::default() };
+        add(&mut all, &most);
+        add(&mut all, &most);
+        let sums = (all.cpu_ns, all.memory_bytes, all.received_bytes, all.sent_bytes);
+        assert_eq!(sums, (u64::MAX, u64::MAX, 0, 14));
     }
 }

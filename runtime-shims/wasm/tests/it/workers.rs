@@ -1,8 +1,9 @@
 //! Which pods share a worker process, how workers come and go, and how they are left for those of another build.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use coracle_cri::v1::{ContainerState, StatusRequest};
+use coracle_cri::v1::{ContainerState, ListContainerStatsRequest, StatusRequest};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -314,4 +315,21 @@ async fn when_a_worker_is_full_containers_go_to_another() {
     for pod in &pods {
         assert_eq!(get(&pod.ip, "/").await.0, 200, "{}", pod.ip);
     }
+}
+
+#[tokio::test]
+async fn a_silent_worker_takes_no_statistics_away() {
+    let shim = Shim::start().await;
+    let silent = shim.run("silent", guest("hello:dev")).await.container;
+    let told = || async {
+        let all = shim.runtime().list_container_stats(ListContainerStatsRequest::default()).await.expect("stats");
+        let ids = all.into_inner().stats.into_iter().filter_map(|stats| Some(stats.attributes?.id));
+        ids.collect::<BTreeSet<String>>()
+    };
+    assert_eq!(told().await, BTreeSet::from([silent.clone()]));
+    let worker = shim.worker_pid().expect("a worker runs");
+    signal(worker, Signal::STOP);
+    let other = shim.run_as("wasm-pod", "default", "other", guest("hello:dev")).await.container;
+    assert_eq!(told().await, BTreeSet::from([silent, other]), "what it said last stands");
+    signal(worker, Signal::CONT);
 }
