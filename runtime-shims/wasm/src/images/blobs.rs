@@ -22,7 +22,32 @@ pub(super) struct Blobs {
 }
 
 /// How long a download that broke off is kept for somebody to go on with.
-const PARTIAL_KEPT_NS: i128 = 24 * 3600 * 1_000_000_000;
+pub(super) const PARTIAL_KEPT_NS: i128 = 24 * 3600 * 1_000_000_000;
+/// And where room is wanted: longer than anybody waits who tries again.
+pub(super) const PARTIAL_KEPT_AT_LEAST_NS: i128 = 600 * 1_000_000_000;
+
+/// A download that is not whole, as it lies there.
+struct Partial {
+    path: PathBuf,
+    bytes: u64,
+    modified_ns: i128,
+}
+
+impl Partial {
+    /// How much room that made.
+    fn remove_if_idle(self) -> Result<u64, ImageError> {
+        let Ok(file) = File::open(&self.path) else { return Ok(0) };
+        // One that is being written is locked.
+        if file.try_lock().is_err() {
+            return Ok(0);
+        }
+        match fs::remove_file(&self.path) {
+            Ok(()) => Ok(self.bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(source) => Err(ImageError::io("remove", self.path, source)),
+        }
+    }
+}
 
 /// Held while content without a name is in the store.
 pub(super) struct Adding {
@@ -65,20 +90,37 @@ impl Blobs {
         sync_dir(&self.dir)
     }
 
-    /// Removes downloads that nobody went on with.
-    pub(super) fn expire_partials(&self, now: UnixNanos) -> Result<(), ImageError> {
-        use std::os::unix::fs::MetadataExt;
-        for entry in fs::read_dir(&self.partial).map_err(|source| ImageError::io("read", &self.partial, source))? {
-            let path = entry.map_err(|source| ImageError::io("read", &self.partial, source))?.path();
-            let Ok(file) = File::open(&path) else { continue };
-            let meta = file.metadata().map_err(|source| ImageError::io("read", &path, source))?;
-            let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-            // One that is being written is locked.
-            if i128::from(now) - modified_ns > PARTIAL_KEPT_NS && file.try_lock().is_ok() {
-                fs::remove_file(&path).map_err(|source| ImageError::io("remove", path, source))?;
+    /// Removes downloads that nobody went on with for so long.
+    pub(super) fn expire_partials(&self, now: UnixNanos, kept_ns: i128) -> Result<(), ImageError> {
+        let old = self.partials()?.into_iter().filter(|partial| i128::from(now) - partial.modified_ns > kept_ns);
+        old.map(Partial::remove_if_idle).try_for_each(|removed| removed.map(drop))
+    }
+
+    /// Removes downloads that nobody goes on with, the oldest first, until all together have no more than this.
+    pub(super) fn limit_partials(&self, max_bytes: u64) -> Result<(), ImageError> {
+        let mut partials = self.partials()?;
+        partials.sort_by_key(|partial| partial.modified_ns);
+        let mut total: u64 = partials.iter().map(|partial| partial.bytes).sum();
+        for partial in partials {
+            if total <= max_bytes {
+                break;
             }
+            total -= partial.remove_if_idle()?;
         }
         Ok(())
+    }
+
+    fn partials(&self) -> Result<Vec<Partial>, ImageError> {
+        use std::os::unix::fs::MetadataExt;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.partial).map_err(|source| ImageError::io("read", &self.partial, source))? {
+            let path = entry.map_err(|source| ImageError::io("read", &self.partial, source))?.path();
+            // It may be whole now, and have another name.
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+            found.push(Partial { bytes: meta.len(), modified_ns, path });
+        }
+        Ok(found)
     }
 
     pub(super) fn has(&self, digest: &Digest) -> bool {

@@ -75,10 +75,19 @@ pub(super) struct Index {
 /// An image's configuration; both Docker and OCI spell these fields so.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct ImageConfig {
-    #[serde(flatten)]
-    pub(super) platform: Platform,
+    // Written out: flattened, they would have all that is not known here read into memory.
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
     #[serde(default)]
     pub(super) config: Option<RunConfig>,
+}
+
+impl ImageConfig {
+    pub(super) fn platform(&self) -> Platform {
+        Platform { architecture: self.architecture.clone(), os: self.os.clone() }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

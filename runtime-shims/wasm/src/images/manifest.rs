@@ -9,6 +9,10 @@ pub(super) const MAX_WASM_BYTES: u64 = 256 << 20;
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Docker has 127. A manifest has room for 38,000, and each costs a request.
 const MAX_LAYERS: usize = 128;
+/// Of the words that a configuration says an image is run with. Each name of the image has them in its record, and all
+/// records are read to list images. Linux takes 128 KiB for one argument.
+const MAX_RUN_BYTES: usize = 128 << 10;
+const MAX_RUN_WORDS: usize = 4096;
 
 /// Where the WebAssembly file is.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
             .map_err(|error| ImageError::corrupt(format!("the configuration of {name}"), error))?,
         None => ImageConfig::default(),
     };
+    check_run(name, &config)?;
     let mut wasm = manifest.layers.iter().filter(|layer| WASM_LAYERS.contains(&layer.media_type.as_str()));
     if let Some(layer) = wasm.next() {
         if wasm.next().is_some() {
@@ -55,7 +60,7 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
         return Err(not_wasm(name, manifest, &config, "no layer is a Wasm file"));
     }
     let entry = entry(&config);
-    if entry.is_none() && !config.platform.is_wasm() {
+    if entry.is_none() && !config.platform().is_wasm() {
         return Err(not_wasm(
             name,
             manifest,
@@ -64,6 +69,21 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
         ));
     }
     Ok(Anatomy { shape: Shape::Rootfs { layers: manifest.layers.clone(), entry }, config })
+}
+
+fn check_run(name: &str, config: &ImageConfig) -> Result<(), ImageError> {
+    let Some(run) = &config.config else { return Ok(()) };
+    let lists = [&run.entrypoint, &run.cmd, &run.env].into_iter().flatten();
+    let lengths: Vec<usize> = lists.flatten().chain(&run.working_dir).map(String::len).collect();
+    let (words, bytes) = (lengths.len(), lengths.iter().sum::<usize>());
+    if words > MAX_RUN_WORDS || bytes > MAX_RUN_BYTES {
+        let why = format!(
+            "its entrypoint, command, environment and working directory have {words} words and {bytes} bytes; \
+             {MAX_RUN_WORDS} words and {MAX_RUN_BYTES} bytes are most"
+        );
+        return Err(ImageError::corrupt(format!("the configuration of {name}"), why));
+    }
+    Ok(())
 }
 
 /// Chooses from a list of platforms.
@@ -158,7 +178,8 @@ fn within(layer: &Descriptor, limit_bytes: u64) -> Result<(), ImageError> {
 fn not_wasm(name: &str, manifest: &Manifest, config: &ImageConfig, reason: &str) -> ImageError {
     let mut layers: Vec<&str> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
     layers.dedup();
-    let platform = if config.platform.os.is_empty() { String::new() } else { format!(" for {}", config.platform) };
+    let platform = config.platform();
+    let platform = if platform.os.is_empty() { String::new() } else { format!(" for {platform}") };
     ImageError::NotWasm {
         name: name.to_owned(),
         why: format!(

@@ -56,7 +56,7 @@ pub use trust::{DEFAULT_POLICY_FILE, SigningKey};
 pub(crate) use uses::Released;
 
 use crate::clock::{Clock, UnixNanos};
-use blobs::Blobs;
+use blobs::{Blobs, PARTIAL_KEPT_AT_LEAST_NS, PARTIAL_KEPT_NS};
 use download::Downloads;
 use readings::Readings;
 
@@ -247,6 +247,8 @@ impl ImageStore {
                 Err(source) => return Err(ImageError::io("remove", path, source)),
             }
         }
+        // Who removes an image wants its room.
+        self.blobs.expire_partials(self.clock.now(), PARTIAL_KEPT_AT_LEAST_NS)?;
         self.collect()?;
         Ok(doomed)
     }
@@ -357,7 +359,7 @@ impl ImageStore {
     /// Removes blobs that no name needs, nor a container. Skipped while some process adds content, because that content has no name yet;
     /// whoever changes the store next collects.
     fn collect(&self) -> Result<(), ImageError> {
-        self.blobs.expire_partials(self.clock.now())?;
+        self.blobs.expire_partials(self.clock.now(), PARTIAL_KEPT_NS)?;
         self.blobs.collect(|| {
             let needed = self.list()?.into_iter().chain(self.in_use()?);
             Ok(needed.flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())

@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
 use super::manifest::{self, Anatomy, MAX_DOCUMENT_BYTES, Shape};
 use super::registry::{Credentials, Registries, Session, Verb};
+use super::rootfs::UNPACKED_BYTES_MAX;
 use super::trust::{Policy, cosign, precompiled};
 use super::{Digest, Image, ImageError, ImageName, ImageStore, download, rootfs};
 
@@ -16,6 +17,9 @@ const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LI
 
 /// Layers of one image that are fetched at once: a registry far away answers several as quickly as one.
 const LAYERS_AT_ONCE: usize = 3;
+
+/// Downloads that broke off are kept as long as together they are no larger than so many of the largest layers.
+const PARTIAL_LAYERS_MAX: u64 = 2;
 
 pub(super) async fn pull(
     store: &ImageStore,
@@ -43,6 +47,7 @@ pub(super) async fn pull(
     cosign::check(&session, name, &digests, &policy).await?;
     let manifest = manifest::image(&full, &text)?;
     let claim = store.blobs.claim(manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest))?;
+    store.blobs.limit_partials(PARTIAL_LAYERS_MAX.saturating_mul(registries.max_layer_bytes))?;
     let fetch = |wanted, limit_bytes| download::fetch(&store.blobs, &store.downloads, &session, wanted, limit_bytes);
     fetch(&manifest.config, MAX_DOCUMENT_BYTES).await?;
     let config = if manifest::has_image_config(&manifest) {
@@ -58,8 +63,13 @@ pub(super) async fn pull(
     };
     // One that is named twice would wait for itself, in a place that another could have.
     let mut seen = HashSet::new();
-    let different = layers.iter().filter(|layer| seen.insert(&layer.digest));
-    let fetching: Vec<_> = different.map(|layer| fetch(layer, registries.max_layer_bytes).boxed()).collect();
+    let different: Vec<_> = layers.iter().filter(|layer| seen.insert(&layer.digest)).collect();
+    // What has more than it may unpack to is never run, and would only fill the disk.
+    if different.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size)) > UNPACKED_BYTES_MAX {
+        return Err(ImageError::TooLarge { what: format!("the content of {full}"), limit_bytes: UNPACKED_BYTES_MAX });
+    }
+    let fetching: Vec<_> =
+        different.into_iter().map(|layer| fetch(layer, registries.max_layer_bytes).boxed()).collect();
     futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
     if let (Shape::Artifact { layer }, Some(engine)) = (&anatomy.shape, engine)
         && let Some(code) = precompiled::choose(&full, &manifest, &layer.digest, engine, &policy)

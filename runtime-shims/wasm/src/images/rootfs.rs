@@ -20,7 +20,7 @@ const PROGRAMS_MAX: usize = 1000;
 /// How often layers are read for files of other names that `.wasm` links lead to.
 const READS_MAX: usize = 4;
 /// Of all layers of an image. One that unpacks to more is a bomb.
-const UNPACKED_BYTES_MAX: u64 = 4 << 30;
+pub(super) const UNPACKED_BYTES_MAX: u64 = 4 << 30;
 
 /// Copies the file out of the layers into a blob of its own.
 pub(super) fn extract(

@@ -562,3 +562,20 @@ fn images_have_a_bounded_number_of_layers() {
     ]
     .assert_eq(&error.to_string());
 }
+
+#[test]
+fn what_an_image_is_run_with_is_bounded() {
+    let bench = bench();
+    let import = |words: usize, bytes: usize| {
+        let (cmd, env) = (vec![""; words], "v".repeat(bytes));
+        let config = format!(r#"{{"os":"wasi","architecture":"wasm","config":{{"Cmd":{cmd:?},"Env":["{env}"]}}}}"#);
+        let layers = [tar(&[("main.wasm", MODULE)])];
+        bench.import("run.tar", &docker_save(&config, &layers), Some("run")).map_err(|error| error.to_string())
+    };
+    import(4095, 128 << 10).expect("it is taken in");
+    let told = [import(4096, 1), import(1, (128 << 10) + 1)].map(|outcome| outcome.expect_err("it is refused"));
+    expect![[r#"
+        the configuration of docker.io/library/run:latest is corrupt: its entrypoint, command, environment and working directory have 4097 words and 1 bytes; 4096 words and 131072 bytes are most
+        the configuration of docker.io/library/run:latest is corrupt: its entrypoint, command, environment and working directory have 2 words and 131073 bytes; 4096 words and 131072 bytes are most"#]]
+    .assert_eq(&told.join("\n"));
+}

@@ -198,6 +198,48 @@ async fn sizes_are_bounded() {
     );
 }
 
+#[tokio::test]
+async fn what_a_pull_fills_the_disk_with_is_bounded() {
+    let mut bench = bench();
+    bench.registries.max_layer_bytes = 1 << 40;
+    let registry = Registry::start(None).await;
+    let (one, two) = (crate::images::tar_of("one", b"1"), crate::images::tar_of("two", b"2"));
+    let blobs = publish_layers(&registry, "large", &[&one, &two, &one]);
+    let manifest = registry.get("/v2/large/manifests/v1").expect("it is there");
+    let manifest = String::from_utf8(manifest.to_vec()).expect("text");
+    let large = manifest.replace(&format!("\"size\":{}", one.len()), &format!("\"size\":{}", (2_u64 << 30) + 1));
+    registry.put("/v2/large/manifests/v1".to_owned(), "application/vnd.oci.image.manifest.v1+json", large.as_bytes());
+    let error = bench.pull(&format!("{}/large:v1", registry.host)).await.expect_err("all are too large");
+    check(
+        error,
+        &[(&registry.host, "HOST")],
+        expect!["the content of HOST/large:v1 is larger than the limit of 4294967296 bytes"],
+    );
+    assert!(blobs.iter().all(|blob| registry.requests(blob).is_empty()));
+}
+
+#[tokio::test]
+async fn what_broke_off_makes_room_for_what_breaks_off_later() {
+    let mut bench = bench();
+    bench.registries.max_layer_bytes = 100_000;
+    let registry = Registry::start(None).await;
+    let contents: Vec<Vec<u8>> = (1..=4).map(|byte| vec![byte; 99_000]).collect();
+    for (number, content) in contents.iter().enumerate() {
+        let repository = format!("app-{number}");
+        publish(&registry, &repository, "v1", ARTIFACT, ("application/wasm", content));
+        let blob = format!("/v2/{repository}/blobs/{}", digest(content));
+        registry.script(&blob, std::iter::once(Step::Cut(90_000)).chain(std::iter::repeat_n(Step::Status(500), 3)));
+        bench.pull(&format!("{}/{repository}:v1", registry.host)).await.expect_err("it breaks off too often");
+    }
+    // There were two of them when the last pull began to make room, and it left one more.
+    let kept = |content: &Vec<u8>| {
+        let partials = std::fs::read_dir(bench.dir.path().join("store/partial")).expect("it is there");
+        let mut names = partials.map(|entry| entry.expect("it can be read").file_name().into_string().expect("text"));
+        names.any(|name| name.starts_with(&digest(content)["sha256:".len()..]))
+    };
+    assert_eq!(contents.iter().map(kept).collect::<Vec<_>>(), [false, true, true, true]);
+}
+
 /// What the manifest says of it is all that is large.
 #[tokio::test]
 async fn layers_may_be_as_large_as_is_set() {
@@ -246,6 +288,13 @@ async fn a_download_that_nobody_goes_on_with_expires() {
     std::fs::write(&file, hello()).expect("it can be written");
     bench.store.import(&file, None).expect("it is taken in");
     assert!(partial.exists(), "it is new");
+    let two_hours_on = Clock::stepping(Clock::system().now() + 7200 * 1_000_000_000);
+    let later = ImageStore::open_with_clock(bench.dir.path().join("store"), two_hours_on).expect("it opens");
+    later.import(&file, None).expect("it is taken in");
+    assert!(partial.exists(), "somebody may go on with it");
+    later.remove("hello").expect("it can be removed");
+    assert!(!partial.exists(), "whoever removes an image wants its room");
+    std::fs::write(&partial, "half").expect("it can be written");
     let in_a_century = Clock::stepping(4_000_000_000_000_000_000);
     let later = ImageStore::open_with_clock(bench.dir.path().join("store"), in_a_century).expect("it opens");
     later.import(&file, None).expect("it is taken in");
