@@ -20,7 +20,6 @@ pub fn is_compiled(code: &Path, wasm: &Digest) -> bool {
 impl Compiler {
     /// Removes the code of files that no image needs, whatever version made it.
     pub(crate) fn retain(&self, needed: &HashSet<Digest>) {
-        self.0.refused.lock().retain(|digest, _| needed.contains(digest));
         let needed: HashSet<&str> = needed.iter().map(Digest::hex).collect();
         let Ok(versions) = fs::read_dir(&self.0.code) else { return };
         for path in versions.flatten().flat_map(|version| files(&version.path())) {

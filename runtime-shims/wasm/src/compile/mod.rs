@@ -17,7 +17,7 @@ mod kind;
 mod tests;
 mod travelled;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -159,6 +159,27 @@ const IDLE_MOST: Duration = Duration::from_secs(60);
 /// How files begin that are not whole yet.
 const NEW: &str = ".new-";
 
+/// What need not be tried again, the oldest first. Whether an image is here does not count: one that is refused when it is
+/// pulled does not stay, and is pulled again.
+#[derive(Debug, Default)]
+struct Refusals(VecDeque<(Digest, CompileError)>);
+
+/// Some MiB of reasons.
+const REFUSALS_MAX: usize = 1000;
+
+impl Refusals {
+    fn of(&self, wasm: &Digest) -> Option<CompileError> {
+        self.0.iter().find(|(refused, _)| refused == wasm).map(|(_, error)| error.clone())
+    }
+
+    fn add(&mut self, wasm: Digest, error: CompileError) {
+        if self.0.len() == REFUSALS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((wasm, error));
+    }
+}
+
 /// Compiles images, each once, one at a time.
 #[derive(Clone)]
 pub(crate) struct Compiler(Arc<Inner>);
@@ -177,7 +198,7 @@ struct Inner {
     /// Names the directory below `code`. Asked of the compiler process, because working it out needs the compiler.
     settings: OnceCell<String>,
     running: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Outcome>>>>,
-    refused: Mutex<HashMap<Digest, CompileError>>,
+    refused: Mutex<Refusals>,
     /// One compiler at a time: it is as large as everything else here together.
     turn: Semaphore,
     tasks: TaskTracker,
@@ -230,8 +251,8 @@ impl Compiler {
         if let Some(compiled) = self.0.cached(settings, store, image) {
             return Ok(compiled);
         }
-        if let Some(refusal) = self.0.refused.lock().get(&image.wasm) {
-            return Err(refusal.clone());
+        if let Some(refusal) = self.0.refused.lock().of(&image.wasm) {
+            return Err(refusal);
         }
         let outcome = {
             let mut running = self.0.running.lock();
@@ -314,7 +335,7 @@ impl Inner {
         if let Err(error) = &outcome
             && error.is_final()
         {
-            self.refused.lock().insert(image.wasm.clone(), error.clone());
+            self.refused.lock().add(image.wasm.clone(), error.clone());
         }
         self.running.lock().remove(&image.wasm);
         outcome

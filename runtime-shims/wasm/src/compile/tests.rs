@@ -114,6 +114,39 @@ async fn a_compiler_that_was_killed_is_asked_again() {
     }
 }
 
+#[tokio::test]
+async fn what_was_refused_is_not_compiled_again_though_its_image_went() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let starts = dir.path().join("starts");
+    let script = format!(
+        r#"case "$0" in
+             *'"limits":null'*) echo '{{"settings":"here"}}' >&2;;
+             *) echo >>'{}'; echo '{{"refused":"it is no good"}}' >&2;;
+           esac"#,
+        starts.display()
+    );
+    let compiler = scripted(dir.path(), &script);
+    let (store, image) = stored(dir.path());
+    for _ in 0..3 {
+        let refused = compiler.compiled(&store, &image).await.map_err(|error| error.to_string());
+        assert_eq!(refused, Err(format!("cannot run image {:?}: it is no good", image.name)));
+        // As after each pull.
+        compiler.retain(&HashSet::new());
+    }
+    assert_eq!(fs::read(&starts).expect("it was started").len(), 1);
+}
+
+#[test]
+fn refusals_are_bounded() {
+    let mut refusals = Refusals::default();
+    let wasm = |number: usize| Digest::of(&number.to_le_bytes());
+    for number in 0..=REFUSALS_MAX {
+        refusals.add(wasm(number), CompileError::Failed(number.to_string()));
+    }
+    assert_eq!(refusals.0.len(), REFUSALS_MAX);
+    assert!(refusals.of(&wasm(0)).is_none() && refusals.of(&wasm(REFUSALS_MAX)).is_some());
+}
+
 /// An image of a module that does nothing.
 fn stored(dir: &Path) -> (ImageStore, Image) {
     let store = ImageStore::open(dir.join("images")).expect("it opens");
