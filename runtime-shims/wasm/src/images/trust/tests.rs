@@ -213,10 +213,15 @@ rules:
         quay.io/a: no rule names quay.io/a, and the default is to reject
     "#]]
     .assert_eq(&shown);
-    let wild =
-        Policy::parse("rules: [{prefix: \"*\", action: reject}, {prefix: docker.io, action: accept}]", dir.path());
-    let wild = wild.expect("it is a policy");
-    assert!(matches!(wild.verdict(&ImageName::parse("quay.io/a").expect("a name")), Verdict::Reject(_)));
+}
+
+#[test]
+fn a_rule_for_every_image_gives_way_to_any_other() {
+    let policy = "rules: [{prefix: \"*\", action: reject}, {prefix: docker.io, action: accept}]";
+    let policy = Policy::parse(policy, std::path::Path::new("/")).expect("it is a policy");
+    let verdict = |name| policy.verdict(&ImageName::parse(name).expect("a name"));
+    assert!(matches!(verdict("quay.io/a"), Verdict::Reject(_)));
+    assert!(matches!(verdict("hello"), Verdict::Accept));
 }
 
 #[test]
