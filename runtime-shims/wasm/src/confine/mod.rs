@@ -1,6 +1,7 @@
 //! Takes rights away from this process: limits, user, root directory, system calls. Used by processes that handle what
 //! strangers wrote, before they look at it. Nothing here can be undone.
 
+mod binds;
 mod filter;
 mod mounts;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+pub(crate) use binds::{Bind, detached_with};
 pub(crate) use filter::Calls;
 pub(crate) use mounts::{Purpose, detached};
 

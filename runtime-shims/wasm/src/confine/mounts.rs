@@ -52,7 +52,7 @@ const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 
 #[allow(unsafe_code)]
-fn clone_mount(dir: &Path, purpose: Purpose) -> io::Result<OwnedFd> {
+pub(super) fn clone_mount(dir: &Path, purpose: Purpose) -> io::Result<OwnedFd> {
     let path = CString::new(dir.as_os_str().as_bytes())?;
     let flags = OPEN_TREE_CLONE | (libc::AT_RECURSIVE as libc::c_uint) | (libc::O_CLOEXEC as libc::c_uint);
     // SAFETY: the path is a C string that outlives the call; the other arguments are plain numbers.

@@ -1,8 +1,8 @@
 //! Volumes: which directories a guest sees where.
 //!
 //! WASI opens directories only, so single files (a subPath, `/etc/hosts`, the termination log) get a directory made for
-//! them, with the files linked in. Guests write into these files, but make no others beside them: nobody would bound
-//! what they take.
+//! them, with the files linked in, or bound where they lie on another mount than the runtime's own directory. Guests
+//! write into these files, but make no others beside them: nobody would bound what they take.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use coracle_cri::v1::Mount;
 
 use super::scratch;
-use crate::confine::{self, Purpose};
+use crate::confine::{self, Bind, Purpose};
 use crate::wire::VolumeSpec;
 
 /// Where guests see volumes, decided from the mounts and what lies on the host.
@@ -47,12 +47,6 @@ struct FileMount {
     name: String,
     host_path: PathBuf,
     readonly: bool,
-}
-
-impl MadeDir {
-    fn readonly(&self) -> bool {
-        self.files.iter().all(|file| file.readonly)
-    }
 }
 
 /// `is_dir` says what a host path is: none if nothing is there.
@@ -122,29 +116,72 @@ impl MountPlan {
     pub(super) fn open(&self, scratch: &Path, first: usize) -> Result<(Vec<VolumeSpec>, Vec<OwnedFd>), String> {
         let mut volumes = Vec::new();
         let mut fds = Vec::new();
-        let mut add = |guest_path: &str, host_path: &Path, readonly: bool| {
-            let purpose = if readonly { Purpose::Read } else { Purpose::Write };
-            let fd = confine::detached(host_path, purpose)
-                .map_err(|error| format!("mount {guest_path}: cannot open {}: {error}", host_path.display()))?;
+        let mut add = |guest_path: &str, readonly: bool, fd: OwnedFd| {
             volumes.push(VolumeSpec { guest_path: guest_path.to_owned(), readonly, dir: first + fds.len() });
             fds.push(fd);
-            Ok::<(), String>(())
         };
-        for dir in &self.dirs {
-            add(&dir.guest_path, &dir.host_path, dir.readonly)?;
+        for DirMount { guest_path, host_path, readonly } in &self.dirs {
+            let fd = confine::detached(host_path, purpose(*readonly))
+                .map_err(|error| format!("mount {guest_path}: cannot open {}: {error}", host_path.display()))?;
+            add(guest_path, *readonly, fd);
         }
         for (number, made) in self.made.iter().enumerate() {
-            let host_path = scratch.join(number.to_string());
-            let failed = |error: io::Error| format!("mount {}: {error}", made.guest_path);
-            // It is there when the container moves from one worker to another: both use it, and what was written stays.
-            if !host_path.exists() {
-                make(&host_path, made).map_err(failed)?;
-            }
-            seal(&host_path).map_err(failed)?;
-            add(&made.guest_path, &host_path, made.readonly())?;
+            let fd = made
+                .open(&scratch.join(number.to_string()))
+                .map_err(|error| format!("mount {}: {error}", made.guest_path))?;
+            add(&made.guest_path, made.readonly(), fd);
         }
         Ok((volumes, fds))
     }
+}
+
+fn purpose(readonly: bool) -> Purpose {
+    if readonly { Purpose::Read } else { Purpose::Write }
+}
+
+impl MadeDir {
+    fn readonly(&self) -> bool {
+        self.files.iter().all(|file| file.readonly)
+    }
+
+    fn open(&self, dir: &Path) -> io::Result<OwnedFd> {
+        // It is there when the container moves from one worker to another: both use it, and what was written stays.
+        if !dir.exists() {
+            make(dir, self)?;
+        }
+        seal(dir)?;
+        let purpose = purpose(self.readonly());
+        let binds = self.binds(dir)?;
+        if binds.is_empty() {
+            return confine::detached(dir, purpose);
+        }
+        match confine::detached_with(dir, purpose, &binds) {
+            Ok(fd) => Ok(fd),
+            Err(_) if self.readonly() => {
+                binds.iter().try_for_each(|bind| copy(&bind.file, &bind.over))?;
+                confine::detached(dir, purpose)
+            }
+            Err(error) => Err(elsewhere(dir, &binds, &error)),
+        }
+    }
+
+    /// What has only its place held.
+    fn binds(&self, dir: &Path) -> io::Result<Vec<Bind>> {
+        let may_be = self.files.iter().filter(|file| file.readonly == self.readonly());
+        let held = may_be.map(|file| (file, dir.join(&file.name))).filter(|(_, over)| is_placeholder(over));
+        held.map(|(file, over)| Ok(Bind { file: fs::canonicalize(&file.host_path)?, over })).collect()
+    }
+}
+
+fn elsewhere(dir: &Path, binds: &[Bind], error: &io::Error) -> io::Error {
+    let files: Vec<String> = binds.iter().map(|bind| bind.file.display().to_string()).collect();
+    let why = format!(
+        "{} cannot be written from {}, which is on another mount, and cannot be bound there: {error}; start the runtime \
+         as root, on Linux 5.12 or later, or have its data directory on the same mount",
+        files.join(", "),
+        dir.display()
+    );
+    io::Error::new(error.kind(), why)
 }
 
 /// A directory that could not be made whole is not left behind.
@@ -169,13 +206,12 @@ fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
         let host = fs::canonicalize(&file.host_path)?;
         // Where something may be written, a link would let a read-only file be written through.
         let link = file.readonly != writable;
-        let linked = if link { fs::hard_link(&host, &path) } else { Err(io::ErrorKind::CrossesDevices.into()) };
+        let linked = if link { fs::hard_link(&host, &path) } else { Err(io::ErrorKind::PermissionDenied.into()) };
         match linked {
             Ok(()) => {}
-            Err(_) if file.readonly => {
-                fs::copy(&host, &path)?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
-            }
+            // Links end at mounts, also at two of one file system.
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => hold_place(&path)?,
+            Err(_) if file.readonly => copy(&host, &path)?,
             Err(error) => {
                 let why = format!("{} cannot be linked into {}: {error}", host.display(), dir.display());
                 return Err(io::Error::new(error.kind(), why));
@@ -183,6 +219,25 @@ fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Also over what holds its place.
+fn copy(host: &Path, path: &Path) -> io::Result<()> {
+    if path.exists() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    }
+    fs::copy(host, path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444))
+}
+
+/// Where a file is to be bound, each time the directory is opened.
+fn hold_place(path: &Path) -> io::Result<()> {
+    fs::File::create(path)?.set_permissions(fs::Permissions::from_mode(0o000))
+}
+
+/// Nobody mounts a file that is empty and that nobody may read.
+fn is_placeholder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.len() == 0 && meta.permissions().mode() & 0o7777 == 0)
 }
 
 #[cfg(test)]

@@ -63,3 +63,51 @@ fn a_read_only_file_cannot_be_written_through_a_directory_that_can() {
     let _ = fs::write(&seen, "spoiled");
     assert_eq!(fs::read_to_string(host.path().join("config")).expect("it is there"), "precious");
 }
+
+/// A directory on another mount than other temporary files, if there is one that can be bound.
+fn elsewhere_on_the_host() -> Option<tempfile::TempDir> {
+    let host = tempfile::tempdir_in("/dev/shm").ok()?;
+    let here = tempfile::tempdir().expect("a directory can be made");
+    fs::write(host.path().join("probe"), "").expect("it can be written");
+    let is_other = fs::hard_link(host.path().join("probe"), here.path().join("probe")).is_err();
+    (is_other && rustix::process::geteuid().is_root()).then_some(host)
+}
+
+fn read(dir: &OwnedFd, name: &str) -> String {
+    let flags = rustix::fs::OFlags::RDONLY;
+    let file = rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()).expect("it is there");
+    io::read_to_string(fs::File::from(file)).expect("it can be read")
+}
+
+#[test]
+fn files_of_another_mount_are_bound() {
+    let Some(host) = elsewhere_on_the_host() else { return eprintln!("not root, or no other mount to try it with") };
+    let scratch = tempfile::tempdir().expect("a directory can be made");
+    let dir = scratch.path().join("container");
+    fs::write(host.path().join("log"), "").expect("it can be written");
+    fs::write(host.path().join("config"), "v1").expect("it can be written");
+    let mounts = [
+        mount(&host.path().join("log"), "/dev/termination-log", false),
+        mount(&host.path().join("config"), "/app/config", true),
+    ];
+    let plan = plan_mounts(&mounts, is_dir).expect("it can be done");
+    // Twice, as when a container moves to another worker.
+    for times in 1..=2 {
+        let (_, fds) = plan.open(&dir, 0).expect("it can be opened");
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::APPEND;
+        let log =
+            rustix::fs::openat(&fds[0], "termination-log", flags, rustix::fs::Mode::empty()).expect("it is there");
+        fs::File::from(log).write_all(b"words ").expect("it can be written");
+        assert_eq!(fs::read_to_string(host.path().join("log")).expect("it is there"), "words ".repeat(times));
+        fs::write(host.path().join("config"), format!("v{times}")).expect("it can be written");
+        assert_eq!(read(&fds[1], "config"), format!("v{times}"), "it is no copy");
+        let refused = rustix::fs::openat(&fds[1], "config", flags, rustix::fs::Mode::empty());
+        assert_eq!(refused.expect_err("not even for root"), rustix::io::Errno::ROFS);
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("this is Linux");
+    assert!(!mounts.contains(&scratch.path().display().to_string()), "the host has none of these mounts: {mounts}");
+    let (_, fds) = plan.open(&dir, 0).expect("it can be opened");
+    scratch::remove(&dir).expect("it can be removed while somebody has it open");
+    assert!(host.path().join("log").exists() && host.path().join("config").exists());
+    drop(fds);
+}

@@ -23,6 +23,24 @@ async fn a_single_file_can_be_mounted() {
 }
 
 #[tokio::test]
+async fn a_single_file_of_another_mount_can_be_written() {
+    let other = tempfile::tempdir_in("/dev/shm").ok().filter(|_| rustix::process::geteuid().is_root());
+    let Some(other) = other else { return eprintln!("not root, or no other mount to try it with") };
+    let shim = Shim::start().await;
+    let file = other.path().join("log");
+    fs::write(&file, "").expect("it can be written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).expect("it is ours");
+    let writes = guest("tool").args(&["write", "/dev/termination-log", "last words"]);
+    let pod = shim.run("writes", writes.mount(&file, "/dev/termination-log", false)).await;
+    assert_eq!(shim.ending(&pod.container).await, r#"0 Completed """#);
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "last words");
+    shim.remove_pod(&pod.sandbox).await;
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "last words");
+    let run = shim.dir.path().join("wasm/run");
+    assert_eq!(fs::read_dir(run).expect("it is there").count(), 0, "no mount is in the way");
+}
+
+#[tokio::test]
 async fn mounts_that_cannot_be_are_refused() {
     let shim = Shim::start().await;
     let dir = shim.dir.path().join("dir");
