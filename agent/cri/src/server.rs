@@ -8,11 +8,16 @@ use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::Status;
 use tonic::service::Routes;
+use tower::util::MapResponseLayer;
 
 use crate::endpoint::MESSAGE_BYTES_MAX;
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
 use crate::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
+
+/// Three times as much, if it is written in bytes that no header has.
+const REFUSAL_BYTES_MAX: usize = 4096;
 
 /// Why a runtime could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -55,12 +60,28 @@ pub async fn serve_unix<S: RuntimeService + ImageService>(
     let listener = bind(path).await?;
     bound();
     let served = tonic::transport::Server::builder()
+        .layer(MapResponseLayer::new(with_short_refusal))
         .add_routes(routes(service))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
         .await;
     // A path that stays behind only costs the next start a connection attempt.
     let _ = std::fs::remove_file(path);
     served.map_err(|source| ServeError::Serve { path: path.to_owned(), source })
+}
+
+/// A refusal is a header, of which clients take 16 KiB together: a longer one breaks all calls on its connection. It may
+/// quote what somebody wrote who means harm.
+fn with_short_refusal<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let headers = response.headers_mut();
+    if headers.get(Status::GRPC_MESSAGE).is_some_and(|text| text.len() > REFUSAL_BYTES_MAX)
+        && let Some(status) = Status::from_header_map(headers)
+    {
+        let text = status.message();
+        let short = Status::new(status.code(), &text[..text.floor_char_boundary(REFUSAL_BYTES_MAX)]);
+        // It was a header before.
+        let _ = short.add_header(headers);
+    }
+    response
 }
 
 async fn bind(path: &Path) -> Result<UnixListener, ServeError> {

@@ -20,5 +20,6 @@ mod confine;
 pub mod engine;
 pub mod front;
 pub mod images;
+mod listed;
 mod wire;
 pub mod worker;

@@ -104,6 +104,42 @@ async fn a_unix_socket_carries_the_same() {
     assert!(!path.exists(), "the socket is removed at the end");
 }
 
+#[tokio::test]
+async fn a_refusal_of_any_length_breaks_no_other_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cri.sock");
+    let (latin, greek) = ("fails ".to_owned() + &"a".repeat(100_000), "fails ".to_owned() + &"é".repeat(100_000));
+    let fake = FakeRuntime::new(0);
+    let fake = fake.scripted("latin", &format!("pull {latin}")).scripted("greek", &format!("pull {greek}"));
+    let (bound, ready) = tokio::sync::oneshot::channel();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serve =
+        crate::serve_unix(&path, std::sync::Arc::new(fake), || _ = bound.send(()), async { drop(stopped.await) });
+    let calls = async {
+        ready.await.unwrap();
+        let endpoint = Endpoint::unix(&path);
+        let pull = async |image: &str| {
+            let image = Some(ImageSpec { image: image.into(), ..Default::default() });
+            endpoint.images().pull_image(PullImageRequest { image, ..Default::default() }).await.unwrap_err()
+        };
+        let mut events = endpoint.runtime().get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
+        for (image, text) in [("latin", "a".repeat(4096)), ("greek", "é".repeat(2048))] {
+            let refusal = pull(image).await;
+            assert_eq!((refusal.code(), refusal.message()), (tonic::Code::NotFound, text.as_str()));
+        }
+        let mut runtime = endpoint.runtime();
+        let network_config = Some(NetworkConfig { pod_cidr: "127.42.16.0/20".into() });
+        let runtime_config = Some(RuntimeConfig { network_config });
+        runtime.update_runtime_config(UpdateRuntimeConfigRequest { runtime_config }).await.unwrap();
+        let metadata = PodSandboxMetadata { name: "web".into(), uid: "u1".into(), namespace: "ns".into(), attempt: 0 };
+        let config = Some(PodSandboxConfig { metadata: Some(metadata), ..Default::default() });
+        runtime.run_pod_sandbox(RunPodSandboxRequest { config, runtime_handler: String::new() }).await.unwrap();
+        events.next().await.unwrap().unwrap();
+        drop((stop, events));
+    };
+    tokio::join!(serve, calls).0.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_live_containers_of_one_name_are_a_violation() {
     let fake = FakeRuntime::new(0);

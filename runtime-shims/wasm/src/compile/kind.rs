@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use wasmparser::{Encoding, Parser, Payload};
 
+use crate::listed::listed;
+
 /// How a guest is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,10 +45,6 @@ pub(crate) struct Facts {
     /// It imports `wasi:keyvalue`.
     pub(crate) uses_keyvalue: bool,
 }
-
-/// Exports that a refusal names, and what it shows of each name.
-const NAMED: usize = 8;
-const NAME_CHARS: usize = 100;
 
 /// Behind the kind's name, where one word has to say everything.
 const WITH_KEYVALUE: &str = "+keyvalue";
@@ -138,18 +136,4 @@ fn component(exports: &[String]) -> Result<GuestKind, String> {
          wasi:cli/run@0.3 (it exports {})",
         listed(exports)
     ))
-}
-
-fn listed(exports: &[String]) -> String {
-    // A name may have 100,000 bytes.
-    let name = |export: &String| match export.char_indices().nth(NAME_CHARS) {
-        Some((end, _)) => format!("{}…", &export[..end]),
-        None => export.clone(),
-    };
-    let names: Vec<String> = exports.iter().take(NAMED).map(name).collect();
-    match exports.len() {
-        0 => "nothing".to_owned(),
-        all if all <= NAMED => names.join(", "),
-        all => format!("{} and {} more", names.join(", "), all - NAMED),
-    }
 }

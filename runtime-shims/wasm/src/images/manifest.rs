@@ -1,7 +1,10 @@
 //! Decides what an image is from its manifest and configuration, before anything large is fetched. No I/O.
 
+use std::collections::HashSet;
+
 use super::layout::{DOCKER_CONFIG, Descriptor, Document, ImageConfig, Index, Manifest, OCI_CONFIG, WASM_LAYERS};
 use super::{Digest, ImageError};
+use crate::listed::{listed, short};
 
 /// The largest WebAssembly file accepted.
 pub(super) const MAX_WASM_BYTES: u64 = 256 << 20;
@@ -106,7 +109,7 @@ pub(super) fn choose(name: &str, index: &Index) -> Result<Digest, ImageError> {
             .collect();
         ImageError::NotWasm {
             name: name.to_owned(),
-            why: format!("it is offered for {}, not for wasi/wasm", offered.join(", ")),
+            why: format!("it is offered for {}, not for wasi/wasm", listed(&offered)),
         }
     })
 }
@@ -176,17 +179,19 @@ fn within(layer: &Descriptor, limit_bytes: u64) -> Result<(), ImageError> {
 }
 
 fn not_wasm(name: &str, manifest: &Manifest, config: &ImageConfig, reason: &str) -> ImageError {
-    let mut layers: Vec<&str> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
-    layers.dedup();
+    let mut seen = HashSet::new();
+    let layers = manifest.layers.iter().map(|layer| layer.media_type.as_str());
+    let layers: Vec<&str> = layers.filter(|media_type| seen.insert(*media_type)).collect();
     let platform = config.platform();
-    let platform = if platform.os.is_empty() { String::new() } else { format!(" for {platform}") };
+    let platform =
+        if platform.os.is_empty() { String::new() } else { format!(" for {}", short(&platform.to_string())) };
     ImageError::NotWasm {
         name: name.to_owned(),
         why: format!(
             "{reason} (configuration {}{platform}; layers {}). Accepted are a layer of type {}, a platform of wasi/wasm, \
              or an entrypoint that is a .wasm file",
-            manifest.config.media_type,
-            if layers.is_empty() { "none".to_owned() } else { layers.join(", ") },
+            short(&manifest.config.media_type),
+            if layers.is_empty() { "none".to_owned() } else { listed(&layers) },
             WASM_LAYERS.join(" or "),
         ),
     }

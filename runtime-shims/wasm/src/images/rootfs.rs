@@ -14,6 +14,7 @@ use super::layout::Descriptor;
 use super::manifest::MAX_WASM_BYTES;
 use super::overlay::{Entry, Overlay, Source};
 use super::{Digest, ImageError, untar};
+use crate::listed::{listed, short};
 
 /// More than anybody wants to choose from.
 const PROGRAMS_MAX: usize = 1000;
@@ -90,7 +91,7 @@ fn only(name: &str, overlay: &Overlay) -> Result<Option<Source>, ImageError> {
     let names: Vec<&str> = overlay.programs().map(|(path, _)| path).collect();
     Err(ImageError::NotWasm {
         name: name.to_owned(),
-        why: format!("it has several .wasm files ({}) and no entrypoint that names one", names.join(", ")),
+        why: format!("it has several .wasm files ({}) and no entrypoint that names one", listed(&names)),
     })
 }
 
@@ -202,7 +203,7 @@ fn absent(name: &str, entry: Option<&str>) -> ImageError {
     ImageError::NotWasm {
         name: name.to_owned(),
         why: match entry {
-            Some(entry) => format!("no layer has its entrypoint {entry:?}"),
+            Some(entry) => format!("no layer has its entrypoint {:?}", short(entry)),
             None => "no layer has a .wasm file".to_owned(),
         },
     }

@@ -579,3 +579,46 @@ fn what_an_image_is_run_with_is_bounded() {
         the configuration of docker.io/library/run:latest is corrupt: its entrypoint, command, environment and working directory have 2 words and 131073 bytes; 4096 words and 131072 bytes are most"#]]
     .assert_eq(&told.join("\n"));
 }
+
+#[test]
+fn refusals_are_short_however_much_an_image_has() {
+    let bench = bench();
+    let platform = r#"{"os":"wasi","architecture":"wasm"}"#;
+    let names: Vec<String> = (100..200).map(|number| format!("{number}.wasm")).collect();
+    let layer = tar(&names.iter().map(|name| (name.as_str(), MODULE)).collect::<Vec<_>>());
+    let long = format!(r#"{{"config":{{"Cmd":["{}.wasm"]}}}}"#, "c".repeat(100_000));
+    let mut told = String::new();
+    for config in [platform, &long] {
+        let error = bench
+            .import("app.tar", &docker_save(config, &std::slice::from_ref(&layer)), None)
+            .expect_err("it is refused");
+        told.push_str(&error.to_string().replace(&"c".repeat(100), "CCC"));
+        told.push('\n');
+    }
+    let descriptor = |number: usize| {
+        let (digest, big) = (Digest::of(b""), "b".repeat(1000));
+        format!(
+            r#"{{"mediaType":"{number}","digest":"{digest}","size":1,"platform":{{"os":"{number}","architecture":"{big}"}}}}"#
+        )
+    };
+    let list = |from: fn(usize) -> usize| (0..100).map(from).map(descriptor).collect::<Vec<_>>().join(",");
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, list(|number| number));
+    let index = serde_json::from_str(&index).expect("an index");
+    let manifest =
+        format!(r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#, descriptor(0), list(|number| number % 2));
+    let manifest = manifest::single("app", manifest.as_bytes()).expect("a manifest");
+    for error in [
+        manifest::choose("app", &index).expect_err("it is refused"),
+        manifest::anatomy("app", &manifest, None).expect_err("it is refused"),
+    ] {
+        let short = error.to_string().replace(&"b".repeat(98), "BBB");
+        told.push_str(short.split(". Accepted").next().unwrap_or_default());
+        told.push('\n');
+    }
+    expect![[r#"
+        "docker.io/team/app:v1" is not a WebAssembly image: it has several .wasm files (100.wasm, 101.wasm, 102.wasm, 103.wasm, 104.wasm, 105.wasm, 106.wasm, 107.wasm and 92 more) and no entrypoint that names one
+        "docker.io/team/app:v1" is not a WebAssembly image: no layer has its entrypoint "CCC…"
+        "app" is not a WebAssembly image: it is offered for 0/BBB…, 1/BBB…, 2/BBB…, 3/BBB…, 4/BBB…, 5/BBB…, 6/BBB…, 7/BBB… and 92 more, not for wasi/wasm
+        "app" is not a WebAssembly image: no layer is a Wasm file (configuration 0; layers 0, 1)
+    "#]].assert_eq(&told);
+}

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::Credentials;
 use super::transport::{Body, empty, full};
+use crate::listed::short;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
@@ -112,10 +113,11 @@ fn exchange(
     credentials: &Credentials,
     endpoint: &Url,
 ) -> Result<Answer, String> {
-    let mut url = Url::parse(realm).map_err(|error| format!("its token server {realm:?} is no address: {error}"))?;
+    let mut url =
+        Url::parse(realm).map_err(|error| format!("its token server {:?} is no address: {error}", short(realm)))?;
     // A registry must not have a password sent in the clear that it was not itself sent.
     if url.scheme() != "https" && !(url.scheme() == "http" && endpoint.scheme() == "http") {
-        return Err(format!("its token server {realm:?} is not reached by HTTPS"));
+        return Err(format!("its token server {:?} is not reached by HTTPS", short(realm)));
     }
     if let Credentials::IdentityToken(token) = credentials {
         let mut form = url::form_urlencoded::Serializer::new(String::new());

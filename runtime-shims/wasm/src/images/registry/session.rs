@@ -20,6 +20,7 @@ use super::{Credentials, tls};
 use crate::images::layout::OCI_INDEX;
 use crate::images::manifest::MAX_DOCUMENT_BYTES;
 use crate::images::{Digest, ImageError, ImageName};
+use crate::listed::short;
 
 /// What the session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,10 +380,14 @@ impl Place {
 
 fn redirected(from: &Url, headers: &HeaderMap) -> Result<Url, Fault> {
     let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let to = from.join(location).map_err(|error| Fault::Final(format!("redirected to {location:?}: {error}")))?;
+    let to =
+        from.join(location).map_err(|error| Fault::Final(format!("redirected to {:?}: {error}", short(location))))?;
     match (from.scheme(), to.scheme()) {
         ("https", "https") | ("http", "http" | "https") => Ok(to),
-        (_, _) => Err(Fault::Final(format!("redirected from {} to {location:?}, which is less safe", authority(from)))),
+        (_, _) => {
+            let (from, to) = (authority(from), short(location));
+            Err(Fault::Final(format!("redirected from {from} to {to:?}, which is less safe")))
+        }
     }
 }
 
