@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
+use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
 use super::manifest::{self, Anatomy, MAX_DOCUMENT_BYTES, Shape};
 use super::registry::{Credentials, Registries, Session, Verb};
 use super::rootfs::UNPACKED_BYTES_MAX;
@@ -61,15 +61,8 @@ pub(super) async fn pull(
         Shape::Artifact { layer } => std::slice::from_ref(layer),
         Shape::Rootfs { layers, entry: _ } => layers.as_slice(),
     };
-    // One that is named twice would wait for itself, in a place that another could have.
-    let mut seen = HashSet::new();
-    let different: Vec<_> = layers.iter().filter(|layer| seen.insert(&layer.digest)).collect();
-    // What has more than it may unpack to is never run, and would only fill the disk.
-    if different.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size)) > UNPACKED_BYTES_MAX {
-        return Err(ImageError::TooLarge { what: format!("the content of {full}"), limit_bytes: UNPACKED_BYTES_MAX });
-    }
     let fetching: Vec<_> =
-        different.into_iter().map(|layer| fetch(layer, registries.max_layer_bytes).boxed()).collect();
+        different(&full, layers)?.into_iter().map(|layer| fetch(layer, registries.max_layer_bytes).boxed()).collect();
     futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
     if let (Shape::Artifact { layer }, Some(engine)) = (&anatomy.shape, engine)
         && let Some(code) = precompiled::choose(&full, &manifest, &layer.digest, engine, &policy)
@@ -155,6 +148,17 @@ fn read_head(store: &ImageStore, wasm: &Digest, head: &mut [u8; 8]) -> Result<us
     file.take(8).read_to_end(&mut bytes).map_err(|source| ImageError::io("read", &path, source))?;
     head[..bytes.len()].copy_from_slice(&bytes);
     Ok(bytes.len())
+}
+
+/// One that is named twice would wait for itself, in a place that another could have.
+fn different<'a>(name: &str, layers: &'a [Descriptor]) -> Result<Vec<&'a Descriptor>, ImageError> {
+    let mut seen = HashSet::new();
+    let different: Vec<_> = layers.iter().filter(|layer| seen.insert(&layer.digest)).collect();
+    // What has more than it may unpack to is never run, and would only fill the disk.
+    if different.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size)) > UNPACKED_BYTES_MAX {
+        return Err(ImageError::TooLarge { what: format!("the content of {name}"), limit_bytes: UNPACKED_BYTES_MAX });
+    }
+    Ok(different)
 }
 
 async fn fetch_manifest(session: &Session, reference: &str) -> Result<Vec<u8>, ImageError> {

@@ -590,7 +590,7 @@ fn refusals_are_short_however_much_an_image_has() {
     let mut told = String::new();
     for config in [platform, &long] {
         let error = bench
-            .import("app.tar", &docker_save(config, &std::slice::from_ref(&layer)), None)
+            .import("app.tar", &docker_save(config, std::slice::from_ref(&layer)), None)
             .expect_err("it is refused");
         told.push_str(&error.to_string().replace(&"c".repeat(100), "CCC"));
         told.push('\n');
