@@ -386,6 +386,7 @@ mod tests {
         meter.retain(|_| false);
         assert_eq!(look(30 * SECOND, 4_000_000_000), 200_000_000, "forgotten, so since its start again");
     }
+
     fn said(figures: &[(&str, u64)]) -> Vec<GuestStats> {
         let of = |(id, memory_bytes): &(&str, u64)| GuestStats {
             id: (*id).to_owned(),
