@@ -147,6 +147,11 @@ async fn what_the_disk_is_too_slow_for_is_dropped() {
     let _disk = log.file.lock();
     let out = LogStream::new(log.clone(), Stream::Stdout);
     let line = [vec![b'x'; 10_000], b"\n".to_vec()].concat();
+    out.put(&line);
+    // From now on it has what it writes, and takes no more.
+    while !log.buffer.lock().bytes.is_empty() {
+        tokio::task::yield_now().await;
+    }
     for _ in 0..1000 {
         out.put(&line);
     }
