@@ -93,18 +93,23 @@ async fn a_compiler_that_does_not_stop_talking_is_not_waited_for() {
     );
 }
 
-#[tokio::test]
-async fn a_compiler_that_was_killed_is_asked_again() {
-    let dir = tempfile::tempdir().expect("a directory can be made");
-    let starts = dir.path().join("starts");
+/// A compiler that is no good, and a file with a line for each start of it.
+fn counted(dir: &Path, does: &str) -> (Compiler, PathBuf) {
+    let starts = dir.join("starts");
     let script = format!(
         r#"case "$0" in
              *'"limits":null'*) echo '{{"settings":"here"}}' >&2;;
-             *) echo >>'{}'; kill -9 $$;;
+             *) echo >>'{}'; {does};;
            esac"#,
         starts.display()
     );
-    let compiler = scripted(dir.path(), &script);
+    (scripted(dir, &script), starts)
+}
+
+#[tokio::test]
+async fn a_compiler_that_was_killed_is_asked_again() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (compiler, starts) = counted(dir.path(), "kill -9 $$");
     let (store, image) = stored(dir.path());
     for attempts in 1..3 {
         let killed = compiler.compiled(&store, &image).await.map_err(|error| error.to_string());
@@ -117,15 +122,7 @@ async fn a_compiler_that_was_killed_is_asked_again() {
 #[tokio::test]
 async fn what_was_refused_is_not_compiled_again_though_its_image_went() {
     let dir = tempfile::tempdir().expect("a directory can be made");
-    let starts = dir.path().join("starts");
-    let script = format!(
-        r#"case "$0" in
-             *'"limits":null'*) echo '{{"settings":"here"}}' >&2;;
-             *) echo >>'{}'; echo '{{"refused":"it is no good"}}' >&2;;
-           esac"#,
-        starts.display()
-    );
-    let compiler = scripted(dir.path(), &script);
+    let (compiler, starts) = counted(dir.path(), r#"echo '{"refused":"it is no good"}' >&2"#);
     let (store, image) = stored(dir.path());
     for _ in 0..3 {
         let refused = compiler.compiled(&store, &image).await.map_err(|error| error.to_string());

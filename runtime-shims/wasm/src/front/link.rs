@@ -302,7 +302,7 @@ impl Link {
 
     /// Waits for the end of a worker that has nothing any more and was told to end. One that does not is killed.
     pub(super) async fn must_end(&self) {
-        if tokio::time::timeout(PATIENCE, self.process.ended()).await.is_err() {
+        if !matches!(tokio::time::timeout(PATIENCE, self.process.ended()).await, Ok(Ok(()))) {
             tracing::error!(worker = self.record.id, "an empty worker does not end and is killed");
             self.kill();
         }
@@ -356,7 +356,8 @@ impl Link {
                 Ok(Some(message)) => message,
                 Err(error) if wire::is_out_of_files(&error) => {
                     // Whoever waits for it waits in vain. What runs there is well, though.
-                    tracing::error!(worker = self.record.id, %error, "what the worker said is lost");
+                    let worker = &self.record.id;
+                    tracing::error!(worker, %error, "what a worker said is lost: raise the runtime's limit of open files");
                     continue;
                 }
                 Ok(None) | Err(_) => return,
@@ -380,7 +381,10 @@ impl Link {
                 let outcome = match outcome {
                     Ok(Answer::Full(why)) => Ok((Answer::Full(wire::shown(why)), fds)),
                     Ok(answer) => Ok((answer, fds)),
-                    Err(why) => Err(wire::shown(why)),
+                    Err(why) => {
+                        let_go(fds);
+                        Err(wire::shown(why))
+                    }
                 };
                 if let Some(done) = waiting.done
                     && let Err(Ok((_, fds))) = done.send(outcome)

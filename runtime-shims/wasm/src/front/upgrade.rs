@@ -47,6 +47,8 @@ impl Pods {
             if self.is_current(&link).await {
                 continue;
             }
+            // Also for those who stop what is moved meanwhile.
+            link.set_retired();
             let containers = self.movable(&link);
             tracing::info!(
                 worker = link.record.id,
@@ -152,7 +154,9 @@ impl Pods {
             let Some(container) = state.containers.get(id) else { return };
             let domain = state.sandboxes.get(&container.record.sandbox).map(Domain::of);
             let is_other = |link: &Arc<Link>| {
-                Some(link.generation) != container.generation && Some(&link.record.domain) == domain.as_ref()
+                link.is_retired()
+                    && Some(link.generation) != container.generation
+                    && Some(&link.record.domain) == domain.as_ref()
             };
             self.workers.all().into_iter().filter(is_other).collect()
         };
