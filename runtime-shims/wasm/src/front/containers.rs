@@ -1,9 +1,7 @@
 //! Containers: create, start, stop, remove. Part of [`Pods`].
 
-use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,19 +12,19 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use super::domain::Domain;
-use super::limits::plan_pod;
 use super::link::OrderError;
-use super::mounts::{MountPlan, plan_mounts};
+use super::mounts::plan_mounts;
 use super::packed::Packed;
-use super::plan::{GuestPlan, check_release, plan_guest, plan_net};
-use super::pods::{Pods, guest_ip, known, listen_ip, lookup_failed, phase_name, record_failed};
+use super::plan::{check_release, plan_guest};
+use super::pods::{Pods, known, lookup_failed, phase_name, record_failed};
+use super::prepare::{Made, Prepared};
 use super::programs::Program;
 use super::records::{ContainerRecord, ImageRecord, Phase, SandboxRecord};
 use super::state::{Container, State};
-use super::{convert, keyvalue, logs};
+use super::{convert, logs, looks};
 use crate::compile::{CompileError, Compiled, GuestKind};
 use crate::images::{Image, Released};
-use crate::wire::{Answer, Command, GuestSpec, KeyvalueSpec};
+use crate::wire::{Answer, Command};
 
 /// Beyond its grace, a guest gets this long to be seen as ended. After that its worker is stuck.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
@@ -34,12 +32,6 @@ const AFTER_GRACE: Duration = Duration::from_secs(10);
 /// Exit code and reason of what could not be started, as containerd has them.
 const NOT_STARTED: i32 = 128;
 const START_ERROR: &str = "StartError";
-
-/// A guest with everything opened for it.
-pub(super) struct Prepared {
-    pub(super) spec: GuestSpec,
-    pub(super) fds: Vec<OwnedFd>,
-}
 
 impl Pods {
     pub(super) async fn create_container(&self, sandbox_id: &str, config: ContainerConfig) -> Result<String, Status> {
@@ -56,7 +48,7 @@ impl Pods {
         };
         check_release(&pod, &config, kind, self.config.wasi3).map_err(Status::invalid_argument)?;
         let mounts = config.mounts.clone();
-        let looked = self.looks.take(&sandbox_id, move || plan_mounts(&mounts, what_is)).await;
+        let looked = self.looks.take(&sandbox_id, move || plan_mounts(&mounts, looks::is_dir)).await;
         looked.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
         // All this may have taken long.
@@ -139,10 +131,11 @@ impl Pods {
         let (_, sandbox) = self.sandbox(&record.sandbox)?;
         let image = self.image_run_by(&record).await?;
         let compiled = self.compiled(&image).await?;
-        let prepared = self.prepare(&sandbox, &record, &image, &compiled, None).await.map_err(StartFailure::Failed)?;
+        let made = Made { sandbox, record, image, compiled };
+        let prepared = self.prepare(made.clone(), None).await.map_err(StartFailure::Failed)?;
         let mut is_first = true;
         loop {
-            match self.start_in_worker(&sandbox, &record, &prepared, is_first).await? {
+            match self.start_in_worker(&made, &prepared, is_first).await? {
                 Placed::Runs => return Ok(()),
                 // A worker that has nothing yet is never full, so this comes to an end.
                 Placed::NoRoom => is_first = false,
@@ -153,8 +146,7 @@ impl Pods {
     /// Gives a container to the worker that is next.
     async fn start_in_worker(
         self: &Arc<Pods>,
-        sandbox: &SandboxRecord,
-        record: &ContainerRecord,
+        Made { sandbox, record, .. }: &Made,
         prepared: &Prepared,
         is_first: bool,
     ) -> Result<Placed, StartFailure> {
@@ -212,93 +204,6 @@ impl Pods {
         container.record.worker = None;
         container.generation = None;
         self.records.save_container(&container.record)
-    }
-
-    /// Opens what the guest needs. An HTTP guest is served on `listener`, if there is one already. It may take for ever,
-    /// as long as the server of a volume does not answer, but holds up nobody else.
-    pub(super) async fn prepare(
-        self: &Arc<Pods>,
-        sandbox: &SandboxRecord,
-        record: &ContainerRecord,
-        image: &Image,
-        compiled: &Compiled,
-        listener: Option<OwnedFd>,
-    ) -> Result<Prepared, String> {
-        let (pods, sandbox, record) = (self.clone(), sandbox.clone(), record.clone());
-        let (image, compiled) = (image.clone(), compiled.clone());
-        let opening = move || pods.open_needed(&sandbox, &record, &image, &compiled, listener);
-        tokio::task::spawn_blocking(opening).await.unwrap_or_else(|error| Err(error.to_string()))
-    }
-
-    fn open_needed(
-        &self,
-        sandbox: &SandboxRecord,
-        record: &ContainerRecord,
-        image: &Image,
-        compiled: &Compiled,
-        listener: Option<OwnedFd>,
-    ) -> Result<Prepared, String> {
-        let (pod, config) = (sandbox.config.read(), record.config.read());
-        let GuestPlan { args, env, working_dir, stdin, memory_bytes, limits, http } =
-            plan_guest(&pod, &config, image, compiled.kind, &[])?;
-        let net = plan_net(&pod, guest_ip(sandbox))?;
-        let mut fds: Vec<OwnedFd> = Vec::new();
-        let log = match logs::path(&pod, &config) {
-            Some(path) => {
-                let file = logs::open(&path).map_err(|error| format!("cannot open log {}: {error}", path.display()))?;
-                fds.push(file.into());
-                Some(fds.len() - 1)
-            }
-            None => None,
-        };
-        let http = match (http, record.http) {
-            // The port was chosen with the sandbox's other containers in sight.
-            (Some(plan), Some(port)) => {
-                let address = SocketAddr::from((listen_ip(sandbox), port.0));
-                fds.push(match listener {
-                    Some(listener) => listener,
-                    None => listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into(),
-                });
-                Some(plan.spec(fds.len() - 1))
-            }
-            (Some(_) | None, _) => None,
-        };
-        let mounts: MountPlan = plan_mounts(&config.mounts, what_is)?;
-        let (volumes, dirs) = mounts.open(&self.scratch(&record.id), fds.len())?;
-        fds.extend(dirs);
-        let mut add = |fd: OwnedFd| {
-            fds.push(fd);
-            fds.len() - 1
-        };
-        let wasi_config = mounts.open_config()?.map(&mut add);
-        let keyvalue = if compiled.uses_keyvalue {
-            let namespace = pod.metadata.clone().unwrap_or_default().namespace;
-            let dir = keyvalue::open(&self.config.root, &namespace)
-                .map_err(|error| format!("cannot open the key-value store of {namespace:?}: {error}"))?;
-            Some(KeyvalueSpec { namespace, dir: add(dir), limit_bytes: self.config.keyvalue_bytes })
-        } else {
-            None
-        };
-        let spec = GuestSpec {
-            id: record.id.clone(),
-            title: convert::title(sandbox, record),
-            kind: compiled.kind,
-            code: compiled.path.clone(),
-            args,
-            env,
-            working_dir,
-            stdin,
-            volumes,
-            memory_bytes: Some(memory_bytes.unwrap_or(self.default_memory_bytes)),
-            limits,
-            pod: plan_pod(&sandbox.id, &pod, &config),
-            log,
-            http,
-            net,
-            config: wasi_config,
-            keyvalue,
-        };
-        Ok(Prepared { spec, fds })
     }
 
     /// Ends a container within `grace_ms`; returns when it has ended. One that does not run has been stopped well
@@ -467,18 +372,4 @@ pub(super) fn order_failed(error: OrderError) -> Status {
         OrderError::Refused(why) => Status::unknown(why),
         OrderError::Gone | OrderError::Stuck => Status::unavailable(error.to_string()),
     }
-}
-
-fn what_is(path: &std::path::Path) -> Option<bool> {
-    fs::metadata(path).ok().map(|meta| meta.is_dir())
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    // Connections of a container before this one may still linger.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
 }

@@ -2,11 +2,18 @@
 //! taken on threads of their own, of which there are not endlessly many.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinError;
+
+/// None if nothing is there.
+pub(super) fn is_dir(path: &Path) -> Option<bool> {
+    fs::metadata(path).ok().map(|meta| meta.is_dir())
+}
 
 /// One look at a time for each sandbox: callers give up and come again, the thread of a look that hangs stays.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 //! ```text
 //! service   CRI's calls, one by one: checks, converts, answers
 //! pods      what exists and how it changes; the only one that touches the state
+//! prepare   what a guest is given, opened for it
 //! workers   worker processes: which pods share one, how they come and go
 //! link      one of them
 //! adopt     what is done about workers of the front before
@@ -42,6 +43,7 @@ mod mounts;
 mod packed;
 mod plan;
 mod pods;
+mod prepare;
 mod process;
 mod programs;
 mod records;

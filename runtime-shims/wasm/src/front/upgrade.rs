@@ -20,6 +20,7 @@ use futures::StreamExt;
 use super::domain::Domain;
 use super::link::{Link, OrderError};
 use super::pods::Pods;
+use super::prepare::Made;
 use crate::wire::{Answer, Command};
 
 /// What requests get to finish in a worker that is left.
@@ -109,7 +110,7 @@ impl Pods {
         let record = record.ok_or(Stays::Ended)?;
         let (_, sandbox) = self.sandbox(&record.sandbox).map_err(|_stopping| Stays::Ended)?;
         let listener = old.borrow_listener(id).await.map_err(|error| failed(&error))?;
-        let preparing = self.prepare(&sandbox, &record, &image, &compiled, Some(listener));
+        let preparing = self.prepare(Made { sandbox: sandbox.clone(), record, image, compiled }, Some(listener));
         // Others are to be moved too, and whoever stops this one waits for its turn.
         let prepared =
             tokio::time::timeout(PATIENCE, preparing).await.unwrap_or_else(|_elapsed| Err(SILENT.to_owned()));
