@@ -48,7 +48,7 @@ impl Pods {
         };
         check_release(&pod, &config, kind, self.config.wasi3).map_err(Status::invalid_argument)?;
         let mounts = config.mounts.clone();
-        let looked = self.looks.take(&sandbox_id, move || plan_mounts(&mounts, looks::is_dir)).await;
+        let looked = self.looks.take(&sandbox_id, &metadata.name, move || plan_mounts(&mounts, looks::is_dir)).await;
         looked.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::invalid_argument)?;
         let mut state = self.state.lock();
         // All this may have taken long.
@@ -131,7 +131,7 @@ impl Pods {
         let (_, sandbox) = self.sandbox(&record.sandbox)?;
         let image = self.image_run_by(&record).await?;
         let compiled = self.compiled(&image).await?;
-        let made = Made { sandbox, record, image, compiled };
+        let made = Arc::new(Made { sandbox, record, image, compiled });
         let prepared = self.prepare(made.clone(), None).await.map_err(StartFailure::Failed)?;
         let mut is_first = true;
         loop {
@@ -146,10 +146,11 @@ impl Pods {
     /// Gives a container to the worker that is next.
     async fn start_in_worker(
         self: &Arc<Pods>,
-        Made { sandbox, record, .. }: &Made,
+        made: &Made,
         prepared: &Prepared,
         is_first: bool,
     ) -> Result<Placed, StartFailure> {
+        let Made { sandbox, record, .. } = made;
         let id = &*record.id;
         let lease = self.worker_for(sandbox).await.map_err(|error| StartFailure::Failed(error.to_string()))?;
         let link = lease.link.clone();
@@ -176,7 +177,7 @@ impl Pods {
         drop(lease);
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
         let ends = link.ends();
-        match link.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
+        match link.order(self.start_order(made, prepared, &link), &fds).await {
             // A pod's own worker is what its limits hold for: there is no second one.
             Ok(Answer::Full(why)) if matches!(link.record.domain, Domain::Pod(_)) => Err(StartFailure::Failed(why)),
             Ok(Answer::Full(why)) => {

@@ -3,7 +3,7 @@
 use coracle_cri::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 
 use super::plan::annotation;
-use crate::wire::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits};
+use crate::wire::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits, PodSpec};
 
 /// Pod annotations that are read, alone or with `.CONTAINER` behind them.
 const AT_MEMORY_LIMIT: &str = "coracle.dev/at-memory-limit";
@@ -64,37 +64,28 @@ pub(super) fn plan_limits(sandbox: &PodSandboxConfig, config: &ContainerConfig) 
 }
 
 /// What the container shares with its pod's others. The sandbox's resources are the sum of what containers have as their
-/// own, so they bind only those that have a limit of their own: beside one that has none, the sum means nothing.
-pub(super) fn plan_pod(id: &str, sandbox: &PodSandboxConfig, config: &ContainerConfig) -> Option<PodLimits> {
+/// own, so they bind only those that have a limit of their own: beside one that has none, the sum means nothing. A sandbox
+/// that has none may get some later.
+pub(super) fn plan_pod(id: &str, sandbox: &PodSandboxConfig, config: &ContainerConfig) -> Option<PodSpec> {
     let own = resources(config)?;
-    let mut limits = pod_limits(id, sandbox)?;
-    if own.cpu_quota <= 0 {
-        limits.cpu_quota_us = None;
-    }
-    if own.memory_limit_in_bytes <= 0 {
-        limits.memory_bytes = None;
-    }
-    let binds = limits.cpu_quota_us.is_some() || limits.memory_bytes.is_some();
-    binds.then_some(limits)
+    let (cpu, memory) = (own.cpu_quota > 0, own.memory_limit_in_bytes > 0);
+    (cpu || memory).then(|| PodSpec { limits: pod_limits(id, sandbox), cpu, memory })
 }
 
-/// The limits of a sandbox with its overhead; none if it has none.
-pub(super) fn pod_limits(id: &str, sandbox: &PodSandboxConfig) -> Option<PodLimits> {
-    let linux = sandbox.linux.as_ref()?;
-    let all = linux.resources.as_ref()?;
-    let overhead = linux.overhead.clone().unwrap_or_default();
+/// The limits of a sandbox with its overhead.
+pub(super) fn pod_limits(id: &str, sandbox: &PodSandboxConfig) -> PodLimits {
+    let linux = sandbox.linux.clone().unwrap_or_default();
+    let (all, overhead) = (linux.resources.unwrap_or_default(), linux.overhead.unwrap_or_default());
     let period_us = positive(all.cpu_period).unwrap_or(PERIOD_US);
     let over_us = positive(overhead.cpu_quota)
         .map_or(0, |quota| quota.saturating_mul(period_us) / positive(overhead.cpu_period).unwrap_or(PERIOD_US));
     let over_bytes = positive(overhead.memory_limit_in_bytes).unwrap_or(0);
-    let limits = PodLimits {
+    PodLimits {
         pod: id.to_owned(),
         cpu_quota_us: positive(all.cpu_quota).map(|quota| quota.saturating_add(over_us)),
         cpu_period_us: period_us,
         memory_bytes: positive(all.memory_limit_in_bytes).map(|bytes| bytes.saturating_add(over_bytes)),
-    };
-    let any = limits.cpu_quota_us.is_some() || limits.memory_bytes.is_some();
-    any.then_some(limits)
+    }
 }
 
 /// Puts `news` in place of what there was. In CRI a number that is 0 says nothing.
@@ -249,22 +240,25 @@ mod tests {
                 "quota=10000 pod-quota=30000 over-quota=5000 over-period=50000",
             ],
             |sandbox, config| match plan_pod("p", sandbox, config) {
-                Some(limits) => format!("cpu {:?} memory {:?}", limits.cpu_quota_us, limits.memory_bytes),
+                Some(PodSpec { limits, cpu, memory }) => {
+                    let PodLimits { cpu_quota_us, memory_bytes, .. } = limits;
+                    format!("cpu {cpu} {cpu_quota_us:?} memory {memory} {memory_bytes:?}")
+                }
                 None => "not bound".to_owned(),
             },
             expect![[r#"
                 quota=10000 memory=100
-                  not bound
+                  cpu true None memory true None
                 quota=10000 memory=100 pod-quota=30000 pod-memory=300
-                  cpu Some(30000) memory Some(300)
+                  cpu true Some(30000) memory true Some(300)
                 quota=10000 pod-quota=30000 pod-memory=300
-                  cpu Some(30000) memory None
+                  cpu true Some(30000) memory false Some(300)
                 pod-quota=30000 pod-memory=300
                   not bound
                 memory=100 pod-memory=300 over-memory=50
-                  cpu None memory Some(350)
+                  cpu false None memory true Some(350)
                 quota=10000 pod-quota=30000 over-quota=5000 over-period=50000
-                  cpu Some(40000) memory None
+                  cpu true Some(40000) memory false None
             "#]],
         );
     }

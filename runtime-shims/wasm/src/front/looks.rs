@@ -1,5 +1,5 @@
-//! Looks at volumes, which may take for ever: the kernel answers for a server that is gone only when it is back. So they are
-//! taken on threads of their own, of which there are not endlessly many.
+//! Looks at volumes and what is opened there, which may take for ever: the kernel answers for a server that is gone only
+//! when it is back. So they are taken on threads beside, of which there are not endlessly many.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::task::JoinError;
 
 /// None if nothing is there.
@@ -15,25 +15,44 @@ pub(super) fn is_dir(path: &Path) -> Option<bool> {
     fs::metadata(path).ok().map(|meta| meta.is_dir())
 }
 
-/// One look at a time for each sandbox: callers give up and come again, the thread of a look that hangs stays.
-#[derive(Debug, Default)]
-pub(super) struct Looks(Mutex<HashMap<String, Arc<AsyncMutex<()>>>>);
+/// Of the front's 512 threads for what takes long the others are for what does not hang.
+const THREADS: usize = 256;
+
+/// A sandbox and a container's name.
+type Key = (String, String);
+type Turn = Arc<AsyncMutex<()>>;
+
+/// One look at a time for each container of a sandbox, by its name: callers give up and come again, the thread of a look
+/// that hangs stays.
+#[derive(Debug)]
+pub(super) struct Looks {
+    turns: Mutex<HashMap<Key, Turn>>,
+    threads: Arc<Semaphore>,
+}
+
+impl Default for Looks {
+    fn default() -> Looks {
+        Looks { turns: Mutex::default(), threads: Arc::new(Semaphore::new(THREADS)) }
+    }
+}
 
 impl Looks {
     /// Goes on with `look` even if it is dropped.
     pub(super) async fn take<T: Send + 'static>(
         &self,
         sandbox: &str,
+        container: &str,
         look: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let turn = {
-            let mut turns = self.0.lock();
+            let mut turns = self.turns.lock();
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(sandbox.to_owned()).or_default().clone()
+            turns.entry((sandbox.to_owned(), container.to_owned())).or_default().clone()
         };
         let turn = turn.lock_owned().await;
+        let thread = self.threads.clone().acquire_owned().await;
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _held = (turn, thread);
             look()
         })
         .await
@@ -50,25 +69,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_look_that_hangs_takes_one_thread_and_holds_up_its_own_sandbox_only() {
+    async fn a_look_that_hangs_takes_one_thread_and_holds_up_its_own_container_only() {
         let looks = Looks::default();
         let (server, volume) = mpsc::channel::<()>();
-        let hangs = looks.take("hangs", move || volume.recv()).now_or_never();
+        let hangs = looks.take("pod", "hangs", move || volume.recv()).now_or_never();
         assert!(hangs.is_none(), "it was given up");
         let (told, seen) = mpsc::channel();
-        let mut again = Box::pin(looks.take("hangs", move || told.send(())));
+        let mut again = Box::pin(looks.take("pod", "hangs", move || told.send(())));
         assert!((&mut again).now_or_never().is_none());
-        looks.take("other", || ()).await.expect("it does not panic");
+        looks.take("pod", "other", || ()).await.expect("it does not panic");
         assert!(seen.try_recv().is_err(), "nobody looks beside the one that hangs");
+        assert_eq!(looks.threads.available_permits(), THREADS - 1);
         drop(server);
         again.await.expect("it does not panic").expect("somebody listens");
         let forgotten = async {
             // The thread that hung lets its turn go before it has let go of it all.
-            while looks.0.lock().len() != 1 {
-                looks.take("other", || ()).await.expect("it does not panic");
+            while looks.turns.lock().len() != 1 {
+                looks.take("pod", "other", || ()).await.expect("it does not panic");
             }
         };
-        looks.take("other", || ()).await.expect("it does not panic");
+        looks.take("pod", "other", || ()).await.expect("it does not panic");
         tokio::time::timeout(Duration::from_secs(60), forgotten).await.expect("what is over is forgotten");
     }
 }

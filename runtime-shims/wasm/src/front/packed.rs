@@ -32,6 +32,13 @@ impl<M: Message + Default> Packed<M> {
     }
 }
 
+/// The same message may be written in two ways, if there are maps in it.
+impl<M> PartialEq for Packed<M> {
+    fn eq(&self, other: &Packed<M>) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
 impl<M> Clone for Packed<M> {
     fn clone(&self) -> Self {
         Packed { bytes: self.bytes.clone(), message: PhantomData }

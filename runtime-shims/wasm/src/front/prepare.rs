@@ -6,14 +6,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::limits::plan_pod;
+use super::link::Link;
 use super::mounts::{MountPlan, plan_mounts};
-use super::plan::{GuestPlan, plan_guest, plan_net};
+use super::plan::{GuestPlan, HttpPlan, plan_guest, plan_net};
 use super::pods::{Pods, guest_ip, listen_ip};
 use super::records::{ContainerRecord, SandboxRecord};
 use super::{convert, keyvalue, logs, looks};
 use crate::compile::Compiled;
 use crate::images::Image;
-use crate::wire::{GuestSpec, KeyvalueSpec};
+use crate::wire::{Command, GuestSpec, KeyvalueSpec};
 
 /// A container and what it is made of: everything that decides what its guest is given.
 #[derive(Debug, Clone)]
@@ -34,13 +35,41 @@ pub(super) struct Prepared {
 impl Pods {
     /// Opens what the guest needs. An HTTP guest is served on `listener`, if there is one already. It may take for ever,
     /// as long as the server of a volume does not answer, but holds up nobody else.
-    pub(super) async fn prepare(self: &Arc<Pods>, made: Made, listener: Option<OwnedFd>) -> Result<Prepared, String> {
+    pub(super) async fn prepare(
+        self: &Arc<Pods>,
+        made: Arc<Made>,
+        listener: Option<OwnedFd>,
+    ) -> Result<Prepared, String> {
         let pods = self.clone();
-        let opening = tokio::task::spawn_blocking(move || pods.open_needed(&made, listener));
-        opening.await.unwrap_or_else(|error| Err(error.to_string()))
+        let name = made.record.config.read().metadata.unwrap_or_default().name;
+        let opened = made.clone();
+        let opening = self.looks.take(&made.sandbox.id, &name, move || pods.open_needed(&opened)).await;
+        let (mut prepared, served) = opening.unwrap_or_else(|error| Err(error.to_string()))?;
+        // Not before: nobody could have the port while a volume does not answer, not even the next who gets the address.
+        if let Some((plan, address)) = served {
+            prepared.fds.push(match listener {
+                Some(listener) => listener,
+                None => listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into(),
+            });
+            prepared.spec.http = Some(plan.spec(prepared.fds.len() - 1));
+        }
+        Ok(prepared)
     }
 
-    fn open_needed(&self, made: &Made, listener: Option<OwnedFd>) -> Result<Prepared, String> {
+    /// The order to run it, in a worker that it is on record for: from then on that hears itself of other limits. Those
+    /// of the pod may have changed while everything was opened.
+    pub(super) fn start_order(&self, made: &Made, prepared: &Prepared, link: &Link) -> Command {
+        let mut spec = prepared.spec.clone();
+        let now = self.state.lock().sandboxes.get(&made.sandbox.id).cloned();
+        if let Some(now) = now.filter(|now| now.config != made.sandbox.config) {
+            spec.pod = plan_pod(&now.id, &now.config.read(), &made.record.config.read());
+            self.limit_worker(link, &now);
+        }
+        Command::Start(Box::new(spec))
+    }
+
+    /// All but what it is served on.
+    fn open_needed(&self, made: &Made) -> Result<(Prepared, Option<(HttpPlan, SocketAddr)>), String> {
         let Made { sandbox, record, image, compiled } = made;
         let (pod, config) = (sandbox.config.read(), record.config.read());
         let GuestPlan { args, env, working_dir, stdin, memory_bytes, limits, http } =
@@ -55,18 +84,8 @@ impl Pods {
             }
             None => None,
         };
-        let http = match (http, record.http) {
-            // The port was chosen with the sandbox's other containers in sight.
-            (Some(plan), Some(port)) => {
-                let address = SocketAddr::from((listen_ip(sandbox), port.0));
-                fds.push(match listener {
-                    Some(listener) => listener,
-                    None => listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?.into(),
-                });
-                Some(plan.spec(fds.len() - 1))
-            }
-            (Some(_) | None, _) => None,
-        };
+        // The port was chosen with the sandbox's other containers in sight.
+        let served = http.zip(record.http).map(|(plan, port)| (plan, SocketAddr::from((listen_ip(sandbox), port.0))));
         let mounts: MountPlan = plan_mounts(&config.mounts, looks::is_dir)?;
         let (volumes, dirs) = mounts.open(&self.scratch(&record.id), fds.len())?;
         fds.extend(dirs);
@@ -97,12 +116,12 @@ impl Pods {
             limits,
             pod: plan_pod(&sandbox.id, &pod, &config),
             log,
-            http,
+            http: None,
             net,
             config: wasi_config,
             keyvalue,
         };
-        Ok(Prepared { spec, fds })
+        Ok((Prepared { spec, fds }, served))
     }
 }
 

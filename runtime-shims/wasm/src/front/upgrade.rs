@@ -109,21 +109,22 @@ impl Pods {
         };
         let record = record.ok_or(Stays::Ended)?;
         let (_, sandbox) = self.sandbox(&record.sandbox).map_err(|_stopping| Stays::Ended)?;
+        let made = Arc::new(Made { sandbox, record, image, compiled });
         let listener = old.borrow_listener(id).await.map_err(|error| failed(&error))?;
-        let preparing = self.prepare(Made { sandbox: sandbox.clone(), record, image, compiled }, Some(listener));
+        let preparing = self.prepare(made.clone(), Some(listener));
         // Others are to be moved too, and whoever stops this one waits for its turn.
         let prepared =
             tokio::time::timeout(PATIENCE, preparing).await.unwrap_or_else(|_elapsed| Err(SILENT.to_owned()));
         let prepared = prepared.map_err(Stays::Failed)?;
         let fds: Vec<_> = prepared.fds.iter().map(|fd| fd.as_fd()).collect();
         let (new, started) = loop {
-            let lease = self.worker_for(&sandbox).await.map_err(|error| failed(&error))?;
+            let lease = self.worker_for(&made.sandbox).await.map_err(|error| failed(&error))?;
             let new = lease.link.clone();
             // Should it end there before it is on record there, that is no end of the container.
             self.state.lock().begin_move(id, new.generation);
             drop(lease);
             let ends = new.ends();
-            match new.order(Command::Start(Box::new(prepared.spec.clone())), &fds).await {
+            match new.order(self.start_order(&made, &prepared, &new), &fds).await {
                 Ok(Answer::Full(_)) => {
                     self.state.lock().abandon_move(id);
                     new.was_full(ends);

@@ -218,8 +218,10 @@ impl Front {
     ) -> LinuxPodSandboxStats {
         let (mut all, mut nano_cores) = (GuestStats::default(), 0_u64);
         let mut containers = Vec::new();
-        for container in state.containers_of(sandbox) {
-            let Some(word) = usage.get(&container.record.id) else { continue };
+        let words = state.containers_of(sandbox).into_iter().filter_map(|one| Some((one, usage.get(&one.record.id)?)));
+        // As old as the oldest of what it is the sum of.
+        let at = words.clone().map(|(_, word)| word.at).min().unwrap_or(now);
+        for (container, word) in words {
             let Some(stats) = self.container_stats_of(container, word) else { continue };
             add(&mut all, &word.used);
             let cores = stats.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores).map_or(0, |cores| cores.value);
@@ -234,10 +236,10 @@ impl Front {
             tx_errors: value(0),
         };
         LinuxPodSandboxStats {
-            cpu: Some(cpu(now, all.cpu_ns, nano_cores)),
-            memory: Some(memory(now, all.memory_bytes, None)),
+            cpu: Some(cpu(at, all.cpu_ns, nano_cores)),
+            memory: Some(memory(at, all.memory_bytes, None)),
             network: Some(NetworkUsage {
-                timestamp: now,
+                timestamp: at,
                 default_interface: Some(interface.clone()),
                 interfaces: vec![interface],
             }),
@@ -309,16 +311,17 @@ impl Pods {
             self.records.save_sandbox(sandbox).map_err(record_failed)?;
             let limits = limits::pod_limits(&id, &sandbox.config.read());
             let containers = state.containers_of(&id).into_iter();
-            let running = containers.filter_map(|container| Some((container.generation?, container.record.id.clone())));
+            let running = containers.flat_map(|container| {
+                let workers = [container.generation, container.moving].into_iter().flatten();
+                workers.map(|generation| (generation, container.record.id.clone()))
+            });
             (limits, running.collect::<BTreeMap<u64, String>>())
         };
         // One worker, but while a worker of another build is left. Without any nothing runs that an order could be for.
         for (generation, container) in running {
             let Some(link) = self.workers.get(Some(generation)) else { continue };
             self.limit_worker_of(&link, &container);
-            if let Some(limits) = limits.clone() {
-                link.order(Command::SetPod(limits), &[]).await.map_err(order_failed)?;
-            }
+            link.order(Command::SetPod(limits.clone()), &[]).await.map_err(order_failed)?;
         }
         Ok(())
     }

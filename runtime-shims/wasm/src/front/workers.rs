@@ -241,7 +241,7 @@ impl Pods {
     }
 
     /// The worker's groups follow the pod's limits.
-    fn limit_worker(&self, link: &Link, sandbox: &SandboxRecord) {
+    pub(super) fn limit_worker(&self, link: &Link, sandbox: &SandboxRecord) {
         let Some(groups) = &link.record.groups else { return };
         if let Err(error) = groups.limit(self.pod_limits(sandbox)) {
             tracing::warn!(worker = link.record.id, %error, "the limits of a worker cannot be set");

@@ -71,6 +71,15 @@ impl Default for GuestLimits {
     }
 }
 
+/// How a container's pod binds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PodSpec {
+    pub(crate) limits: PodLimits,
+    /// Whether its processor time counts there, if there is a limit, and its memory.
+    pub(crate) cpu: bool,
+    pub(crate) memory: bool,
+}
+
 /// What the containers of a pod may use together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodLimits {

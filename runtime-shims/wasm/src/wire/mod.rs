@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use door::{Door, bind, connect, duplicate};
 pub(crate) use exec::{AttachSpec, ExecSpec};
-pub(crate) use limits::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits};
+pub(crate) use limits::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits, PodSpec};
 pub(crate) use socket::{Channel, Message, is_out_of_files, receive_blocking};
 
 use crate::clock::UnixNanos;
@@ -160,7 +160,7 @@ pub(crate) struct GuestSpec {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) limits: GuestLimits,
     /// None where the container is not bound by its pod's limits.
-    pub(crate) pod: Option<PodLimits>,
+    pub(crate) pod: Option<PodSpec>,
     pub(crate) log: Option<FdIndex>,
     pub(crate) http: Option<HttpSpec>,
     pub(crate) net: NetSpec,

@@ -403,9 +403,9 @@ impl Worker {
             Err(full @ NoRoom::Full { .. }) => return Ok(Answer::Full(full.to_string())),
             Err(never @ NoRoom::Never { .. }) => return Err(never.to_string()),
         };
-        let share = spec.pod.as_ref().map(|limits| (limits, self.pods.of(limits)));
-        let pod_memory = share.as_ref().filter(|(limits, _)| limits.memory_bytes.is_some());
-        let pod_cpu = share.as_ref().filter(|(limits, _)| limits.cpu_quota_us.is_some());
+        let share = spec.pod.as_ref().map(|pod| (pod, self.pods.of(&pod.limits)));
+        let pod_memory = share.as_ref().filter(|(pod, _)| pod.memory);
+        let pod_cpu = share.as_ref().filter(|(pod, _)| pod.cpu);
         let config = spec.config.map(&mut take).transpose()?.map(|dir| Arc::new(Config::new(dir)));
         let keyvalue = spec.keyvalue.as_ref().map(|spec| take(spec.dir).map(|dir| (dir, spec))).transpose()?;
         let keyvalue = keyvalue.map(|(dir, spec)| {

@@ -16,12 +16,12 @@ pub(super) struct PodShare {
     pub(super) memory: Arc<Budget>,
 }
 
-/// Those of all pods that have limits and run here. A pod's is gone with its last container.
+/// Those of all pods that run here and have containers that a limit would bind. A pod's is gone with the last of them.
 #[derive(Debug, Default)]
 pub(super) struct PodShares(Mutex<HashMap<String, Weak<PodShare>>>);
 
 impl PodShares {
-    /// The pod's, made or brought up to date. Of a limit that this container is not bound by nothing is said.
+    /// The pod's, made or brought up to date.
     pub(super) fn of(&self, limits: &PodLimits) -> Arc<PodShare> {
         let mut shares = self.0.lock();
         if let Some(share) = shares.get(&limits.pod).and_then(Weak::upgrade) {
@@ -45,12 +45,8 @@ impl PodShares {
 
 impl PodShare {
     fn set(&self, limits: &PodLimits) {
-        if limits.cpu_quota_us.is_some() {
-            self.cpu.set(limits.cpu_quota_us, limits.cpu_period_us);
-        }
-        if limits.memory_bytes.is_some() {
-            self.memory.set_limit(limits.memory_bytes);
-        }
+        self.cpu.set(limits.cpu_quota_us, limits.cpu_period_us);
+        self.memory.set_limit(limits.memory_bytes);
     }
 }
 
@@ -65,15 +61,17 @@ mod tests {
     #[test]
     fn containers_of_a_pod_share_and_its_last_one_takes_the_share_along() {
         let shares = PodShares::default();
-        let one = shares.of(&limits(Some(100)));
-        // A container that is not bound does not free those that are.
-        let two = shares.of(&limits(None));
+        let one = shares.of(&limits(None));
+        let two = shares.of(&limits(Some(100)));
         assert!(Arc::ptr_eq(&one, &two));
-        let budget = Budget::new(None, Some(two.memory.clone()));
+        let budget = Budget::new(None, Some(one.memory.clone()));
         assert!(budget.take(101).is_err());
-        shares.set(&limits(Some(200)));
-        assert!(budget.take(101).is_ok());
-        budget.give_back(101);
+        for lifted in [Some(200), None] {
+            shares.set(&limits(lifted));
+            assert!(budget.take(101).is_ok());
+            budget.give_back(101);
+            shares.set(&limits(Some(100)));
+        }
         drop((one, two, budget));
         assert!(Budget::new(None, Some(shares.of(&limits(None)).memory.clone())).take(1000).is_ok());
     }

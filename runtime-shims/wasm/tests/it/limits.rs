@@ -139,6 +139,51 @@ async fn a_quota_holds_and_can_be_changed_while_the_guest_runs() {
     shim.stop(&spin, 0).await;
 }
 
+async fn limit_pod(shim: &Shim, sandbox: &str, resources: LinuxContainerResources) {
+    let pod_sandbox_id = sandbox.to_owned();
+    let update = UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead: None, resources: Some(resources) };
+    shim.runtime().update_pod_sandbox_resources(update).await.expect("it is changed");
+}
+
+#[tokio::test]
+async fn a_limit_of_a_pod_holds_for_what_runs_and_for_what_is_just_being_started() {
+    let shim = Shim::start().await;
+    let sandbox = shim.sandbox("pod", &[], &[("coracle.dev/at-memory-limit", "refuse")]).await;
+    let spin = Guest { cpu_quota: 100_000, ..guest("spin") };
+    let spin = shim.create(&sandbox, "spin", spin).await.expect("the container is made");
+    shim.start_container(&spin).await.expect("the container starts");
+    limit_pod(&shim, &sandbox, LinuxContainerResources { cpu_quota: 1_000, ..Default::default() }).await;
+    let (changed, before) = cpu(&shim, &spin).await;
+    eventually("it runs a hundredth of the time", || async {
+        let (now, used) = cpu(&shim, &spin).await;
+        let passed = u64::try_from(now - changed).unwrap_or(0);
+        (passed > 300_000_000 && used - before < passed / 8).then_some(())
+    })
+    .await;
+
+    let (file, pipe) = (shim.dir.path().join("file"), shim.dir.path().join("pipe"));
+    std::fs::write(&file, "").expect("it can be written");
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe can be made");
+    // Beside a file that may be written, one that may not is copied.
+    let grower = guest("grower").memory(64 * (64 << 10));
+    let grower = grower.mount(&pipe, "/etc/app/pipe", true).mount(&file, "/etc/app/file", false);
+    let grower = shim.create(&sandbox, "grower", grower).await.expect("it is only looked at");
+    let limiting = async {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+        let writer = eventually("the start waits for the pipe", || async {
+            rustix::fs::open(&pipe, flags, rustix::fs::Mode::empty()).ok()
+        });
+        let writer = writer.await;
+        let memory_limit_in_bytes = 16 * (64 << 10);
+        limit_pod(&shim, &sandbox, LinuxContainerResources { memory_limit_in_bytes, ..Default::default() }).await;
+        drop(writer);
+    };
+    let (started, ()) = tokio::join!(shim.start_container(&grower), limiting);
+    started.expect("it starts");
+    assert_eq!(shim.ending(&grower).await, r#"16 Error """#);
+}
+
 /// Processor time of a worker's threads that run guests, in seconds, as the kernel counts it.
 fn cpu_of_guests(worker: u32) -> f64 {
     let mut ticks = 0.0;
