@@ -1,8 +1,9 @@
 //! Volumes: which directories a guest sees where.
 //!
 //! WASI opens directories only, so single files (a subPath, `/etc/hosts`, the termination log) get a directory made for
-//! them, with the files linked in, or bound where they lie on another mount than the runtime's own directory. Guests
-//! write into these files, but make no others beside them: nobody would bound what they take.
+//! them, with the files linked in, or bound where they lie on another mount than the runtime's own directory, or copied
+//! where only their owner may read them. Guests write into these files, but make no others beside them: nobody would
+//! bound what they take.
 
 use std::fs;
 use std::io;
@@ -25,6 +26,8 @@ pub(super) struct MountPlan {
     /// What `wasi:config` reads.
     config: Option<PathBuf>,
 }
+
+const READ_BY_OTHERS: u32 = 0o004;
 
 /// A volume mounted here is a guest's `wasi:config`, and no directory it sees.
 const CONFIG_PATH: &str = "/run/coracle/config";
@@ -74,6 +77,9 @@ pub(super) fn plan_mounts(mounts: &[Mount], is_dir: impl Fn(&Path) -> Option<boo
                 let dir = if dir.is_empty() { "/" } else { dir };
                 let file = FileMount { name: name.to_owned(), host_path, readonly: mount.readonly };
                 match plan.made.iter_mut().find(|made| made.guest_path == dir) {
+                    Some(made) if made.files.iter().any(|other| other.name == name) => {
+                        return Err(format!("mount {guest_path}: is there twice"));
+                    }
                     Some(made) => made.files.push(file),
                     None => plan.made.push(MadeDir { guest_path: dir.to_owned(), files: vec![file] }),
                 }
@@ -158,7 +164,15 @@ impl MadeDir {
         match confine::detached_with(dir, purpose, &binds) {
             Ok(fd) => Ok(fd),
             Err(_) if self.readonly() => {
-                binds.iter().try_for_each(|bind| copy(&bind.file, &bind.over))?;
+                unseal(dir)?;
+                let beside = made_beside(dir);
+                for bind in binds {
+                    // Of a copy that did not come to its end.
+                    let _ = fs::remove_file(&beside);
+                    copy(&bind.file, &beside)?;
+                    fs::rename(&beside, &bind.over)?;
+                }
+                seal(dir)?;
                 confine::detached(dir, purpose)
             }
             Err(error) => Err(elsewhere(dir, &binds, &error)),
@@ -184,13 +198,17 @@ fn elsewhere(dir: &Path, binds: &[Bind], error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), why)
 }
 
-/// A directory that could not be made whole is not left behind.
+/// The directory is there when it is whole, whatever became of whoever was to make it before.
 fn make(dir: &Path, made: &MadeDir) -> io::Result<()> {
-    let whole = fill(dir, made);
-    if whole.is_err() {
-        let _ = scratch::remove(dir);
-    }
-    whole
+    let beside = made_beside(dir);
+    scratch::remove(&beside)?;
+    fill(&beside, made)?;
+    fs::rename(&beside, dir)
+}
+
+/// What is being made for `dir`, or to go into it.
+fn made_beside(dir: &Path) -> PathBuf {
+    dir.with_extension("new")
 }
 
 /// Also who owns it, as workers do that are not another user, makes nothing in it then.
@@ -198,16 +216,21 @@ fn seal(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o555))
 }
 
+fn unseal(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+}
+
 fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let writable = !made.readonly();
     for file in &made.files {
         let path = dir.join(&file.name);
         let host = fs::canonicalize(&file.host_path)?;
-        // Where something may be written, a link would let a read-only file be written through.
-        let link = file.readonly != writable;
-        let linked = if link { fs::hard_link(&host, &path) } else { Err(io::ErrorKind::PermissionDenied.into()) };
-        match linked {
+        // Where something may be written, a link would let a read-only file be written through. And workers are nobody.
+        if file.readonly && (!made.readonly() || fs::metadata(&host)?.permissions().mode() & READ_BY_OTHERS == 0) {
+            copy(&host, &path)?;
+            continue;
+        }
+        match fs::hard_link(&host, &path) {
             Ok(()) => {}
             // Links end at mounts, also at two of one file system.
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => hold_place(&path)?,
@@ -221,13 +244,11 @@ fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
     Ok(())
 }
 
-/// Also over what holds its place.
+/// Over nothing that is there: it may be a link to somebody's file.
 fn copy(host: &Path, path: &Path) -> io::Result<()> {
-    if path.exists() {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    }
-    fs::copy(host, path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444))
+    let (mut from, mut to) = (fs::File::open(host)?, fs::File::create_new(path)?);
+    io::copy(&mut from, &mut to)?;
+    to.set_permissions(fs::Permissions::from_mode(0o444))
 }
 
 /// Where a file is to be bound, each time the directory is opened.

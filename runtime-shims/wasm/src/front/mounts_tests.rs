@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use super::super::looks::is_dir;
 use super::*;
 
 fn mount(host: &Path, container: &str, readonly: bool) -> Mount {
@@ -9,10 +10,6 @@ fn mount(host: &Path, container: &str, readonly: bool) -> Mount {
         readonly,
         ..Mount::default()
     }
-}
-
-fn is_dir(path: &Path) -> Option<bool> {
-    fs::metadata(path).ok().map(|meta| meta.is_dir())
 }
 
 #[test]
@@ -62,6 +59,38 @@ fn a_read_only_file_cannot_be_written_through_a_directory_that_can() {
     // Root may write anything, others may not.
     let _ = fs::write(&seen, "spoiled");
     assert_eq!(fs::read_to_string(host.path().join("config")).expect("it is there"), "precious");
+}
+
+#[test]
+fn what_only_its_owner_may_read_is_copied_for_guests() {
+    let host = tempfile::tempdir().expect("a directory can be made");
+    let scratch = tempfile::tempdir().expect("a directory can be made");
+    let key = host.path().join("key");
+    fs::write(&key, "secret").expect("it can be written");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o400)).expect("it is ours");
+    let plan = plan_mounts(&[mount(&key, "/keys/key", true)], is_dir).expect("it can be done");
+    plan.open(scratch.path(), 0).expect("it can be opened");
+    let seen = scratch.path().join("0/key");
+    assert_eq!(fs::read_to_string(&seen).expect("it is there"), "secret");
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode(&seen), mode(&key)), (0o444, 0o400));
+}
+
+#[test]
+fn what_was_made_by_half_is_made_anew() {
+    let host = tempfile::tempdir().expect("a directory can be made");
+    let scratch = tempfile::tempdir().expect("a directory can be made");
+    for name in ["one", "two"] {
+        fs::write(host.path().join(name), name).expect("it can be written");
+    }
+    let mounts = ["one", "two"].map(|name| mount(&host.path().join(name), &format!("/etc/{name}"), true));
+    let plan = plan_mounts(&mounts, is_dir).expect("it can be done");
+    fs::remove_file(host.path().join("two")).expect("it is there");
+    plan.open(scratch.path(), 0).expect_err("one is missing");
+    fs::write(host.path().join("two"), "two").expect("it can be written");
+    plan.open(scratch.path(), 0).expect("it can be opened");
+    assert_eq!(fs::read_dir(scratch.path().join("0")).expect("it is there").count(), 2);
+    assert_eq!(fs::read_dir(scratch.path()).expect("it is there").count(), 1, "nothing is left of the first try");
 }
 
 /// A directory on another mount than other temporary files, if there is one that can be bound.

@@ -126,6 +126,8 @@ fn enter(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
 
 /// Moves a directory to where nothing has its new name.
 fn lift(from: BorrowedFd<'_>, name: &std::ffi::CStr, to: BorrowedFd<'_>, lifted: &mut u64) -> Result<(), Errno> {
+    // Who moves one writes into it: where it is.
+    gone(enter(from, name).map(drop))?;
     loop {
         *lifted += 1;
         match rustix::fs::renameat(from, name, to, format!("lifted-{lifted}")) {

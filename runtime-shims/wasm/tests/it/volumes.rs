@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use expect_test::expect;
+use tokio::net::TcpStream;
 
 use crate::shim::{Shim, eventually, get, guest, refusal};
 
@@ -53,6 +54,8 @@ async fn mounts_that_cannot_be_are_refused() {
         guest("exit").mount(&dir, "data", false),
         guest("exit").mount(&dir, "/data/../etc", false),
         guest("exit").mount(&dir, "/data", false).mount(&dir, "/data/", true),
+        guest("exit").mount(&dir.join("file"), "/etc/file", true).mount(&dir.join("file"), "etc//file", true),
+        guest("exit").mount(&dir.join("file"), "/etc/file", true).mount(&dir.join("file"), "/etc//file", true),
         guest("exit").mount(&dir, "/data", false).mount(&dir.join("file"), "/data/file", true),
     ];
     for (number, attempt) in attempts.into_iter().enumerate() {
@@ -64,6 +67,8 @@ async fn mounts_that_cannot_be_are_refused() {
         InvalidArgument: mount "data": must be an absolute path without ".."
         InvalidArgument: mount "/data/../etc": must be an absolute path without ".."
         InvalidArgument: mount /data: is there twice
+        InvalidArgument: mount "etc//file": must be an absolute path without ".."
+        InvalidArgument: mount /etc/file: is there twice
         InvalidArgument: mount /data/file: a single file inside another mount is not supported in Wasm containers; mount the directory, or the file elsewhere
     "#]]
     .assert_eq(&refusals);
@@ -123,9 +128,11 @@ async fn a_volume_that_does_not_answer_holds_up_its_own_container_only() {
     // Beside a file that may be written, one that may not is copied.
     let waits = guest("hello:dev").mount(&pipe, "/etc/app/pipe", true).mount(&file, "/etc/app/file", false);
     let container = shim.create(&sandbox, "main", waits).await.expect("it is only looked at");
+    let ip = shim.ip(&sandbox).await;
     let others = async {
         let other = shim.run("other", guest("hello:dev")).await;
         assert_eq!(get(&other.ip, "/").await.0, 200);
+        TcpStream::connect((ip.as_str(), 8080)).await.expect_err("nothing is there that could serve");
     };
     tokio::select! {
         biased;
@@ -133,4 +140,6 @@ async fn a_volume_that_does_not_answer_holds_up_its_own_container_only() {
         () = others => {}
     }
     assert_eq!(shim.hand_over().await, Some(0), "nor is the end of the front held up");
+    let made = shim.dir.path().join("wasm/run").join(&container).join("0");
+    assert!(!made.exists(), "the next front does not take it for whole");
 }
