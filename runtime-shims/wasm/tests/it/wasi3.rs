@@ -111,8 +111,8 @@ async fn sockets_and_files_are_counted_until_their_streams_are_gone() {
     std::fs::create_dir(&dir).expect("it can be made");
     std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("it is ours");
     let streams = format!("streams:{at}:30");
-    let mut counted = allowed("command3").args(&["sockets:30", &streams, "pause", &streams, "files:30", "files:30"]);
-    counted = counted.mount(&dir, "/data", false);
+    let args = ["sockets:30", &streams, "free:sockets:20", &streams, "files:30", "free:files:20", "files:30"];
+    let mut counted = allowed("command3").args(&args).mount(&dir, "/data", false);
     for limit in ["coracle.dev/max-sockets", "coracle.dev/max-open-files"] {
         counted.annotations.insert(limit.to_owned(), "20".to_owned());
     }
@@ -123,10 +123,11 @@ async fn sockets_and_files_are_counted_until_their_streams_are_gone() {
         stderr F coracle: open sockets: the limit of 20 is reached (annotation coracle.dev/max-sockets)
         stdout F sockets:30: 20 held, 10 refused, first Some("ErrorCode::Other(Some(\"too many open sockets\"))")
         stdout F streams:SERVER:30: 20 held, 10 refused, first Some("ErrorCode::Other(Some(\"too many open sockets\"))")
-        stdout F pause: over
+        stdout F free:sockets:20: yes
         stdout F streams:SERVER:30: 20 held, 10 refused, first Some("ErrorCode::Other(Some(\"too many open sockets\"))")
         stderr F coracle: open files: the limit of 20 is reached (annotation coracle.dev/max-open-files)
         stdout F files:30: 20 held, 10 refused, first Some("ErrorCode::Quota")
+        stdout F free:files:20: yes
         stdout F files:30: 20 held, 10 refused, first Some("ErrorCode::Quota")
     "#]]
     .assert_eq(&said);

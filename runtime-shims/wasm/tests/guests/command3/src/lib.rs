@@ -4,13 +4,13 @@
 //! answer and from where it was asked) · `lookup:NAME` · `listen` (on no address in particular) · `udp:ADDRESS:PORT` (sends
 //! from no address in particular) · `sockets:N` · `streams:ADDRESS:PORT:N` (connections of which it keeps the streams only) ·
 //! `accept:PORT` (for ever, and keeps the streams only) · `files:N` (of which it keeps the streams only) · `timers:N` (all at once) ·
-//! `pause`
+//! `free:sockets:N`, `free:files:N` (waits until there is room for so many)
 
 use std::future::Future;
 
 use wasip3::cli::{environment, stdin};
 use wasip3::filesystem::preopens::get_directories;
-use wasip3::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+use wasip3::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 use wasip3::sockets::ip_name_lookup::resolve_addresses;
 use wasip3::sockets::types::{
     ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket, UdpSocket,
@@ -49,10 +49,10 @@ impl wasip3::exports::cli::run::Guest for Command {
                 }
                 ["accept", port] => accept(port).await.map_or_else(failed, |()| "over".to_owned()),
                 ["timers", count] => timers(count).await,
-                ["pause"] => {
-                    wasip3::clocks::monotonic_clock::wait_for(1_000_000).await;
-                    "over".to_owned()
+                ["free", "sockets", count] => {
+                    free(count, async || TcpSocket::create(IpAddressFamily::Ipv4).map_err(failed)).await
                 }
+                ["free", "files", count] => free(count, opened).await,
                 ["files", count] => grab(count, file).await,
                 ["lookup", name] => match resolve_addresses((*name).to_owned()).await {
                     Ok(found) => found.into_iter().map(ip).collect::<Vec<_>>().join(" "),
@@ -112,6 +112,14 @@ async fn grab<T>(count: &str, mut take: impl AsyncFnMut() -> Result<T, String>) 
     format!("{} held, {} refused, first {first:?}", held.len(), count - held.len())
 }
 
+/// What was dropped is given back when the host has seen to it.
+async fn free<T>(count: &str, mut take: impl AsyncFnMut() -> Result<T, String>) -> String {
+    while !grab(count, &mut take).await.contains(" 0 refused") {
+        wasip3::clocks::monotonic_clock::wait_for(1_000_000).await;
+    }
+    "yes".to_owned()
+}
+
 async fn timers(count: &str) -> String {
     let mut started = Vec::new();
     for _ in 0..count.parse().expect("a number") {
@@ -153,10 +161,14 @@ async fn accept(port: &str) -> Result<(), ErrorCode> {
 }
 
 async fn file() -> Result<impl Sized, String> {
+    opened().await.map(|file| file.read_via_stream(0).0)
+}
+
+async fn opened() -> Result<Descriptor, String> {
     let (dir, _) = get_directories().into_iter().next().expect("a directory is mounted");
     let flags = DescriptorFlags::READ | DescriptorFlags::WRITE;
     let file = dir.open_at(PathFlags::empty(), "file".to_owned(), OpenFlags::CREATE, flags).await;
-    file.map(|file| file.read_via_stream(0).0).map_err(|error| format!("{error:?}"))
+    file.map_err(|error| format!("{error:?}"))
 }
 
 async fn ask(address: &str, port: &str) -> Result<String, ErrorCode> {
