@@ -47,9 +47,13 @@ impl Pods {
             Program::Missing(_) => GuestKind::Module,
         };
         check_release(&pod, &config, kind, self.config.wasi3).map_err(Status::invalid_argument)?;
-        let mounts = config.mounts.clone();
-        let looked = self.looks.take(&sandbox_id, &metadata.name, move || plan_mounts(&mounts, looks::is_dir)).await;
-        looked.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::invalid_argument)?;
+        // Mostly this is all; otherwise it may take for ever.
+        if plan_mounts(&config.mounts, looks::is_known_dir).is_err() {
+            let mounts = config.mounts.clone();
+            let look = move || plan_mounts(&mounts, looks::is_dir);
+            let looked = self.looks.take(&sandbox_id, &metadata.name, look).await;
+            looked.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::invalid_argument)?;
+        }
         let mut state = self.state.lock();
         // All this may have taken long.
         self.must_be_ready(&state, &sandbox_id)?;

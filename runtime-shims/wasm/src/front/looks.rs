@@ -7,12 +7,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::task::JoinError;
 
 /// None if nothing is there.
 pub(super) fn is_dir(path: &Path) -> Option<bool> {
     fs::metadata(path).ok().map(|meta| meta.is_dir())
+}
+
+/// As [`is_dir`], but nobody is asked: also none if the kernel does not have it at hand. What it does not know of a
+/// directory on the node's own disk, or in memory, is rare.
+pub(super) fn is_known_dir(path: &Path) -> Option<bool> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let seen = rustix::fs::statx(found, "", flags, StatxFlags::TYPE).ok()?;
+    Some(FileType::from_raw_mode(seen.stx_mode.into()).is_dir())
 }
 
 /// Of the front's 512 threads for what takes long the others are for what does not hang.
@@ -67,6 +78,20 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn what_was_looked_at_before_is_known() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "").expect("it can be written");
+        std::os::unix::fs::symlink(dir.path(), &link).expect("a link can be made");
+        for path in [dir.path(), &file, &link] {
+            // Now and then something comes between.
+            let known = (0..1000).find_map(|_| is_known_dir(path));
+            assert_eq!(known, is_dir(path), "{}", path.display());
+        }
+        assert_eq!(is_known_dir(&dir.path().join("nothing")), None);
+    }
 
     #[tokio::test]
     async fn a_look_that_hangs_takes_one_thread_and_holds_up_its_own_container_only() {
