@@ -21,7 +21,7 @@ use super::roots;
 use crate::compile::Reexec;
 use crate::confine::{self, Purpose};
 use crate::engine::Profile;
-use crate::wire::{self, Answer, Channel, Command, Ended, Hello, Message, Order, Report, Setup, Welcome};
+use crate::wire::{self, Answer, Channel, Command, Ended, Hello, Message, Order, Report, Sent, Setup, Welcome};
 
 /// A worker answers orders at once; one that does not is stuck.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ pub(super) struct Start<'a> {
     pub(super) threads: usize,
 }
 
-type Reply = Result<(Answer, Vec<OwnedFd>), String>;
+type Reply = Result<(Answer, Sent), String>;
 
 /// An order that was not answered yet.
 #[derive(Debug)]
@@ -220,17 +220,16 @@ impl Link {
     pub(super) async fn borrow_listener(&self, id: &str) -> Result<OwnedFd, OrderError> {
         let (_, mut fds) = self.ask(Command::Lend { id: id.to_owned() }, &[]).await?;
         let listener = fds.pop();
-        let_go(fds);
         let refused = |why: &str| OrderError::Refused(why.to_owned());
         let listener = listener.ok_or_else(|| refused("the worker sent no socket"))?;
         if rustix::net::sockopt::socket_acceptconn(&listener).is_ok_and(|listens| listens) {
             return Ok(listener);
         }
-        let_go(vec![listener]);
+        drop(Sent::from(listener));
         Err(refused("the worker sent something else than a socket that is listened on"))
     }
 
-    async fn ask(&self, what: Command, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Vec<OwnedFd>), OrderError> {
+    async fn ask(&self, what: Command, fds: &[BorrowedFd<'_>]) -> Result<(Answer, Sent), OrderError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (done, answer) = oneshot::channel();
         let waiting = Waiting { done: Some(done), borrows: matches!(what, Command::Lend { .. }) };
@@ -372,28 +371,24 @@ impl Link {
 
     /// An error is a reason to trust the worker no more.
     fn heard(&self, message: Message, ended: &mut impl FnMut(Ended) -> bool) -> Result<(), String> {
-        let report = message.parse::<Report>();
-        let fds = Unasked(message.fds);
-        match report.map_err(|error| error.to_string())? {
+        match message.parse::<Report>().map_err(|error| error.to_string())? {
             Report::Done { number, outcome } => {
                 let waiting = self.waiting.lock().remove(&number).ok_or("it answers what it was not asked")?;
-                let fds = if waiting.borrows { fds.take() } else { fds.none()? };
+                if !waiting.borrows {
+                    none(&message.fds)?;
+                }
                 let outcome = match outcome {
-                    Ok(Answer::Full(why)) => Ok((Answer::Full(wire::shown(why)), fds)),
-                    Ok(answer) => Ok((answer, fds)),
-                    Err(why) => {
-                        let_go(fds);
-                        Err(wire::shown(why))
-                    }
+                    Ok(Answer::Full(why)) => Ok((Answer::Full(wire::shown(why)), message.fds)),
+                    Ok(answer) => Ok((answer, message.fds)),
+                    Err(why) => Err(wire::shown(why)),
                 };
-                if let Some(done) = waiting.done
-                    && let Err(Ok((_, fds))) = done.send(outcome)
-                {
-                    let_go(fds);
+                if let Some(done) = waiting.done {
+                    // Who asked may have left at this moment.
+                    let _ = done.send(outcome);
                 }
             }
             Report::Exited(end) => {
-                fds.none()?;
+                none(&message.fds)?;
                 if end.id.len() > ID_BYTES_MAX || message.is_long {
                     return Err("it reports an end at too great a length".to_owned());
                 }
@@ -447,30 +442,8 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// Descriptors that came with what a worker said.
-struct Unasked(Vec<OwnedFd>);
-
-impl Unasked {
-    fn take(mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.0)
-    }
-
-    fn none(self) -> Result<Vec<OwnedFd>, String> {
-        if self.0.is_empty() { Ok(Vec::new()) } else { Err("it sends descriptors that nobody asked for".to_owned()) }
-    }
-}
-
-impl Drop for Unasked {
-    fn drop(&mut self) {
-        let_go(std::mem::take(&mut self.0));
-    }
-}
-
-/// Closing what a worker sent may take as long as the worker likes, so not here.
-fn let_go(fds: Vec<OwnedFd>) {
-    if !fds.is_empty() {
-        tokio::task::spawn_blocking(move || drop(fds));
-    }
+fn none(fds: &Sent) -> Result<(), String> {
+    if fds.is_empty() { Ok(()) } else { Err("it sends descriptors that nobody asked for".to_owned()) }
 }
 
 /// Where a worker's socket lies.

@@ -18,6 +18,7 @@
 mod door;
 mod exec;
 mod limits;
+mod sent;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use door::{Door, bind, connect, duplicate};
 pub(crate) use exec::{AttachSpec, ExecSpec};
 pub(crate) use limits::{AtMemoryLimit, CpuSpec, GuestLimits, LogLimits, PodLimits, PodSpec};
+pub(crate) use sent::Sent;
 pub(crate) use socket::{Channel, Message, is_out_of_files, receive_blocking};
 
 use crate::clock::UnixNanos;

@@ -6,7 +6,6 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, FsWord};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -15,15 +14,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 
+use super::sent::Sent;
+
 /// Longer than this goes into a memory file: the kernel's default for a socket's buffer is some 200 KiB.
 const INLINE_BYTES: usize = 32 << 10;
 /// The kernel refuses more in one message (`SCM_MAX_FD`).
 const FDS_MAX: usize = 253;
 /// Nobody has a reason to send more; the other side may be hostile.
 const LONG_BYTES_MAX: u64 = 64 << 20;
-
-/// What the kernel says of a memory file's file system (`TMPFS_MAGIC`).
-const MEMORY: FsWord = 0x0102_1994;
 
 const INLINE: u8 = b'i';
 const IN_FILE: u8 = b'f';
@@ -32,7 +30,7 @@ const IN_FILE: u8 = b'f';
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) text: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) fds: Sent,
     /// It came in a memory file.
     pub(crate) is_long: bool,
 }
@@ -143,6 +141,7 @@ fn receive_now(fd: &OwnedFd) -> io::Result<Option<Message>> {
             fds.extend(rights);
         }
     }
+    let mut fds = Sent::new(fds);
     // A datagram of ours is never empty.
     if got.bytes == 0 {
         return Ok(None);
@@ -156,10 +155,7 @@ fn receive_now(fd: &OwnedFd) -> io::Result<Option<Message>> {
     buffer.truncate(got.bytes);
     let (text, is_long) = match buffer[0] {
         INLINE => (buffer.split_off(1), false),
-        IN_FILE => {
-            let file = fds.pop().ok_or_else(|| io::Error::other("a long message came without its file"))?;
-            (out_of_file(file)?, true)
-        }
+        IN_FILE => (out_of_file(&mut fds)?, true),
         other => return Err(io::Error::other(format!("a message of unknown kind {other}"))),
     };
     Ok(Some(Message { text, fds, is_long }))
@@ -173,20 +169,23 @@ fn in_file(text: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reading a pipe, or a file of a file system that some process serves, may take for ever: only memory files are read.
-/// Workers of earlier builds do not seal theirs.
-fn out_of_file(file: OwnedFd) -> io::Result<Vec<u8>> {
-    let stat = rustix::fs::fstat(&file)?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !is_file || rustix::fs::fstatfs(&file)?.f_type != MEMORY {
+/// Takes the text out of the last of `fds`. Reading a pipe, or a file of a file system that some process serves, may take
+/// for ever, and so may asking what it is: only memory files are read, which are what has seals. Whether any is set does
+/// not matter: workers of earlier builds do not seal theirs.
+fn out_of_file(fds: &mut Sent) -> io::Result<Vec<u8>> {
+    let missing = || io::Error::other("a long message came without its file");
+    let file = fds.last().ok_or_else(missing)?;
+    if rustix::fs::fcntl_get_seals(file).is_err() {
         return Err(io::Error::other("a long message came in something else than a memory file"));
     }
+    let stat = rustix::fs::fstat(file)?;
     if u64::try_from(stat.st_size).is_ok_and(|bytes| bytes > LONG_BYTES_MAX) {
         return Err(io::Error::other(format!(
             "a message of {} bytes; at most {LONG_BYTES_MAX} are read",
             stat.st_size
         )));
     }
+    let file = fds.pop().ok_or_else(missing)?;
     let mut text = Vec::new();
     // It may grow while it is read.
     File::from(file).take(LONG_BYTES_MAX).read_to_end(&mut text)?;
@@ -195,6 +194,8 @@ fn out_of_file(file: OwnedFd) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
     use super::*;
 
     /// A message that says that its text is in `file`.
@@ -218,6 +219,47 @@ mod tests {
         too_long.set_len(LONG_BYTES_MAX + 1).expect("it takes no memory");
         assert_eq!(long(too_long.into()), Err("a message of 67108865 bytes; at most 67108864 are read".to_owned()));
         assert_eq!(long(in_file(&[b'x'; 100_000]).expect("it can be made")), Ok(100_000));
+    }
+
+    #[test]
+    fn nobody_is_asked_what_a_file_is() {
+        let calls = [libc::SYS_fstat, libc::SYS_fstatfs, libc::SYS_newfstatat, libc::SYS_statx];
+        let refused = SeccompAction::Errno(libc::EPERM as u32);
+        let rules = calls.map(|call| (call, Vec::new())).into();
+        let arch = std::env::consts::ARCH.try_into().expect("a known one");
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).expect("a filter");
+        let filter: BpfProgram = filter.try_into().expect("a filter");
+        let strange = File::open("/proc/self/stat").expect("it is there");
+        let received = std::thread::spawn(move || {
+            seccompiler::apply_filter(&filter).expect("it holds for this thread");
+            long(strange.into())
+        });
+        let elsewhere = "a long message came in something else than a memory file".to_owned();
+        assert_eq!(received.join().expect("it does not panic"), Err(elsewhere));
+    }
+
+    #[test]
+    fn what_nobody_takes_is_closed_by_another_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        let runtime = runtime.expect("it can be made");
+        let _here = runtime.enter();
+        let (busy, over) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || over.recv());
+        // Well said, of no kind, of no memory file, without a word, too long.
+        let said: [&[u8]; 5] = [b"i1", b"x", b"f", b"", &[INLINE; 2 + INLINE_BYTES]];
+        let readers = said.map(|text| {
+            let (reader, writer) = rustix::pipe::pipe().expect("a pipe can be made");
+            rustix::io::ioctl_fionbio(&reader, true).expect("it need not wait");
+            let (one, other) = Channel::pair().expect("a pair can be made");
+            send_now(&one, &[IoSlice::new(text)], &[writer.as_fd()]).expect("it is sent");
+            drop(receive_blocking(&other));
+            reader
+        });
+        let is_closed = |reader: &OwnedFd| rustix::io::read(reader, &mut [0_u8; 1]) == Ok(0);
+        assert!(!readers.iter().any(is_closed), "the other thread is not free yet");
+        drop(busy);
+        runtime.block_on(runtime.spawn_blocking(|| ())).expect("it does not panic");
+        assert!(readers.iter().all(is_closed));
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ impl Worker {
 
     fn carry_out(&self, message: Message) -> io::Result<Parcel> {
         let (number, outcome) = match message.parse::<Order>() {
-            Ok(Order { number, what }) => (number, self.obey(what, message.fds)),
+            Ok(Order { number, what }) => (number, self.obey(what, message.fds.take())),
             Err(error) => {
                 let why = format!("the Wasm worker process is of build {} and does not know this: {error}", self.build);
                 (Command::number_of(&message)?, Err(why))

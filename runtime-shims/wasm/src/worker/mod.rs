@@ -152,7 +152,7 @@ pub fn run_on_stdin(on_idle: fn()) -> ExitCode {
 fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
     let message = wire::receive_blocking(&control)?.ok_or(WorkerError::NoSetup)?;
     let setup: Setup = message.parse()?;
-    let mut fds = message.fds.into_iter();
+    let mut fds = message.fds.take().into_iter();
     let (Some(code), Some(empty), Some(listener), Some(file)) = (fds.next(), fds.next(), fds.next(), fds.next()) else {
         return Err(WorkerError::NoSetup);
     };
