@@ -64,6 +64,25 @@ struct Waiting {
     borrows: bool,
 }
 
+/// Who waits for an answer, until it is here or they wait no more.
+struct Asked<'a> {
+    link: &'a Link,
+    number: u64,
+    is_sent: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut all = self.link.waiting.lock();
+        if !self.is_sent {
+            // What the worker was never told it will not answer.
+            all.remove(&self.number);
+        } else if let Some(waiting) = all.get_mut(&self.number) {
+            waiting.done = None;
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     channel: Channel,
@@ -234,22 +253,20 @@ impl Link {
         let (done, answer) = oneshot::channel();
         let waiting = Waiting { done: Some(done), borrows: matches!(what, Command::Lend { .. }) };
         self.waiting.lock().insert(number, waiting);
+        let mut asked = Asked { link: self, number, is_sent: false };
         let sent = async {
             self.channel.send(&Order { number, what }, fds).await.map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidInput => OrderError::Refused(error.to_string()),
                 _ => OrderError::Gone,
             })?;
+            asked.is_sent = true;
             match answer.await {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(why)) => Err(OrderError::Refused(why)),
                 Err(_gone) => Err(OrderError::Gone),
             }
         };
-        let outcome = tokio::time::timeout(PATIENCE, sent).await.unwrap_or(Err(OrderError::Stuck));
-        if let Some(waiting) = self.waiting.lock().get_mut(&number) {
-            waiting.done = None;
-        }
-        outcome
+        tokio::time::timeout(PATIENCE, sent).await.unwrap_or(Err(OrderError::Stuck))
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -452,110 +469,5 @@ pub(super) fn socket_path(doors: &Path, record: &WorkerRecord) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::front::domain::Domain;
-    use crate::wire::Exit;
-
-    const KILLED: &str = "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node";
-
-    /// A front's side of a worker that is none, and the worker's.
-    fn pair() -> (Link, Child, Channel) {
-        let child = Program::new("sleep").arg("600").kill_on_drop(true).spawn().expect("it starts");
-        let (process, identity) = Process::of_child(child.id().expect("it runs")).expect("it can be held");
-        let record = serde_json::json!({ "id": "w", "domain": Domain::Node, "build": "b", "process": identity });
-        let record = serde_json::from_value(record).expect("a record");
-        let (ours, theirs) = Channel::pair().expect("a pair can be made");
-        let theirs = Channel::new(theirs).expect("it can be used");
-        (Link::new(Channel::new(ours).expect("it can be used"), process, record, 1), child, theirs)
-    }
-
-    /// How a worker ends that says this, sends a file with each, and listens to nothing.
-    async fn saying(reports: impl IntoIterator<Item = Report>, file: Option<BorrowedFd<'_>>) -> String {
-        let (link, child, theirs) = pair();
-        let reporting = async {
-            for report in reports {
-                theirs.send(&report, file.as_slice()).await.expect("it is sent");
-            }
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            biased;
-            how = link.listen(Some(child), |_| true) => how,
-            () = reporting => unreachable!("it does not end"),
-        }
-    }
-
-    fn end_of(id: String) -> Report {
-        Report::Exited(Ended { id, at: 0, exit: Exit::with_code(0) })
-    }
-
-    #[tokio::test]
-    async fn a_worker_cannot_fill_the_front_with_ends() {
-        assert_eq!(saying([end_of("x".repeat(ID_BYTES_MAX + 1))], None).await, KILLED);
-        assert_eq!(saying((0..).map(|number| end_of(number.to_string())), None).await, KILLED);
-        let exit = Exit { message: "x".repeat(100_000), ..Exit::with_code(1) };
-        assert_eq!(saying([Report::Exited(Ended { id: "a".to_owned(), at: 0, exit })], None).await, KILLED);
-    }
-
-    #[tokio::test]
-    async fn a_worker_says_only_what_it_was_asked() {
-        assert_eq!(saying([Report::Done { number: 7, outcome: Ok(Answer::Nothing) }], None).await, KILLED);
-        let file = tempfile::tempfile().expect("a file can be made");
-        assert_eq!(saying([end_of("a".to_owned())], Some(file.as_fd())).await, KILLED);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_worker_that_has_nothing_left_and_does_not_end_is_killed() {
-        let (link, mut child, _theirs) = pair();
-        link.must_end().await;
-        assert_eq!(in_words(child.wait().await.expect("it can be waited for")), KILLED);
-    }
-
-    #[tokio::test]
-    async fn a_worker_lends_nothing_but_a_listening_socket() {
-        let (link, child, theirs) = pair();
-        let file = tempfile::tempfile().expect("a file can be made");
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("it listens");
-        let answering = async {
-            for fd in [file.as_fd(), socket.as_fd()] {
-                let Order { number, .. } =
-                    theirs.receive().await.expect("it arrives").expect("an order").parse().expect("an order");
-                let report = Report::Done { number, outcome: Ok(Answer::Descriptor) };
-                theirs.send(&report, &[fd]).await.expect("it is sent");
-            }
-            std::future::pending::<()>().await;
-        };
-        let borrowing = async {
-            let refused = link.borrow_listener("a").await.expect_err("a file").to_string();
-            assert_eq!(refused, "the worker sent something else than a socket that is listened on");
-            link.borrow_listener("a").await.expect("a socket");
-        };
-        tokio::select! {
-            biased;
-            () = borrowing => {}
-            how = link.listen(Some(child), |_| true) => panic!("{how}"),
-            () = answering => unreachable!("it does not end"),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_may_come_late_but_not_twice() {
-        let (link, child, theirs) = pair();
-        let done = |number| Report::Done { number, outcome: Ok(Answer::Nothing) };
-        let talking = async {
-            assert!(matches!(link.order(Command::Stats, &[]).await, Err(OrderError::Stuck)));
-            theirs.send(&done(1), &[]).await.expect("it is sent");
-            let second = done(2);
-            let (outcome, sent) = tokio::join!(biased; link.order(Command::Stats, &[]), theirs.send(&second, &[]));
-            assert!(outcome.is_ok() && sent.is_ok(), "the worker is listened to");
-            theirs.send(&done(1), &[]).await.expect("it is sent");
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            biased;
-            _killed = link.listen(Some(child), |_| true) => {}
-            () = talking => unreachable!("it does not end"),
-        }
-    }
-}
+#[path = "link_tests.rs"]
+mod tests;
