@@ -316,6 +316,19 @@ impl Link {
         }
     }
 
+    /// Ends a container that runs elsewhere now, or nowhere. A worker that does not say so would serve it on, and is killed.
+    pub(super) async fn forget(&self, id: &str, grace_ms: u64) {
+        match self.order(Command::Forget { id: id.to_owned(), grace_ms }, &[]).await {
+            // Gone or soon to be, as it was meant to.
+            Ok(_) | Err(OrderError::Gone | OrderError::Refused(_)) => {}
+            Err(stuck @ OrderError::Stuck) => {
+                let worker = &self.record.id;
+                tracing::error!(worker, container = id, error = %stuck, "a worker does not let go and is killed");
+                self.kill();
+            }
+        }
+    }
+
     /// Waits for the end of a worker that has nothing any more and was told to end. One that does not is killed.
     pub(super) async fn must_end(&self) {
         if !matches!(tokio::time::timeout(PATIENCE, self.process.ended()).await, Ok(Ok(()))) {

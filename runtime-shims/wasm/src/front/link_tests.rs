@@ -59,6 +59,14 @@ async fn a_worker_that_has_nothing_left_and_does_not_end_is_killed() {
     assert_eq!(in_words(child.wait().await.expect("it can be waited for")), KILLED);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_does_not_let_go_of_a_container_is_killed() {
+    let (link, mut child, _theirs) = pair();
+    link.forget("a", 0).await;
+    assert!(link.is_gone());
+    assert_eq!(in_words(child.wait().await.expect("it can be waited for")), KILLED);
+}
+
 #[tokio::test]
 async fn a_worker_lends_nothing_but_a_listening_socket() {
     let (link, child, theirs) = pair();

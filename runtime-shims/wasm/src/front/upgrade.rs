@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use super::domain::Domain;
-use super::link::{Link, OrderError};
+use super::link::Link;
 use super::pods::Pods;
 use super::prepare::Made;
 use crate::wire::{Answer, Command};
@@ -135,18 +135,11 @@ impl Pods {
         let moved = started.is_ok() && self.settle(id, old, &new);
         if !moved {
             self.state.lock().abandon_move(id);
-            let _ = new.order(Command::Forget { id: id.to_owned(), grace_ms: 0 }, &[]).await;
+            new.forget(id, 0).await;
             return Err(started.err().map_or(Stays::Ended, |error| failed(&error)));
         }
-        match old.order(Command::Forget { id: id.to_owned(), grace_ms: DRAIN_MS }, &[]).await {
-            // Gone or soon to be, as it was meant to.
-            Ok(_) | Err(OrderError::Gone | OrderError::Refused(_)) => Ok(()),
-            Err(stuck @ OrderError::Stuck) => {
-                tracing::warn!(worker = old.record.id, error = %stuck, "the old worker is killed");
-                old.kill();
-                Ok(())
-            }
-        }
+        old.forget(id, DRAIN_MS).await;
+        Ok(())
     }
 
     /// Requests of a container that workers of earlier builds still serve, since it was moved, end with it.
@@ -162,9 +155,7 @@ impl Pods {
             };
             self.workers.all().into_iter().filter(is_other).collect()
         };
-        let forgetting = others.iter().map(|link| link.order(Command::Forget { id: id.to_owned(), grace_ms }, &[]));
-        // One that is gone, or does not answer, is seen to elsewhere.
-        futures::future::join_all(forgetting).await;
+        futures::future::join_all(others.iter().map(|link| link.forget(id, grace_ms))).await;
     }
 
     /// The new worker has it from now on.
