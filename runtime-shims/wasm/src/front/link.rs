@@ -483,4 +483,4 @@ pub(super) fn socket_path(doors: &Path, record: &WorkerRecord) -> PathBuf {
 
 #[cfg(test)]
 #[path = "link_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -7,7 +7,7 @@ use crate::wire::Exit;
 const KILLED: &str = "killed by signal 9 (SIGKILL): by somebody, or for lack of memory on the node";
 
 /// A front's side of a worker that is none, and the worker's.
-fn pair() -> (Link, Child, Channel) {
+pub(in crate::front) fn pair() -> (Link, Child, Channel) {
     let child = Program::new("sleep").arg("600").kill_on_drop(true).spawn().expect("it starts");
     let (process, identity) = Process::of_child(child.id().expect("it runs")).expect("it can be held");
     let record = serde_json::json!({ "id": "w", "domain": Domain::Node, "build": "b", "process": identity });

@@ -70,6 +70,8 @@ impl Pods {
                 })
                 .await;
             link.retire().await;
+            // Nothing ended, and yet it may be empty.
+            self.workers.emptier.notify_one();
         }
     }
 

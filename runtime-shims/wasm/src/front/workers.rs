@@ -38,7 +38,7 @@ pub(super) struct Workers {
     slots: Mutex<HashMap<Domain, Arc<AsyncMutex<Slot>>>>,
     generations: AtomicU64,
     said_no_groups: AtomicBool,
-    /// A container ended or a sandbox stopped: a worker may be empty.
+    /// A container ended or was moved, or a sandbox stopped: a worker may be empty.
     pub(super) emptier: Notify,
 }
 
@@ -417,3 +417,7 @@ pub(super) async fn kill_left_behind(dir: &Path) -> io::Result<usize> {
     }
     Ok(killed)
 }
+
+#[cfg(test)]
+#[path = "workers_tests.rs"]
+mod tests;

@@ -1,0 +1,82 @@
+use coracle_cri::v1::ContainerConfig;
+use tempfile::TempDir;
+
+use super::super::FrontConfig;
+use super::super::link::tests::pair;
+use super::super::packed::Packed;
+use super::super::programs::Program;
+use super::super::records::{ContainerRecord, ImageRecord, Phase};
+use super::*;
+use crate::compile::Reexec;
+use crate::engine::Profile;
+use crate::images::Digest;
+use crate::wire::{Answer, Channel, Command, Order, Report};
+
+/// A front that can start nothing.
+fn front() -> (TempDir, Arc<Pods>) {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let nothing = || Reexec { program: "/nowhere".into(), args: Vec::new() };
+    let config = FrontConfig::under(dir.path(), nothing(), nothing());
+    let config = FrontConfig { engine: Some(Profile::Tight), build: "present".to_owned(), ..config };
+    (dir, Pods::open(config).expect("it is open"))
+}
+
+/// A worker of an earlier build in which a container runs, and the worker's end of what they speak over.
+fn worker_with(pods: &Arc<Pods>, id: &str) -> (Arc<Link>, Channel) {
+    let (link, child, theirs) = pair();
+    let link = pods.take_in(link, Some(child));
+    let image = Digest::of(b"image");
+    let record = ContainerRecord {
+        id: id.to_owned(),
+        sandbox: "sandbox".to_owned(),
+        created_at: 0,
+        image: ImageRecord { name: "image".to_owned(), repo_digest: image.to_string(), id: image },
+        program: Program::Own,
+        http: None,
+        phase: Phase::Running { started_at: 0 },
+        worker: Some(link.record.id.clone()),
+        config: Packed::new(&ContainerConfig::default()),
+    };
+    let mut state = pods.state.lock();
+    state.add_container(record);
+    state.containers.get_mut(id).expect("it was added").generation = Some(link.generation);
+    drop(state);
+    (link, theirs)
+}
+
+/// Says yes to all orders, which come here, and does nothing.
+async fn obey(theirs: &Channel, mut orders: impl FnMut(Command)) {
+    loop {
+        let order = theirs.receive().await.expect("it arrives").expect("the front is there");
+        let Order { number, what } = order.parse().expect("an order");
+        orders(what);
+        theirs.send(&Report::Done { number, outcome: Ok(Answer::Nothing) }, &[]).await.expect("it is sent");
+    }
+}
+
+/// Looks after workers until `done`.
+async fn looked_after(pods: &Arc<Pods>, worker: impl Future<Output = ()>, done: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = pods.clone().end_idle_workers() => unreachable!("the front does not stop"),
+        () = worker => unreachable!("it never stops"),
+        () = done => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_emptied_by_moves_and_does_not_end_is_killed() {
+    let (_dir, pods) = front();
+    let (link, theirs) = worker_with(&pods, "moved");
+    let killed = async {
+        pods.state.lock().containers.get_mut("moved").expect("it is there").generation = Some(link.generation + 1);
+        pods.leave_old_workers().await;
+        while !link.is_gone() {
+            tokio::time::sleep(link::PATIENCE).await;
+        }
+    };
+    let killed = async {
+        tokio::time::timeout(Duration::from_millis(2 * DRAIN_MS), killed).await.expect("it is killed");
+    };
+    looked_after(&pods, obey(&theirs, drop), killed).await;
+}
