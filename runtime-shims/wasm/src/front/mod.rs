@@ -8,6 +8,7 @@
 //! workers   worker processes: which pods share one, how they come and go
 //! link      one of them
 //! adopt     what is done about workers of the front before
+//! unrecorded   ends that could not be written down
 //! upgrade   how workers of another build are left
 //! host_ports   pods' ports on the node's addresses
 //! exec, attach, streaming   commands and clients beside a container's own program
@@ -54,6 +55,7 @@ mod scratch;
 mod state;
 mod streaming;
 mod terminal;
+mod unrecorded;
 mod upgrade;
 mod usage;
 mod workers;

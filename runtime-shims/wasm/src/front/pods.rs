@@ -12,6 +12,7 @@ use coracle_cri::streaming::StreamingServer;
 use coracle_cri::v1::{ContainerEventResponse, ContainerEventType, PodSandboxConfig};
 use ipnet::Ipv4Net;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +46,8 @@ pub(super) struct Pods {
     pub(super) compiler: Compiler,
     pub(super) profile: Profile,
     pub(super) state: Mutex<State>,
+    /// The end of a container could not be written down.
+    pub(super) unrecorded_more: Notify,
     pub(super) records: Records,
     pub(super) events: Events,
     pub(super) heard: Heard,
@@ -106,6 +109,7 @@ impl Pods {
             compiler,
             profile,
             state: Mutex::default(),
+            unrecorded_more: Notify::new(),
             records,
             events: Events::new(stop.clone()),
             heard: Heard::default(),
@@ -305,7 +309,9 @@ impl Pods {
         }
         let recorded = self.records.save_container(&container.record);
         if let Err(error) = &recorded {
-            tracing::error!(container = id, %error, "cannot record the end of a container");
+            tracing::error!(container = id, %error, "cannot record the end of a container yet");
+            state.unrecorded.insert(id.to_owned(), generation);
+            self.unrecorded_more.notify_one();
         }
         if let Some(link) = self.workers.get(generation) {
             link.count_end();

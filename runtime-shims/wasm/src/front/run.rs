@@ -141,6 +141,7 @@ impl Front {
             front.0.sweep_scratch().await;
         });
         self.0.tasks.spawn(self.0.clone().end_idle_workers());
+        self.0.tasks.spawn(self.0.clone().record_ends());
         let pods = self.0.clone();
         self.0.tasks.spawn(async move { pods.leave_old_workers().await });
         self.0.serve_streams().await.map_err(failed)?;

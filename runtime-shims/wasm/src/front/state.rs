@@ -19,6 +19,8 @@ pub(super) struct State {
     pub(super) addresses: Addresses,
     /// Sandboxes that are being stopped: nothing starts in them.
     pub(super) stopping: HashSet<String>,
+    /// Containers whose end is not on record yet, and the worker that keeps it meanwhile, if it is one's word.
+    pub(super) unrecorded: BTreeMap<String, Option<u64>>,
     /// The ids of sandboxes by what must be theirs alone.
     names: HashMap<Box<str>, String>,
     /// The ids of sandboxes' containers, oldest first.
@@ -148,15 +150,19 @@ impl State {
         self.members.get(sandbox).into_iter().flatten().filter_map(|id| self.containers.get(id)).collect()
     }
 
-    /// Whether a worker has a container, or is about to.
-    pub(super) fn runs_in(&self, generation: u64) -> bool {
-        let generation = Some(generation);
-        self.containers.values().any(|container| container.generation == generation || container.moving == generation)
+    /// Whether a worker has a container, is about to, or keeps the end of one.
+    pub(super) fn is_in_use(&self, generation: u64) -> bool {
+        self.uses().any(|used| used == generation)
     }
 
-    /// Workers that have containers, or are about to.
+    /// Workers that have containers, are about to, or keep the ends of some.
     pub(super) fn generations_in_use(&self) -> HashSet<u64> {
-        self.containers.values().flat_map(|container| [container.generation, container.moving]).flatten().collect()
+        self.uses().collect()
+    }
+
+    fn uses(&self) -> impl Iterator<Item = u64> {
+        let containers = self.containers.values().flat_map(|container| [container.generation, container.moving]);
+        containers.chain(self.unrecorded.values().copied()).flatten()
     }
 
     pub(super) fn begin_move(&mut self, id: &str, to: u64) {

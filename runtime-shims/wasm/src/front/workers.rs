@@ -368,7 +368,7 @@ impl Pods {
             // While this is held, nobody puts a container into it.
             let slot = self.workers.slot(&link.record.domain);
             let mut slot = slot.lock().await;
-            if self.state.lock().runs_in(link.generation) {
+            if self.state.lock().is_in_use(link.generation) {
                 return;
             }
             if slot.link.as_ref().is_some_and(|other| other.generation == link.generation) {

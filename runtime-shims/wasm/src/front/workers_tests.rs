@@ -10,7 +10,7 @@ use super::*;
 use crate::compile::Reexec;
 use crate::engine::Profile;
 use crate::images::Digest;
-use crate::wire::{Answer, Channel, Command, Order, Report};
+use crate::wire::{Answer, Channel, Command, Ended, Exit, Order, Report};
 
 /// A front that can start nothing.
 fn front() -> (TempDir, Arc<Pods>) {
@@ -59,6 +59,7 @@ async fn looked_after(pods: &Arc<Pods>, worker: impl Future<Output = ()>, done: 
     tokio::select! {
         biased;
         () = pods.clone().end_idle_workers() => unreachable!("the front does not stop"),
+        () = pods.clone().record_ends() => unreachable!("the front does not stop"),
         () = worker => unreachable!("it never stops"),
         () = done => {}
     }
@@ -79,4 +80,32 @@ async fn a_worker_that_was_emptied_by_moves_and_does_not_end_is_killed() {
         tokio::time::timeout(Duration::from_millis(2 * DRAIN_MS), killed).await.expect("it is killed");
     };
     looked_after(&pods, obey(&theirs, drop), killed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_stays_until_what_ended_there_is_on_record() {
+    let (dir, pods) = front();
+    let (link, theirs) = worker_with(&pods, "ended");
+    // As bad as a full disk.
+    let in_the_way = dir.path().join("wasm/state/containers/ended.new");
+    fs::create_dir(&in_the_way).expect("it can be made");
+    let orders = Mutex::new(Vec::new());
+    let told = async {
+        let ended = Ended { id: "ended".to_owned(), at: 1, exit: Exit::with_code(0) };
+        assert!(!pods.reported(link.generation, ended), "the worker is to keep it");
+        tokio::time::sleep(2 * pods.config.idle_worker).await;
+        assert!(!link.is_retired() && !link.is_gone());
+        assert_eq!(*orders.lock(), [""; 0]);
+        fs::remove_dir(&in_the_way).expect("it is empty");
+        while !link.is_gone() {
+            tokio::time::sleep(link::PATIENCE).await;
+        }
+    };
+    let told = async {
+        tokio::time::timeout(5 * pods.config.idle_worker, told).await.expect("it is ended");
+    };
+    looked_after(&pods, obey(&theirs, |order| orders.lock().push(format!("{order:?}"))), told).await;
+    assert_eq!(*orders.lock(), [r#"Acknowledge { ids: ["ended"] }"#, "Retire"]);
+    let record = pods.records.containers().expect("they can be read").pop().expect("there is one");
+    assert!(matches!(record.phase, Phase::Exited(end) if end.code == 0));
 }

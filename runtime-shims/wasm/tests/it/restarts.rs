@@ -97,6 +97,28 @@ async fn what_ended_while_no_front_was_there_is_told_to_the_next_one() {
 }
 
 #[tokio::test]
+async fn an_end_is_written_down_when_it_can_be() {
+    let mut shim = Shim::start().await;
+    let spin = shim.run("spin", guest("spin")).await;
+    let worker = shim.worker_pid().expect("a worker runs");
+    let record = shim.dir.path().join("wasm/state/containers").join(format!("{}.json", spin.container));
+    // As bad as a full disk.
+    let in_the_way = record.with_extension("new");
+    std::fs::create_dir(&in_the_way).expect("it can be made");
+    shim.stop(&spin.container, 5).await;
+    assert!(!std::fs::read_to_string(&record).expect("it is there").contains("Exited"));
+    std::fs::remove_dir(&in_the_way).expect("it is empty");
+    eventually("it is written down", || async {
+        std::fs::read_to_string(&record).expect("it is there").contains("Exited").then_some(())
+    })
+    .await;
+    shim.kill_front().await;
+    signal(worker, Signal::KILL);
+    shim.start_front().await;
+    assert_eq!(shim.ending(&spin.container).await, r#"143 Error """#);
+}
+
+#[tokio::test]
 async fn a_worker_that_died_with_its_front_is_known_to_be_lost() {
     let mut shim = Shim::start().await;
     let hello = shim.run("hello", guest("hello:dev")).await;
