@@ -85,6 +85,16 @@ impl CompileError {
         CompileError::Failed(format!("{doing}: {error}"))
     }
 
+    /// The same file is at fault in each image that has it, and who asks knows only its own.
+    fn about(self, image: &str) -> CompileError {
+        let image = image.to_owned();
+        match self {
+            CompileError::Refused { image: _, why } => CompileError::Refused { image, why },
+            CompileError::Limit { image: _, why } => CompileError::Limit { image, why },
+            CompileError::Failed(why) => CompileError::Failed(why),
+        }
+    }
+
     /// Would the same file end the same way again?
     fn is_final(&self) -> bool {
         match self {
@@ -251,9 +261,6 @@ impl Compiler {
         if let Some(compiled) = self.0.cached(settings, store, image) {
             return Ok(compiled);
         }
-        if let Some(refusal) = self.0.refused.lock().of(&image.wasm) {
-            return Err(refusal);
-        }
         let outcome = {
             let mut running = self.0.running.lock();
             match running.get(&image.wasm) {
@@ -270,7 +277,7 @@ impl Compiler {
                 }
             }
         };
-        outcome.await
+        outcome.await.map_err(|error| error.about(&image.name))
     }
 }
 
@@ -318,10 +325,7 @@ impl Inner {
     async fn work(self: Arc<Inner>, settings: String, store: ImageStore, image: Image) -> Outcome {
         let outcome = match self.travelled(&settings, &store, &image).await {
             Some(compiled) => Ok(compiled),
-            None => match self.turn.acquire().await {
-                Ok(_turn) => self.compile(&settings, &store, &image).await,
-                Err(closed) => Err(CompileError::Failed(closed.to_string())),
-            },
+            None => self.compile_once(&settings, &store, &image).await,
         };
         if outcome.is_ok() {
             let (inner, wasm) = (self.clone(), image.wasm.clone());
@@ -332,12 +336,26 @@ impl Inner {
             };
             let _ = on_disk(trimming).await;
         }
+        self.running.lock().remove(&image.wasm);
+        outcome
+    }
+
+    /// Compiles what was not refused before. Only for images without machine code of their own that is trusted: that runs,
+    /// whatever became of the same file in another image.
+    async fn compile_once(self: &Arc<Inner>, settings: &str, store: &ImageStore, image: &Image) -> Outcome {
+        let refused = self.refused.lock().of(&image.wasm);
+        if let Some(refusal) = refused {
+            return Err(refusal);
+        }
+        let outcome = match self.turn.acquire().await {
+            Ok(_turn) => self.compile(settings, store, image).await,
+            Err(closed) => Err(CompileError::Failed(closed.to_string())),
+        };
         if let Err(error) = &outcome
             && error.is_final()
         {
             self.refused.lock().add(image.wasm.clone(), error.clone());
         }
-        self.running.lock().remove(&image.wasm);
         outcome
     }
 

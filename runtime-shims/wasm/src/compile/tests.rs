@@ -73,11 +73,13 @@ fn a_refusal_is_short_however_long_the_names_in_a_file_are() {
     }
 }
 
-/// A compiler that is a shell script; the task is its `$0`.
+/// A compiler that is a shell script; the task is its `$0`. The machine code that `good.pub` has signed is believed.
 fn scripted(dir: &Path, script: &str) -> Compiler {
     let reexec = Reexec { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] };
     let limits = TaskLimits { memory_bytes: 1 << 30, cpu_seconds: 0 };
-    Compiler::new(dir.join("code"), reexec, Profile::Roomy, limits, u64::MAX, ConfigFile::none())
+    let policy = dir.join("policy.yaml");
+    fs::write(&policy, "precompiledKeys: [good.pub]\n").expect("it can be written");
+    Compiler::new(dir.join("code"), reexec, Profile::Roomy, limits, u64::MAX, ConfigFile::at(policy))
         .expect("its directory can be made")
 }
 
@@ -131,6 +133,73 @@ async fn what_was_refused_is_not_compiled_again_though_its_image_went() {
         compiler.retain(&HashSet::new());
     }
     assert_eq!(fs::read(&starts).expect("it was started").len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_image_that_was_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (compiler, starts) = counted(dir.path(), r#"echo '{"refused":"it is no good"}' >&2"#);
+    let (store, image) = stored(dir.path());
+    let other = store.tag(&image.name, "other").expect("it is there");
+    let refused = async |image: &Image| compiler.compiled(&store, image).await.map_err(|error| error.to_string());
+    let told = |image: &Image| Err(format!("cannot run image {:?}: it is no good", image.name));
+    assert_eq!(tokio::join!(refused(&image), refused(&other)), (told(&image), told(&other)));
+    assert_eq!(refused(&other).await, told(&other));
+    assert_eq!(fs::read(&starts).expect("it was started").len(), 1);
+}
+
+#[tokio::test]
+async fn machine_code_that_comes_with_an_image_runs_though_its_file_was_refused() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let (compiler, starts) = counted(dir.path(), r#"echo '{"refused":"it takes too long"}' >&2"#);
+    let (store, image) = stored(dir.path());
+    compiler.compiled(&store, &image).await.expect_err("it is refused");
+    let travelled = with_code(dir.path(), &store, &image);
+    assert_eq!(travelled.wasm, image.wasm);
+    let compiled = compiler.compiled(&store, &travelled).await.expect("its machine code is trusted");
+    assert_eq!(fs::read(compiler.dir().join(compiled.path)).expect("it is there"), b"machine code");
+    assert_eq!(fs::read(&starts).expect("it was started").len(), 1, "nothing was compiled again");
+}
+
+/// An image with the same file as another one, and with machine code that `good.pub` has signed.
+fn with_code(dir: &Path, store: &ImageStore, same: &Image) -> Image {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let key = STANDARD.encode(rcgen::PublicKeyData::subject_public_key_info(&pair));
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{key}\n-----END PUBLIC KEY-----\n");
+    fs::write(dir.join("good.pub"), pem).expect("it can be written");
+    let (code, arch) = (Digest::of(b"machine code"), std::env::consts::ARCH);
+    let statement = format!(
+        "coracle precompiled v1\nwasm {}\ncode {code}\narchitecture {arch}\nengine here\nkind module\n",
+        same.wasm
+    );
+    let signed = STANDARD.encode(rcgen::SigningKey::sign(&pair, statement.as_bytes()).expect("it is signed"));
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.wasm.config.v0+json","digest":"{}","size":2}},
+            "layers":[{{"mediaType":"application/wasm","digest":"{}","size":{}}},
+            {{"mediaType":"application/vnd.coracle.wasm.precompiled.v1","digest":"{code}","size":12,"annotations":{{
+            "dev.coracle.precompiled.architecture":"{arch}","dev.coracle.precompiled.engine":"here",
+            "dev.coracle.precompiled.kind":"module","dev.coracle.precompiled.signature":"{signed}"}}}}]}}"#,
+        Digest::of(b"{}"),
+        same.wasm,
+        same.wasm_bytes
+    );
+    let id = Digest::of(manifest.as_bytes());
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"","digest":"{id}","size":1}}]}}"#);
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut put = |path: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, path, content).expect("it can be written");
+    };
+    put("index.json", index.as_bytes());
+    for content in [manifest.as_bytes(), b"{}", b"machine code"] {
+        put(&format!("blobs/sha256/{}", Digest::of(content).hex()), content);
+    }
+    let file = dir.join("travelled.tar");
+    fs::write(&file, archive.into_inner().expect("it can be finished")).expect("it can be written");
+    store.import(&file, None).expect("it is taken in").remove(0)
 }
 
 #[test]
