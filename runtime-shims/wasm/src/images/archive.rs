@@ -1,7 +1,7 @@
 //! Takes images in from files: a bare `.wasm`, an OCI layout in a tar, or what `docker save` writes.
 //!
-//! Archives are hostile input. Files get the names of their digests, never their own; documents and content are
-//! bounded; links and devices are passed over.
+//! Archives are hostile input. Files get the names of their digests, never their own; documents, content, and the paths
+//! that are remembered are bounded; links lead from name to name in the archive, and devices are passed over.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -16,9 +16,12 @@ use super::layout::{Descriptor, Document, Manifest, OCI_CONFIG, OCI_MANIFEST, WA
 use super::manifest::{self, MAX_DOCUMENT_BYTES, MAX_WASM_BYTES, Magic, Shape};
 use super::{Digest, Image, ImageError, ImageName, ImageStore, Imported, rootfs, untar};
 
-/// In an archive of images, in which each is a layer or says something of an image.
+/// In an archive of images, in which each is a layer or says something of an image. Each costs a file that is written and
+/// synced, also if all have the same name.
 const FILES_MAX: usize = 10_000;
 const FILE_BYTES_MAX: u64 = 1 << 30;
+/// As long as Linux takes paths. Those of all files are in memory at once.
+const PATH_BYTES_MAX: usize = 4096;
 /// Of all entries of an archive, also those that are passed over. One that unpacks to more is a bomb.
 const UNPACKED_BYTES_MAX: u64 = 4 << 30;
 /// Of all images in an archive.
@@ -243,9 +246,8 @@ fn docker_archive(
 ) -> Result<(), ImageError> {
     let what = file.display().to_string();
     let list: Vec<DockerImage> = serde_json::from_slice(list).map_err(|error| ImageError::corrupt(&what, error))?;
-    let find = |path: &str| {
-        contents.files.get(path).cloned().ok_or_else(|| ImageError::corrupt(&what, format!("it has no file {path:?}")))
-    };
+    let find =
+        |path: &str| contents.find(path).ok_or_else(|| ImageError::corrupt(&what, format!("it has no file {path:?}")));
     for image in list {
         let (config, config_bytes) = find(&image.config)?;
         let mut layers = Vec::new();
@@ -297,9 +299,14 @@ fn admit(store: &ImageStore, name: &str, manifest: &Digest) -> Result<Image, Ima
 }
 
 /// What a tar held: small documents in memory, every file of some size as a blob.
+#[derive(Default)]
 struct Contents {
     documents: BTreeMap<String, Vec<u8>>,
     files: BTreeMap<String, (Digest, u64)>,
+    /// Where symbolic links lead, in the archive: older versions of Docker write a layer that images share once.
+    links: BTreeMap<String, String>,
+    /// Files and links so far.
+    taken: usize,
 }
 
 impl Contents {
@@ -308,11 +315,11 @@ impl Contents {
         let open = File::open(file).map_err(|source| ImageError::io("open", file, source))?;
         let reader = rootfs::decompressed(open).map_err(|error| ImageError::corrupt(&what, error))?;
         let mut reader = reader.take(UNPACKED_BYTES_MAX);
-        let mut contents = Contents { documents: BTreeMap::new(), files: BTreeMap::new() };
+        let mut contents = Contents::default();
         let bad =
             |error| ImageError::corrupt(&what, format!("neither WebAssembly nor a readable tar archive: {error}"));
         let outcome = untar::each(&mut reader, bad, |entry| {
-            if entry.kind == EntryType::Regular {
+            if matches!(entry.kind, EntryType::Regular | EntryType::Symlink) {
                 contents.take(store, &what, entry)?;
             }
             Ok(ControlFlow::Continue(()))
@@ -325,16 +332,27 @@ impl Contents {
     }
 
     fn take(&mut self, store: &ImageStore, what: &str, entry: untar::Entry<'_>) -> Result<(), ImageError> {
+        self.taken += 1;
+        if self.taken > FILES_MAX {
+            return Err(ImageError::corrupt(what, format!("it has more than {FILES_MAX} files")));
+        }
+        if entry.path.len().max(entry.target.len()) > PATH_BYTES_MAX {
+            return Err(ImageError::corrupt(what, format!("a path in it is longer than {PATH_BYTES_MAX} bytes")));
+        }
         let path = entry.path.trim_start_matches("./").to_owned();
+        if entry.kind == EntryType::Symlink {
+            self.files.remove(&path);
+            if let Some(target) = linked(&path, &entry.target) {
+                self.links.insert(path, target);
+            }
+            return Ok(());
+        }
         if ["index.json", "manifest.json"].contains(&path.as_str()) {
             let mut text = Vec::new();
             let mut content = entry.content.take(MAX_DOCUMENT_BYTES);
             content.read_to_end(&mut text).map_err(|error| ImageError::corrupt(what, error))?;
             self.documents.insert(path, text);
             return Ok(());
-        }
-        if self.files.len() == FILES_MAX {
-            return Err(ImageError::corrupt(what, format!("it has more than {FILES_MAX} files")));
         }
         let expected = path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
         let mut writer = store.blobs.writer(format!("{path} in {what}"), FILE_BYTES_MAX)?;
@@ -347,6 +365,28 @@ impl Contents {
         self.files.insert(path, blob);
         Ok(())
     }
+
+    /// The file of this name, or the one that it is a link to. Links to links are nothing that anybody writes.
+    fn find(&self, path: &str) -> Option<(Digest, u64)> {
+        self.files.get(path).or_else(|| self.files.get(self.links.get(path)?)).cloned()
+    }
+}
+
+/// Where a link at `path` leads in its archive; nothing, if that is outside of it.
+fn linked(path: &str, target: &str) -> Option<String> {
+    if target.starts_with('/') {
+        return None;
+    }
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {

@@ -41,10 +41,7 @@ impl Bench {
 fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = ::tar::Builder::new(Vec::new());
     for (path, content) in files {
-        let mut header = ::tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, path, *content).expect("it can be written");
+        archive.append_data(&mut sized(content), path, *content).expect("it can be written");
     }
     archive.into_inner().expect("it can be finished")
 }
@@ -447,6 +444,60 @@ fn an_archive_does_not_fill_the_store_with_names_or_content() {
     file.set_len((4 << 30) + 1024).expect("it has holes");
     let error = bench.store.import(&path, None).expect_err("too much");
     assert!(matches!(error, ImageError::TooLarge { limit_bytes: 0x1_0000_0000, .. }), "{error}");
+}
+
+#[test]
+fn an_archive_does_not_fill_memory_with_paths_or_the_disk_with_work() {
+    let bench = bench();
+    let long = "d/".repeat(2048) + "a";
+    let mut link = ::tar::Builder::new(Vec::new());
+    link.append_link(&mut symlink(), "link", &long).expect("it can be written");
+    for archive in [tar(&[(&long, b"")]), link.into_inner().expect("it can be finished")] {
+        let error = bench.import("long.tar", &archive, None).expect_err("too long").to_string();
+        assert!(error.ends_with("long.tar is corrupt: a path in it is longer than 4096 bytes"), "{error}");
+    }
+    // One name, again and again. It counts whatever it is, and of this nothing is written.
+    let one = &tar(&[("index.json", b"{}")])[..1024];
+    let error = bench.import("many.tar", &[&one.repeat(10_001)[..], &[0; 1024]].concat(), None).expect_err("too many");
+    assert!(error.to_string().ends_with("many.tar is corrupt: it has more than 10000 files"), "{error}");
+}
+
+fn symlink() -> ::tar::Header {
+    let mut header = ::tar::Header::new_gnu();
+    header.set_entry_type(::tar::EntryType::Symlink);
+    header.set_size(0);
+    header
+}
+
+#[test]
+fn layers_that_images_of_an_archive_share_may_be_links() {
+    let bench = bench();
+    let config = r#"{"os":"wasi","architecture":"wasm"}"#;
+    let layer = tar(&[("main.wasm", MODULE)]);
+    let import = |link: &str| {
+        let list = r#"[{"Config":"c.json","RepoTags":["one"],"Layers":["1/layer.tar"]},
+                       {"Config":"c.json","RepoTags":["two"],"Layers":["2/layer.tar"]}]"#;
+        let mut archive = ::tar::Builder::new(Vec::new());
+        for (path, content) in [("c.json", config), ("manifest.json", list)] {
+            archive.append_data(&mut sized(content.as_bytes()), path, content.as_bytes()).expect("it can be written");
+        }
+        archive.append_data(&mut sized(&layer), "1/layer.tar", &layer[..]).expect("it can be written");
+        archive.append_link(&mut symlink(), "2/layer.tar", link).expect("it can be written");
+        bench.import("save.tar", &archive.into_inner().expect("it can be finished"), None)
+    };
+    for elsewhere in ["../3/layer.tar", "../../1/layer.tar", "/1/layer.tar"] {
+        let error = import(elsewhere).expect_err(elsewhere).to_string();
+        assert!(error.ends_with("it has no file \"2/layer.tar\""), "{error}");
+    }
+    let images = import("../1/layer.tar").expect("it is taken in");
+    assert_eq!(bench.names(), ["docker.io/library/one:latest", "docker.io/library/two:latest"]);
+    assert_eq!(images[0].id, images[1].id);
+}
+
+fn sized(content: &[u8]) -> ::tar::Header {
+    let mut header = ::tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header
 }
 
 #[test]
