@@ -249,6 +249,8 @@ fn docker_archive(
     let find =
         |path: &str| contents.find(path).ok_or_else(|| ImageError::corrupt(&what, format!("it has no file {path:?}")));
     for image in list {
+        // Before a manifest is made of them that is as large as whoever wrote the list likes.
+        manifest::check_layers(&format!("an image in {what}"), image.layers.len())?;
         let (config, config_bytes) = find(&image.config)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
@@ -279,7 +281,7 @@ fn docker_archive(
 /// The blobs are in the store; what the manifest says must be true of them.
 fn admit(store: &ImageStore, name: &str, manifest: &Digest) -> Result<Image, ImageError> {
     let text = store.blobs.read(manifest, MAX_DOCUMENT_BYTES)?;
-    let manifest = manifest::image(name, &text)?;
+    let manifest = manifest::single(name, &text)?;
     let config = if manifest::has_image_config(&manifest) {
         Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
     } else {

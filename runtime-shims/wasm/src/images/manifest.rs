@@ -45,33 +45,43 @@ pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) ->
             .map_err(|error| ImageError::corrupt(format!("the configuration of {name}"), error))?,
         None => ImageConfig::default(),
     };
+    let shape = shape(name, manifest, &config)?;
+    // Only now: what is of another kind is bounded by others.
+    check_layers(name, manifest.layers.len())?;
     check_run(name, &config)?;
+    Ok(Anatomy { shape, config })
+}
+
+fn shape(name: &str, manifest: &Manifest, config: &ImageConfig) -> Result<Shape, ImageError> {
     let mut wasm = manifest.layers.iter().filter(|layer| WASM_LAYERS.contains(&layer.media_type.as_str()));
     if let Some(layer) = wasm.next() {
         if wasm.next().is_some() {
             return Err(not_wasm(
                 name,
                 manifest,
-                &config,
+                config,
                 "it has more than one Wasm layer, and which to run is not said",
             ));
         }
         within(layer, MAX_WASM_BYTES)?;
-        return Ok(Anatomy { shape: Shape::Artifact { layer: layer.clone() }, config });
+        return Ok(Shape::Artifact { layer: layer.clone() });
     }
     if !has_image_config(manifest) {
-        return Err(not_wasm(name, manifest, &config, "no layer is a Wasm file"));
+        return Err(not_wasm(name, manifest, config, "no layer is a Wasm file"));
     }
-    let entry = entry(&config);
+    let entry = entry(config);
     if entry.is_none() && !config.platform().is_wasm() {
-        return Err(not_wasm(
-            name,
-            manifest,
-            &config,
-            "its entrypoint is no .wasm file and its platform not wasi/wasm",
-        ));
+        return Err(not_wasm(name, manifest, config, "its entrypoint is no .wasm file and its platform not wasi/wasm"));
     }
-    Ok(Anatomy { shape: Shape::Rootfs { layers: manifest.layers.clone(), entry }, config })
+    Ok(Shape::Rootfs { layers: manifest.layers.clone(), entry })
+}
+
+pub(super) fn check_layers(name: &str, layers: usize) -> Result<(), ImageError> {
+    if layers > MAX_LAYERS {
+        let why = format!("it has {layers} layers, and an image has {MAX_LAYERS} at most");
+        return Err(ImageError::corrupt(format!("the manifest of {name}"), why));
+    }
+    Ok(())
 }
 
 fn check_run(name: &str, config: &ImageConfig) -> Result<(), ImageError> {
@@ -123,17 +133,6 @@ pub(super) fn single(name: &str, text: &[u8]) -> Result<Manifest, ImageError> {
         }
         Err(why) => Err(ImageError::corrupt(format!("the manifest of {name}"), why)),
     }
-}
-
-/// Parses `text` as the manifest of an image that is to be taken in.
-pub(super) fn image(name: &str, text: &[u8]) -> Result<Manifest, ImageError> {
-    let manifest = single(name, text)?;
-    let layers = manifest.layers.len();
-    if layers > MAX_LAYERS {
-        let why = format!("it has {layers} layers, and an image has {MAX_LAYERS} at most");
-        return Err(ImageError::corrupt(format!("the manifest of {name}"), why));
-    }
-    Ok(manifest)
 }
 
 /// Checks the magic number and tells a component from a module.

@@ -45,7 +45,7 @@ pub(super) async fn pull(
     }
     // Before anything is fetched that nobody vouches for.
     cosign::check(&session, name, &digests, &policy).await?;
-    let manifest = manifest::image(&full, &text)?;
+    let manifest = manifest::single(&full, &text)?;
     let claim = store.blobs.claim(manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest))?;
     store.blobs.limit_partials(PARTIAL_LAYERS_MAX.saturating_mul(registries.max_layer_bytes))?;
     let fetch = |wanted, limit_bytes| download::fetch(&store.blobs, &store.downloads, &session, wanted, limit_bytes);
