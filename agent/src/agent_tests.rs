@@ -709,6 +709,7 @@ async fn runs_in(image: &str, policy: &str) -> &'static str {
         .scripted("oci:1", "foreign")
         .scripted("gone:1", "pull fails gone")
         .scripted("late:1", "foreign; pull fails 2 times Unknown: no route to host")
+        .scripted("full:1", "foreign; pull fails 2 times Internal: no space left on device")
         .with_image("local:1");
     let router = RuntimeRouter::new(oci.endpoint().named("oci"));
     let router = router.with_handler("wasm", wasm.endpoint().named("wasm")).with_claimant("wasm");
@@ -736,4 +737,5 @@ async fn an_image_finds_the_runtime_of_its_kind() {
     assert_eq!(runs_in("cached:1", "Never").await, "oci");
     assert_eq!(runs_in("gone:1", "Always").await, "oci");
     assert_eq!(runs_in("late:1", "Always").await, "oci");
+    assert_eq!(runs_in("full:1", "Always").await, "oci");
 }

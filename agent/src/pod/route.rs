@@ -76,9 +76,9 @@ async fn kind_of(
     }
     match acts::pull(context, pod, claimant, &own).await {
         Ok(_) => Ok(Kind::Own),
-        // The registry may be back soon, or its settings be repaired. To guess would bind the pod to the wrong runtime for
-        // good.
-        Err(error) if error.is_unsure() || was_not_asked(&error) => Err(unknown(error)),
+        // The registry may be back soon, or its settings be repaired, or the disk have room again. To guess would bind the pod
+        // to the wrong runtime for good.
+        Err(error) if error.is_unsure() || was_not_found_out(&error) => Err(unknown(error)),
         // Of another kind; or it cannot be had, which the default runtime says as well as any.
         Err(error) if error.is_other_kind() || matches!(error.code, Code::NotFound | Code::PermissionDenied) => {
             tracing::debug!(pod = %context.key, image, %error, "the image is left to the default runtime");
@@ -89,7 +89,11 @@ async fn kind_of(
     }
 }
 
-/// Runtimes say of most faults of a registry no more than that there is one. An image whose signature is missed is no such.
-fn was_not_asked(error: &CriError) -> bool {
-    error.code == Code::Unknown && !error.message.starts_with(SIGNATURE_FAULT)
+/// Runtimes say of most faults of a registry no more than that there is one; an image whose signature is missed is no such.
+/// And what is wrong with a runtime says nothing of the image.
+fn was_not_found_out(error: &CriError) -> bool {
+    match error.code {
+        Code::Unknown => !error.message.starts_with(SIGNATURE_FAULT),
+        code => code == Code::Internal,
+    }
 }

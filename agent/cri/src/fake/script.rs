@@ -7,6 +7,7 @@
 //! pull fails TEXT               every pull fails with TEXT
 //! pull fails 2 times TEXT       the first two pulls fail
 //! pull fails Unknown: TEXT      as a registry that does not answer, not as one that has no such image
+//! pull fails Internal: TEXT     as a runtime that cannot do its work
 //! pull never                    the pull hangs until its caller gives up
 //! foreign                       its pull finds an image of another kind
 //! memory 1234                   bytes each container uses

@@ -152,10 +152,11 @@ impl State {
                     return Ok(Some(std::time::Duration::ZERO));
                 }
                 *failed += 1;
-                match message.strip_prefix("Unknown: ") {
-                    Some(message) => Err(Status::unknown(message)),
-                    None if kind == "pull" => Err(Status::not_found(message)),
-                    None => Err(Status::unknown(message)),
+                match message.split_once(": ") {
+                    Some(("Unknown", message)) => Err(Status::unknown(message)),
+                    Some(("Internal", message)) => Err(Status::internal(message)),
+                    _ if kind == "pull" => Err(Status::not_found(message)),
+                    _ => Err(Status::unknown(message)),
                 }
             }
         }

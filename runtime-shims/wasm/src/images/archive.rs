@@ -282,12 +282,7 @@ fn docker_archive(
 fn admit(store: &ImageStore, name: &str, manifest: &Digest) -> Result<Image, ImageError> {
     let text = store.blobs.read(manifest, MAX_DOCUMENT_BYTES)?;
     let manifest = manifest::single(name, &text)?;
-    let config = if manifest::has_image_config(&manifest) {
-        Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
-    } else {
-        None
-    };
-    let anatomy = manifest::anatomy(name, &manifest, config.as_deref())?;
+    let anatomy = manifest::anatomy(name, &manifest, store.image_config(name, &manifest)?)?;
     let layers = match &anatomy.shape {
         Shape::Artifact { layer } => std::slice::from_ref(layer),
         Shape::Rootfs { layers, entry: _ } => layers.as_slice(),

@@ -33,20 +33,18 @@ pub(super) struct Anatomy {
     pub(super) config: ImageConfig,
 }
 
-/// Does the configuration have to be read to decide?
+/// Does the configuration have to be read to decide? If not, nothing is known of it.
 pub(super) fn has_image_config(manifest: &Manifest) -> bool {
     [OCI_CONFIG, DOCKER_CONFIG].contains(&manifest.config.media_type.as_str())
 }
 
-/// `config` is the configuration's text where [`has_image_config`].
-pub(super) fn anatomy(name: &str, manifest: &Manifest, config: Option<&[u8]>) -> Result<Anatomy, ImageError> {
-    let config: ImageConfig = match config {
-        Some(text) => serde_json::from_slice(text)
-            .map_err(|error| ImageError::corrupt(format!("the configuration of {name}"), error))?,
-        None => ImageConfig::default(),
-    };
+pub(super) fn config(name: &str, text: &[u8]) -> Result<ImageConfig, ImageError> {
+    serde_json::from_slice(text).map_err(|error| ImageError::corrupt(format!("the configuration of {name}"), error))
+}
+
+/// The kind is decided first: what else is wrong with an image is said only of one of this kind.
+pub(super) fn anatomy(name: &str, manifest: &Manifest, config: ImageConfig) -> Result<Anatomy, ImageError> {
     let shape = shape(name, manifest, &config)?;
-    // Only now: what is of another kind is bounded by others.
     check_layers(name, manifest.layers.len())?;
     check_run(name, &config)?;
     Ok(Anatomy { shape, config })

@@ -90,11 +90,7 @@ impl ImageStore {
     fn shape(&self, image: &Image) -> Result<Shape, ImageError> {
         let text = self.blobs.read(&image.id, MAX_DOCUMENT_BYTES)?;
         let manifest = manifest::single(&image.name, &text)?;
-        let config = if manifest::has_image_config(&manifest) {
-            Some(self.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
-        } else {
-            None
-        };
-        Ok(manifest::anatomy(&image.name, &manifest, config.as_deref())?.shape)
+        let config = self.image_config(&image.name, &manifest)?;
+        Ok(manifest::anatomy(&image.name, &manifest, config)?.shape)
     }
 }

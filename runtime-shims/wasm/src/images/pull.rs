@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::layout::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST};
+use super::layout::{
+    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, ImageConfig, Manifest, OCI_INDEX, OCI_MANIFEST,
+};
 use super::manifest::{self, Anatomy, MAX_DOCUMENT_BYTES, Shape};
 use super::registry::{Credentials, Registries, Session, Verb};
 use super::rootfs::UNPACKED_BYTES_MAX;
@@ -29,48 +31,15 @@ pub(super) async fn pull(
     engine: Option<&str>,
 ) -> Result<Image, ImageError> {
     let full = name.to_string();
-    let policy = Policy::read(&registries.policy).map_err(|why| ImageError::Untrusted { name: full.clone(), why })?;
+    let policy = Policy::read(&registries.policy).map_err(|why| ImageError::Settings { name: full.clone(), why })?;
     let session = Session::open(name, Verb::Pull, credentials, registries)?;
-    let text = fetch_manifest(&session, &name.reference()).await?;
-    let mut digests = vec![Digest::of(&text)];
-    if let Some(wanted) = name.digest() {
-        verify(&full, &digests[0], &wanted)?;
-    }
-    let mut text = text;
-    if let Ok(Document::Index(index)) = Document::parse(&text) {
-        let digest = manifest::choose(&full, &index)?;
-        text = fetch_manifest(&session, &digest.to_string()).await?;
-        verify(&full, &Digest::of(&text), &digest)?;
-        digests.push(digest);
-    }
-    // Before anything is fetched that nobody vouches for.
-    cosign::check(&session, name, &digests, &policy).await?;
-    let manifest = manifest::single(&full, &text)?;
+    let pull = Pull { store, session, registries, policy, engine };
+    let (text, manifest) = pull.manifest(name).await.map_err(|error| undecided(&full, error))?;
     let claim = store.blobs.claim(manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest))?;
-    store.blobs.limit_partials(PARTIAL_LAYERS_MAX.saturating_mul(registries.max_layer_bytes))?;
-    let fetch = |wanted, limit_bytes| download::fetch(&store.blobs, &store.downloads, &session, wanted, limit_bytes);
-    fetch(&manifest.config, MAX_DOCUMENT_BYTES).await?;
-    let config = if manifest::has_image_config(&manifest) {
-        Some(store.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
-    } else {
-        None
-    };
+    let config = pull.config(&manifest).await.map_err(|error| undecided(&full, error))?;
     // Decided before layers are fetched: nobody should wait for 500 MB to hear that it is the wrong kind.
-    let anatomy = manifest::anatomy(&full, &manifest, config.as_deref())?;
-    let layers = match &anatomy.shape {
-        Shape::Artifact { layer } => std::slice::from_ref(layer),
-        Shape::Rootfs { layers, entry: _ } => layers.as_slice(),
-    };
-    let fetching: Vec<_> =
-        different(&full, layers)?.into_iter().map(|layer| fetch(layer, registries.max_layer_bytes).boxed()).collect();
-    futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
-    if let (Shape::Artifact { layer }, Some(engine)) = (&anatomy.shape, engine)
-        && let Some(code) = precompiled::choose(&full, &manifest, &layer.digest, engine, &policy)
-        // Code that cannot be had is no reason not to run: it is made here then.
-        && let Err(error) = fetch(code.layer, registries.max_layer_bytes).await
-    {
-        tracing::warn!(image = full, %error, "the machine code in the image cannot be fetched; it is compiled here");
-    }
+    let anatomy = manifest::anatomy(&full, &manifest, config)?;
+    pull.layers(&manifest, &anatomy).await?;
     let unpacks = matches!(anatomy.shape, Shape::Rootfs { .. });
     let admitting = move |store: &ImageStore| {
         // Here, because this goes on when nobody waits for it any more.
@@ -88,7 +57,98 @@ pub(super) async fn pull(
         .unwrap_or_else(|error| Err(ImageError::io("write", "an image", std::io::Error::other(error))))
 }
 
+/// One pull under way.
+struct Pull<'a> {
+    store: &'a ImageStore,
+    session: Session,
+    registries: &'a Registries,
+    policy: Policy,
+    engine: Option<&'a str>,
+}
+
+impl Pull<'_> {
+    /// The manifest that is wanted, once somebody vouches for it, and its text.
+    async fn manifest(&self, name: &ImageName) -> Result<(Vec<u8>, Manifest), ImageError> {
+        let full = self.session.name();
+        let mut text = fetch_manifest(&self.session, &name.reference()).await?;
+        let mut digests = vec![Digest::of(&text)];
+        if let Some(wanted) = name.digest() {
+            verify(full, &digests[0], &wanted)?;
+        }
+        if let Ok(Document::Index(index)) = Document::parse(&text) {
+            let digest = manifest::choose(full, &index)?;
+            text = fetch_manifest(&self.session, &digest.to_string()).await?;
+            verify(full, &Digest::of(&text), &digest)?;
+            digests.push(digest);
+        }
+        // Before anything is fetched that nobody vouches for.
+        cosign::check(&self.session, name, &digests, &self.policy).await?;
+        let manifest = manifest::single(full, &text)?;
+        Ok((text, manifest))
+    }
+
+    async fn config(&self, manifest: &Manifest) -> Result<ImageConfig, ImageError> {
+        self.fetch(&manifest.config, MAX_DOCUMENT_BYTES).await?;
+        self.store.image_config(self.session.name(), manifest)
+    }
+
+    /// Fetches all that is large.
+    async fn layers(&self, manifest: &Manifest, anatomy: &Anatomy) -> Result<(), ImageError> {
+        let full = self.session.name();
+        let max_bytes = self.registries.max_layer_bytes;
+        let (layers, code) = match &anatomy.shape {
+            Shape::Artifact { layer } => {
+                let choose = |engine| precompiled::choose(full, manifest, &layer.digest, engine, &self.policy);
+                (std::slice::from_ref(layer), self.engine.and_then(choose).map(|code| code.layer))
+            }
+            Shape::Rootfs { layers, entry: _ } => (layers.as_slice(), None),
+        };
+        let layers = different(full, layers)?;
+        self.store.blobs.limit_partials(PARTIAL_LAYERS_MAX.saturating_mul(max_bytes))?;
+        let fetching: Vec<_> = layers.into_iter().map(|layer| self.fetch(layer, max_bytes).boxed()).collect();
+        futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
+        // Code that cannot be had is no reason not to run: it is made here then.
+        if let Some(code) = code
+            && let Err(error) = self.fetch(code, max_bytes).await
+        {
+            tracing::warn!(image = full, %error, "the machine code in the image cannot be fetched; it is compiled here");
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, wanted: &Descriptor, limit_bytes: u64) -> Result<(), ImageError> {
+        download::fetch(&self.store.blobs, &self.store.downloads, &self.session, wanted, limit_bytes).await
+    }
+}
+
+/// What is wrong with an image before it is known of what kind that is, is no fault of one of this kind: the registry, or
+/// what answers in its place, may have sent something else than the image.
+fn undecided(name: &str, error: ImageError) -> ImageError {
+    match error {
+        ImageError::Corrupt { .. } | ImageError::TooLarge { .. } => {
+            ImageError::Registry { verb: "pull", name: name.to_owned(), why: error.to_string() }
+        }
+        ImageError::InvalidName { .. }
+        | ImageError::Unknown { .. }
+        | ImageError::NotFound { .. }
+        | ImageError::Unauthorized { .. }
+        | ImageError::Registry { .. }
+        | ImageError::Settings { .. }
+        | ImageError::Untrusted { .. }
+        | ImageError::NotWasm { .. }
+        | ImageError::Io { .. } => error,
+    }
+}
+
 impl ImageStore {
+    /// What the image's configuration says, as far as that is looked at.
+    pub(super) fn image_config(&self, name: &str, manifest: &Manifest) -> Result<ImageConfig, ImageError> {
+        if !manifest::has_image_config(manifest) {
+            return Ok(ImageConfig::default());
+        }
+        manifest::config(name, &self.blobs.read(&manifest.config.digest, MAX_DOCUMENT_BYTES)?)
+    }
+
     /// Gives an image whose blobs are all there its name.
     pub(super) fn admit(
         &self,

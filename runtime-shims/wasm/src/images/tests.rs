@@ -634,7 +634,8 @@ fn only_images_of_webassembly_are_held_to_their_bounds() {
     for layers in [1, 129] {
         let judged = |platform: &str, env: bool| {
             let config = if env { config(platform) } else { format!("{{{platform}}}") };
-            manifest::anatomy("app", &manifest(layers), Some(config.as_bytes())).map(drop)
+            let config = manifest::config("app", config.as_bytes()).expect("a configuration");
+            manifest::anatomy("app", &manifest(layers), config).map(drop)
         };
         let (linux, wasi) = (r#""os":"linux","architecture":"amd64""#, r#""os":"wasi","architecture":"wasm""#);
         assert!(matches!(judged(linux, true), Err(ImageError::NotWasm { .. })));
@@ -689,7 +690,7 @@ fn refusals_are_short_however_much_an_image_has() {
     let manifest = manifest::single("app", manifest.as_bytes()).expect("a manifest");
     for error in [
         manifest::choose("app", &index).expect_err("it is refused"),
-        manifest::anatomy("app", &manifest, None).expect_err("it is refused"),
+        manifest::anatomy("app", &manifest, Default::default()).expect_err("it is refused"),
     ] {
         let short = error.to_string().replace(&"b".repeat(98), "BBB");
         told.push_str(short.split(". Accepted").next().unwrap_or_default());

@@ -194,7 +194,9 @@ async fn sizes_are_bounded() {
     check(
         error,
         &[(&registry.host, "HOST")],
-        expect!["the manifest of HOST/huge:v1 is larger than the limit of 4194304 bytes"],
+        expect![[
+            r#"failed to pull image "HOST/huge:v1": the manifest of HOST/huge:v1 is larger than the limit of 4194304 bytes"#
+        ]],
     );
 }
 
@@ -238,6 +240,24 @@ async fn what_broke_off_makes_room_for_what_breaks_off_later() {
         names.any(|name| name.starts_with(&digest(content)["sha256:".len()..]))
     };
     assert_eq!(contents.iter().map(kept).collect::<Vec<_>>(), [false, true, true, true]);
+}
+
+#[tokio::test]
+async fn what_is_no_image_at_all_is_not_one_that_something_is_wrong_with() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    registry.put("/v2/page/manifests/v1".to_owned(), "text/html", b"<html>log in first</html>");
+    let config = ("application/vnd.oci.image.config.v1+json", b"{}".as_slice());
+    publish(&registry, "config", "v1", config, ("application/wasm", &hello()));
+    registry.put_lie("config", &digest(b"{}"), b"<>");
+    let text = ("application/vnd.oci.image.config.v1+json", b"<html>".as_slice());
+    publish(&registry, "text", "v1", text, ("application/wasm", &hello()));
+    for repository in ["page", "config", "text"] {
+        let error = bench.pull(&format!("{}/{repository}:v1", registry.host)).await.expect_err(repository);
+        assert!(matches!(error, ImageError::Registry { verb: "pull", .. }), "{error}");
+        assert!(error.to_string().contains(" is corrupt: "), "{error}");
+    }
+    assert_eq!((bench.files("blobs/sha256"), bench.files("claims")), (0, 0));
 }
 
 /// What the manifest says of it is all that is large.
