@@ -21,7 +21,7 @@ use super::domain::Domain;
 use super::link::Link;
 use super::pods::Pods;
 use super::prepare::Made;
-use crate::wire::{Answer, Command};
+use crate::wire::Answer;
 
 /// What requests get to finish in a worker that is left.
 pub(super) const DRAIN_MS: u64 = 600_000;
