@@ -9,47 +9,18 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::{Digest, ImageError, Usage};
-use crate::clock::UnixNanos;
 
 #[derive(Debug, Clone)]
 pub(super) struct Blobs {
     dir: PathBuf,
     tmp: PathBuf,
-    /// Downloads that broke off, by the digest they are to have.
+    /// Downloads that are not whole, by the digest they are to have and the registry they come from.
     partial: PathBuf,
     claims: PathBuf,
     lock: PathBuf,
 }
 
-/// How long a download that broke off is kept for somebody to go on with.
-pub(super) const PARTIAL_KEPT_NS: i128 = 24 * 3600 * 1_000_000_000;
-/// And where room is wanted: longer than anybody waits who tries again.
-pub(super) const PARTIAL_KEPT_AT_LEAST_NS: i128 = 600 * 1_000_000_000;
-
-/// A download that is not whole, as it lies there.
-struct Partial {
-    path: PathBuf,
-    bytes: u64,
-    modified_ns: i128,
-}
-
-impl Partial {
-    /// How much room that made.
-    fn remove_if_idle(self) -> Result<u64, ImageError> {
-        let Ok(file) = File::open(&self.path) else { return Ok(0) };
-        // One that is being written is locked.
-        if file.try_lock().is_err() {
-            return Ok(0);
-        }
-        match fs::remove_file(&self.path) {
-            Ok(()) => Ok(self.bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(source) => Err(ImageError::io("remove", self.path, source)),
-        }
-    }
-}
-
-/// Held while content without a name is in the store.
+/// Held while content is added that neither a name nor a claim keeps, and while either is written.
 pub(super) struct Adding {
     _lock: File,
 }
@@ -78,6 +49,10 @@ impl Blobs {
         self.partial.join(format!("{}-{}", digest.hex(), &Digest::of(registry.as_bytes()).hex()[..16]))
     }
 
+    pub(super) fn partials(&self) -> &Path {
+        &self.partial
+    }
+
     pub(super) fn claims(&self) -> &Path {
         &self.claims
     }
@@ -90,41 +65,13 @@ impl Blobs {
         sync_dir(&self.dir)
     }
 
-    /// Removes downloads that nobody went on with for so long.
-    pub(super) fn expire_partials(&self, now: UnixNanos, kept_ns: i128) -> Result<(), ImageError> {
-        let old = self.partials()?.into_iter().filter(|partial| i128::from(now) - partial.modified_ns > kept_ns);
-        old.map(Partial::remove_if_idle).try_for_each(|removed| removed.map(drop))
-    }
-
-    /// Removes downloads that nobody goes on with, the oldest first, until all together have no more than this.
-    pub(super) fn limit_partials(&self, max_bytes: u64) -> Result<(), ImageError> {
-        let mut partials = self.partials()?;
-        partials.sort_by_key(|partial| partial.modified_ns);
-        let mut total: u64 = partials.iter().map(|partial| partial.bytes).sum();
-        for partial in partials {
-            if total <= max_bytes {
-                break;
-            }
-            total -= partial.remove_if_idle()?;
-        }
-        Ok(())
-    }
-
-    fn partials(&self) -> Result<Vec<Partial>, ImageError> {
-        use std::os::unix::fs::MetadataExt;
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.partial).map_err(|source| ImageError::io("read", &self.partial, source))? {
-            let path = entry.map_err(|source| ImageError::io("read", &self.partial, source))?.path();
-            // It may be whole now, and have another name.
-            let Ok(meta) = fs::metadata(&path) else { continue };
-            let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-            found.push(Partial { bytes: meta.len(), modified_ns, path });
-        }
-        Ok(found)
-    }
-
     pub(super) fn has(&self, digest: &Digest) -> bool {
         self.path(digest).exists()
+    }
+
+    /// The size of a blob of this name, and nothing of one that is not there.
+    pub(super) fn bytes_of(&self, hex: &str) -> u64 {
+        fs::metadata(self.dir.join(hex)).map_or(0, |meta| meta.len())
     }
 
     pub(super) fn adding(&self) -> Result<Adding, ImageError> {
@@ -133,10 +80,13 @@ impl Blobs {
         Ok(Adding { _lock: lock })
     }
 
+    pub(super) fn temporary(&self) -> Result<NamedTempFile, ImageError> {
+        NamedTempFile::new_in(&self.tmp).map_err(|source| ImageError::io("make a file in", &self.tmp, source))
+    }
+
     /// A writer for content of at most `limit_bytes`.
     pub(super) fn writer(&self, what: impl Into<String>, limit_bytes: u64) -> Result<BlobWriter, ImageError> {
-        let file =
-            NamedTempFile::new_in(&self.tmp).map_err(|source| ImageError::io("make a file in", &self.tmp, source))?;
+        let file = self.temporary()?;
         Ok(BlobWriter { what: what.into(), file, hasher: Sha256::new(), written: 0, limit_bytes, overflowed: false })
     }
 
@@ -185,8 +135,7 @@ impl Blobs {
 
     /// Replaces the file at `path` at once, whatever happens in between.
     pub(super) fn replace(&self, path: &Path, content: &[u8]) -> Result<(), ImageError> {
-        let mut file =
-            NamedTempFile::new_in(&self.tmp).map_err(|source| ImageError::io("make a file in", &self.tmp, source))?;
+        let mut file = self.temporary()?;
         file.write_all(content)
             .and_then(|()| file.as_file().sync_all())
             .map_err(|source| ImageError::io("write", file.path(), source))?;

@@ -45,7 +45,7 @@ pub(super) async fn fetch(
     limit_bytes: u64,
 ) -> Result<(), ImageError> {
     let what = format!("blob {} of {}", wanted.digest, session.name());
-    if blobs.has(&wanted.digest) {
+    if is_there(blobs, wanted, &what)? {
         return Ok(());
     }
     if wanted.size > limit_bytes {
@@ -54,11 +54,11 @@ pub(super) async fn fetch(
     let path = blobs.partial_path(&wanted.digest, session.registry());
     let gate = downloads.gate(&path);
     let _turn = gate.lock().await;
-    if blobs.has(&wanted.digest) {
+    if is_there(blobs, wanted, &what)? {
         return Ok(());
     }
     let mut partial = Partial::open(blobs.clone(), wanted.digest.clone(), path).await?;
-    if blobs.has(&wanted.digest) {
+    if is_there(blobs, wanted, &what)? {
         return partial.discard();
     }
     if partial.written > wanted.size {
@@ -104,6 +104,18 @@ pub(super) async fn fetch(
         partial.discard()?;
     }
     Err(tries.error())
+}
+
+/// One whose size is not what the manifest says is no more what that wants than if it came now. And what manifests say is
+/// what bounds all that their pulls keep.
+fn is_there(blobs: &Blobs, wanted: &Descriptor, what: &str) -> Result<bool, ImageError> {
+    if !blobs.has(&wanted.digest) {
+        return Ok(false);
+    }
+    match blobs.len(&wanted.digest)? {
+        bytes if bytes == wanted.size => Ok(true),
+        bytes => Err(ImageError::corrupt(what, format!("it has {bytes} bytes, and its manifest says {}", wanted.size))),
+    }
 }
 
 async fn copy(

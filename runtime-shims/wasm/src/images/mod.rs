@@ -8,12 +8,14 @@
 //! refs/<hex>.json       one image name; <hex> is the SHA-256 of the name
 //! uses/<hex>.json       an image that containers were made of, by its id: its content stays though no name needs it
 //! archives/<hex>.json   an archive that was taken in already, by its path, size and time
-//! partial/<hex>-<hex>   a download that is not whole yet, by digest and registry; locked while somebody fetches, kept a
-//!                       day for the next who does
-//! claims/               what pulls under way need; each locked as long as its pull lives
+//! partial/<hex>-<hex>   a download that is not whole yet, by digest and registry; locked while somebody fetches
+//! claims/<hex>…         what a pull or push needs, by its manifest; locked as long as that lives
 //! tmp/                  what is being written; emptied when nobody writes
-//! lock                  shared while content is added, exclusive while content without a name is collected
+//! lock                  shared while content is added that has no name and is not claimed, exclusive while such is collected
 //! ```
+//!
+//! What a pull that broke off leaves in `partial` and `claims` is kept for the next one that goes on with it: for a day, or
+//! for ten minutes if an image is removed then, as long as all of it together is not too large.
 //!
 //! Every file appears by rename, so a crash leaves either the old state or the new one. This module knows nothing of
 //! CRI, of compilation or of containers.
@@ -33,6 +35,7 @@ mod pull;
 mod push;
 mod readings;
 mod registry;
+mod remains;
 mod rootfs;
 #[cfg(test)]
 mod tests;
@@ -40,7 +43,7 @@ mod trust;
 mod untar;
 mod uses;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -56,9 +59,10 @@ pub use trust::{DEFAULT_POLICY_FILE, SigningKey};
 pub(crate) use uses::Released;
 
 use crate::clock::{Clock, UnixNanos};
-use blobs::{Blobs, PARTIAL_KEPT_AT_LEAST_NS, PARTIAL_KEPT_NS};
+use blobs::Blobs;
 use download::Downloads;
 use readings::Readings;
+use remains::{KEPT_AT_LEAST_NS, KEPT_NS};
 
 /// An image as it lies in the store, under one of its names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,7 +252,7 @@ impl ImageStore {
             }
         }
         // Who removes an image wants its room.
-        self.blobs.expire_partials(self.clock.now(), PARTIAL_KEPT_AT_LEAST_NS)?;
+        self.blobs.expire_remains(self.clock.now(), KEPT_AT_LEAST_NS)?;
         self.collect()?;
         Ok(doomed)
     }
@@ -264,7 +268,7 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let name = ImageName::parse(name)?;
         let outcome = pull::pull(self, &name, credentials, registries, engine).await;
-        // What came of a pull that failed, or lay under the name before, has no name.
+        // What came of a pull that failed for good, or lay under the name before, has no name.
         self.collect()?;
         outcome
     }
@@ -319,7 +323,7 @@ impl ImageStore {
     }
 
     /// Names that come from archives which still lie in their directory: removing them would only bring them back.
-    pub fn pinned(&self) -> Result<std::collections::HashSet<String>, ImageError> {
+    pub fn pinned(&self) -> Result<HashSet<String>, ImageError> {
         archive::pinned(self)
     }
 
@@ -356,14 +360,25 @@ impl ImageStore {
         self.blobs.usage()
     }
 
-    /// Removes blobs that no name needs, nor a container. Skipped while some process adds content, because that content has no name yet;
-    /// whoever changes the store next collects.
+    /// Removes blobs that no name needs, nor a container, nor a claim. Skipped while some process adds content, because that
+    /// content has no name yet; whoever changes the store next collects.
     fn collect(&self) -> Result<(), ImageError> {
-        self.blobs.expire_partials(self.clock.now(), PARTIAL_KEPT_NS)?;
-        self.blobs.collect(|| {
-            let needed = self.list()?.into_iter().chain(self.in_use()?);
-            Ok(needed.flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())
-        })
+        self.blobs.expire_remains(self.clock.now(), KEPT_NS)?;
+        self.blobs.collect(|| self.needed())
+    }
+
+    /// What names and containers need.
+    fn needed(&self) -> Result<HashSet<String>, ImageError> {
+        let needed = self.list()?.into_iter().chain(self.in_use()?);
+        Ok(needed.flat_map(|image| image.blobs).map(|digest| digest.hex().to_owned()).collect())
+    }
+
+    /// Of what pulls that broke off left, no more than this stays, beside the downloads in `own` up to these sizes.
+    fn make_room(&self, max_bytes: u64, own: &HashMap<PathBuf, u64>) -> Result<(), ImageError> {
+        if self.blobs.limit_remains(max_bytes, own, self.needed()?)? {
+            self.collect()?;
+        }
+        Ok(())
     }
 
     fn ref_path(&self, name: &str) -> PathBuf {

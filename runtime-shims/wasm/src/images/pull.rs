@@ -2,9 +2,11 @@
 //! large is.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
+use super::claims::Claim;
 use super::layout::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, ImageConfig, Manifest, OCI_INDEX, OCI_MANIFEST,
 };
@@ -20,8 +22,9 @@ const ACCEPTED: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LI
 /// Layers of one image that are fetched at once: a registry far away answers several as quickly as one.
 const LAYERS_AT_ONCE: usize = 3;
 
-/// Downloads that broke off are kept as long as together they are no larger than so many of the largest layers.
-const PARTIAL_LAYERS_MAX: u64 = 2;
+/// What pulls that broke off have fetched is kept as long as together it is no larger than so many of the largest layers: as
+/// many as one of them may have been fetching.
+const KEPT_LAYERS_MAX: u64 = LAYERS_AT_ONCE as u64;
 
 pub(super) async fn pull(
     store: &ImageStore,
@@ -35,17 +38,23 @@ pub(super) async fn pull(
     let session = Session::open(name, Verb::Pull, credentials, registries)?;
     let pull = Pull { store, session, registries, policy, engine };
     let (text, manifest) = pull.manifest(name).await.map_err(|error| undecided(&full, error))?;
-    let claim = store.blobs.claim(manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest))?;
+    let mut claim = store.blobs.claim(&Digest::of(&text), [&manifest.config.digest])?;
     let config = pull.config(&manifest).await.map_err(|error| undecided(&full, error))?;
     // Decided before layers are fetched: nobody should wait for 500 MB to hear that it is the wrong kind.
     let anatomy = manifest::anatomy(&full, &manifest, config)?;
-    pull.layers(&manifest, &anatomy).await?;
+    if let Err(error) = pull.layers(&manifest, &anatomy, &mut claim).await {
+        if !may_pass(&error) {
+            claim.end();
+        }
+        return Err(error);
+    }
     let unpacks = matches!(anatomy.shape, Shape::Rootfs { .. });
     let admitting = move |store: &ImageStore| {
-        // Here, because this goes on when nobody waits for it any more.
-        let _claim = claim;
         let _adding = store.blobs.adding()?;
-        store.admit(&full, &text, &manifest, &anatomy)
+        let admitted = store.admit(&full, &text, &manifest, &anatomy);
+        // Here, because this goes on when nobody waits for it any more.
+        claim.end();
+        admitted
     };
     if unpacks {
         return store.read(admitting).await;
@@ -93,7 +102,7 @@ impl Pull<'_> {
     }
 
     /// Fetches all that is large.
-    async fn layers(&self, manifest: &Manifest, anatomy: &Anatomy) -> Result<(), ImageError> {
+    async fn layers(&self, manifest: &Manifest, anatomy: &Anatomy, claim: &mut Claim) -> Result<(), ImageError> {
         let full = self.session.name();
         let max_bytes = self.registries.max_layer_bytes;
         let (layers, code) = match &anatomy.shape {
@@ -104,7 +113,11 @@ impl Pull<'_> {
             Shape::Rootfs { layers, entry: _ } => (layers.as_slice(), None),
         };
         let layers = different(full, layers)?;
-        self.store.blobs.limit_partials(PARTIAL_LAYERS_MAX.saturating_mul(max_bytes))?;
+        let all: Vec<&Descriptor> = layers.iter().copied().chain(code).collect();
+        self.store.blobs.claim_more(claim, all.iter().map(|layer| &layer.digest))?;
+        self.store.blobs.keep(claim)?;
+        let own = all.iter().map(|layer| (self.partial_path(layer), layer.size)).collect();
+        self.store.make_room(KEPT_LAYERS_MAX.saturating_mul(max_bytes), &own)?;
         let fetching: Vec<_> = layers.into_iter().map(|layer| self.fetch(layer, max_bytes).boxed()).collect();
         futures::stream::iter(fetching).buffer_unordered(LAYERS_AT_ONCE).try_collect::<()>().await?;
         // Code that cannot be had is no reason not to run: it is made here then.
@@ -114,6 +127,10 @@ impl Pull<'_> {
             tracing::warn!(image = full, %error, "the machine code in the image cannot be fetched; it is compiled here");
         }
         Ok(())
+    }
+
+    fn partial_path(&self, blob: &Descriptor) -> PathBuf {
+        self.store.blobs.partial_path(&blob.digest, self.session.registry())
     }
 
     async fn fetch(&self, wanted: &Descriptor, limit_bytes: u64) -> Result<(), ImageError> {
@@ -137,6 +154,22 @@ fn undecided(name: &str, error: ImageError) -> ImageError {
         | ImageError::Untrusted { .. }
         | ImageError::NotWasm { .. }
         | ImageError::Io { .. } => error,
+    }
+}
+
+/// May the same pull come further another time, so that what it has is of use to it?
+fn may_pass(error: &ImageError) -> bool {
+    match error {
+        ImageError::NotFound { .. } | ImageError::Unauthorized { .. } | ImageError::Registry { .. } => true,
+        // Of these, some could. But on a full disk the room is worth more.
+        ImageError::Io { .. }
+        | ImageError::InvalidName { .. }
+        | ImageError::Unknown { .. }
+        | ImageError::Settings { .. }
+        | ImageError::Untrusted { .. }
+        | ImageError::NotWasm { .. }
+        | ImageError::Corrupt { .. }
+        | ImageError::TooLarge { .. } => false,
     }
 }
 

@@ -8,9 +8,11 @@ use coracle_shim_wasm::images::{
     ConfigFile, Credentials, Image, ImageError, ImageStore, PushExtras, Registries, Timing,
 };
 use expect_test::{Expect, expect};
+use futures::FutureExt;
 
-use crate::images::{hello, publish};
+use crate::images::{hello, publish, tar_of};
 use crate::registry::{Access, Pki, Registry, Step, digest};
+use crate::shim::eventually;
 
 pub const ARTIFACT: (&str, &[u8]) = ("application/vnd.wasm.config.v0+json", b"{}");
 
@@ -178,7 +180,7 @@ async fn lies_are_told_and_leave_nothing_behind() {
         blob KNOWN of HOST/endless:v1 is corrupt: the registry sends more than the SIZE bytes its manifest says
     "#]]
     .assert_eq(&told);
-    assert_eq!((bench.files("partial"), bench.files("blobs/sha256")), (0, 0));
+    assert_eq!((bench.files("partial"), bench.files("blobs/sha256"), bench.files("claims")), (0, 0, 0));
 }
 
 #[tokio::test]
@@ -205,7 +207,7 @@ async fn what_a_pull_fills_the_disk_with_is_bounded() {
     let mut bench = bench();
     bench.registries.max_layer_bytes = 1 << 40;
     let registry = Registry::start(None).await;
-    let (one, two) = (crate::images::tar_of("one", b"1"), crate::images::tar_of("two", b"2"));
+    let (one, two) = (tar_of("one", b"1"), tar_of("two", b"2"));
     let blobs = publish_layers(&registry, "large", &[&one, &two, &one]);
     let manifest = registry.get("/v2/large/manifests/v1").expect("it is there");
     let manifest = String::from_utf8(manifest.to_vec()).expect("text");
@@ -220,26 +222,100 @@ async fn what_a_pull_fills_the_disk_with_is_bounded() {
     assert!(blobs.iter().all(|blob| registry.requests(blob).is_empty()));
 }
 
-#[tokio::test]
-async fn what_broke_off_makes_room_for_what_breaks_off_later() {
-    let mut bench = bench();
-    bench.registries.max_layer_bytes = 100_000;
-    let registry = Registry::start(None).await;
-    let contents: Vec<Vec<u8>> = (1..=4).map(|byte| vec![byte; 99_000]).collect();
-    for (number, content) in contents.iter().enumerate() {
-        let repository = format!("app-{number}");
-        publish(&registry, &repository, "v1", ARTIFACT, ("application/wasm", content));
-        let blob = format!("/v2/{repository}/blobs/{}", digest(content));
-        registry.script(&blob, std::iter::once(Step::Cut(90_000)).chain(std::iter::repeat_n(Step::Status(500), 3)));
-        bench.pull(&format!("{}/{repository}:v1", registry.host)).await.expect_err("it breaks off too often");
-    }
-    // There were two of them when the last pull began to make room, and it left one more.
-    let kept = |content: &Vec<u8>| {
-        let partials = std::fs::read_dir(bench.dir.path().join("store/partial")).expect("it is there");
-        let mut names = partials.map(|entry| entry.expect("it can be read").file_name().into_string().expect("text"));
-        names.any(|name| name.starts_with(&digest(content)["sha256:".len()..]))
+/// Images of which the pull breaks off for good, once: after 90,000 bytes of the layer, or after a configuration of as many.
+fn publish_broken(registry: &Registry, number: u8, is_whole: bool) -> String {
+    let (config, layer) = match is_whole {
+        true => (vec![number; 90_000], vec![number; 9]),
+        false => (b"{}".to_vec(), vec![number; 99_000]),
     };
-    assert_eq!(contents.iter().map(kept).collect::<Vec<_>>(), [false, true, true, true]);
+    let repository = format!("app-{number}");
+    let media_type = "application/vnd.wasm.config.v0+json";
+    publish(registry, &repository, "v1", (media_type, &config), ("application/wasm", &layer));
+    let first = if is_whole { Step::Status(500) } else { Step::Cut(90_000) };
+    let blob = format!("/v2/{repository}/blobs/{}", digest(&layer));
+    registry.script(&blob, std::iter::once(first).chain(std::iter::repeat_n(Step::Status(500), 3)));
+    format!("{}/{repository}:v1", registry.host)
+}
+
+#[tokio::test]
+async fn what_broke_off_makes_room_for_what_breaks_off_later_but_not_for_itself() {
+    for is_whole in [false, true] {
+        let mut bench = bench();
+        bench.registries.max_layer_bytes = 100_000;
+        let registry = Registry::start(None).await;
+        let names: Vec<String> = (0..6).map(|number| publish_broken(&registry, number, is_whole)).collect();
+        for name in &names[..4] {
+            bench.pull(name).await.expect_err("it breaks off too often");
+        }
+        let left = || bench.files(if is_whole { "blobs/sha256" } else { "partial" });
+        // Three were left when the last of them began.
+        assert_eq!(left(), 4);
+        // The first is the oldest of them now, and goes on nevertheless. No Wasm file is what comes in the end.
+        let error = bench.pull(&names[0]).await.expect_err("it is no Wasm file").to_string();
+        assert!(error.contains("not WebAssembly"), "{error}");
+        let asked = registry.requests("app-0/blobs");
+        assert_eq!(asked.len(), 1 + 4 + 1, "{asked:?}");
+        assert_eq!(asked[5].ends_with(" bytes=90000-"), !is_whole, "{asked:?}");
+        assert_eq!(left(), 3);
+        for name in &names[4..] {
+            bench.pull(name).await.expect_err("it breaks off too often");
+        }
+        assert_eq!(left(), 4);
+    }
+}
+
+#[tokio::test]
+async fn layers_that_came_whole_are_not_fetched_again_when_another_breaks_off() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let (app, other, late) = (tar_of("app.wasm", &hello()), tar_of("etc/other", b"1"), tar_of("etc/late", b"2"));
+    let blobs = publish_layers(&registry, "layers", &[&app, &other, &late]);
+    let name = format!("{}/layers:v1", registry.host);
+    // Whoever asked gives up.
+    registry.script(&blobs[2], [Step::Stall(9)]);
+    let fetched = || async { (bench.files("blobs/sha256") == 3 && bench.files("partial") == 1).then_some(()) };
+    let pulling = bench.pull(&name).boxed();
+    let come = eventually("the configuration and two layers are there", fetched).boxed();
+    futures::future::select(pulling, come).await;
+    bench.pull(&format!("{}/nothing:v1", registry.host)).await.expect_err("it is not there");
+    assert_eq!((bench.files("blobs/sha256"), bench.files("claims")), (3, 1), "whoever collects leaves it");
+    // And the registry.
+    registry.script(&blobs[2], std::iter::repeat_n(Step::Status(500), 4));
+    bench.pull(&name).await.expect_err("it breaks off too often");
+    assert_eq!(
+        (bench.files("blobs/sha256"), bench.files("claims")),
+        (3, 1),
+        "the later claim is in the earlier one's place"
+    );
+    let image = bench.pull(&name).await.expect("it is pulled");
+    assert!(bench.has_hello(&image));
+    assert_eq!([&blobs[0], &blobs[1]].map(|blob| registry.requests(blob).len()), [1, 1]);
+    bench.store.remove(&name).expect("it can be removed");
+    assert_eq!((bench.files("blobs/sha256"), bench.files("claims")), (0, 0));
+
+    // What nobody goes on with expires.
+    registry.script(&blobs[2], std::iter::repeat_n(Step::Status(500), 4));
+    bench.pull(&name).await.expect_err("it breaks off too often");
+    let in_a_century = Clock::stepping(4_000_000_000_000_000_000);
+    let later = ImageStore::open_with_clock(bench.dir.path().join("store"), in_a_century).expect("it opens");
+    let nothing = format!("{}/nothing:v1", registry.host);
+    later.pull(&nothing, &Credentials::Anonymous, &bench.registries, None).await.expect_err("it is not there");
+    assert_eq!((bench.files("blobs/sha256"), bench.files("claims")), (0, 0));
+}
+
+#[tokio::test]
+async fn a_blob_that_is_there_is_of_the_size_that_manifests_say() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    publish_hello(&registry, "app");
+    bench.pull(&format!("{}/app:v1", registry.host)).await.expect("it is pulled");
+    let manifest = registry.get("/v2/app/manifests/v1").expect("it is there");
+    let manifest = String::from_utf8(manifest.to_vec()).expect("text");
+    let smaller = manifest.replace(&format!("\"size\":{}", hello().len()), "\"size\":1");
+    registry.put_manifest("app", "v2", "application/vnd.oci.image.manifest.v1+json", &smaller);
+    let error = bench.pull(&format!("{}/app:v2", registry.host)).await.expect_err("it is larger").to_string();
+    assert!(error.ends_with("bytes, and its manifest says 1"), "{error}");
+    assert_eq!(bench.files("claims"), 0);
 }
 
 #[tokio::test]
@@ -570,8 +646,8 @@ pub fn publish_layers(registry: &Registry, repository: &str, layers: &[&[u8]]) -
 async fn layers_are_fetched_a_few_at_once_and_one_that_is_named_twice_once() {
     let bench = bench();
     let registry = Registry::start(None).await;
-    let app = crate::images::tar_of("app.wasm", &hello());
-    let (one, two) = (crate::images::tar_of("etc/one", b"1"), crate::images::tar_of("etc/two", b"2"));
+    let app = tar_of("app.wasm", &hello());
+    let (one, two) = (tar_of("etc/one", b"1"), tar_of("etc/two", b"2"));
     let blobs = publish_layers(&registry, "layers", &[&app, &one, &app, &two]);
     // None is sent before all three are asked for.
     let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(3));
