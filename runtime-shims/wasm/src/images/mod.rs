@@ -284,10 +284,7 @@ impl ImageStore {
     ) -> Result<Digest, ImageError> {
         let image = self.get(name)?.ok_or_else(|| ImageError::Unknown { name: name.to_owned() })?;
         let target = ImageName::parse(target.unwrap_or(&image.name))?;
-        let outcome = {
-            let _adding = self.blobs.adding()?;
-            push::push(self, &image, &target, credentials, registries, extras).await
-        };
+        let outcome = push::push(self, &image, &target, credentials, registries, extras).await;
         // Signatures and machine code are the registry's now.
         self.collect()?;
         outcome

@@ -9,7 +9,8 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio_util::io::ReaderStream;
 use url::Url;
 
-use super::layout::{Descriptor, OCI_MANIFEST};
+use super::claims::Claim;
+use super::layout::{Descriptor, Manifest, OCI_MANIFEST};
 use super::manifest::{self, MAX_DOCUMENT_BYTES};
 use super::registry::{Body, Credentials, Fault, Place, Registries, Session, Verb, empty, full};
 use super::trust::{SigningKey, cosign, precompiled};
@@ -44,11 +45,7 @@ pub(super) async fn push(
     extras: &PushExtras,
 ) -> Result<Digest, ImageError> {
     let session = Session::open(target, Verb::Push, credentials, registries)?;
-    let mut text = store.blobs.read(&image.id, MAX_DOCUMENT_BYTES)?;
-    if !extras.code.is_empty() {
-        text = precompiled::embed(store, image, &text, extras)?;
-    }
-    let manifest = manifest::single(&image.name, &text)?;
+    let (text, manifest, mut claim) = prepared(store, image, extras)?;
     for Descriptor { digest, .. } in manifest.layers.iter().chain([&manifest.config]) {
         if !store.blobs.has(digest) {
             let why = format!(
@@ -62,13 +59,41 @@ pub(super) async fn push(
     put_manifest(&session, &target.reference(), media_type, &text).await?;
     let id = Digest::of(&text);
     if let Some(key) = &extras.key {
-        let (payload, signed) = cosign::sign(store, target, &id, key)?;
-        for digest in payload {
-            upload(&session, store, &digest).await?;
+        let (payload, signed) = signed(store, target, &id, key, &mut claim)?;
+        for digest in &payload {
+            upload(&session, store, digest).await?;
         }
         put_manifest(&session, &cosign::tag(&id), OCI_MANIFEST, &signed).await?;
     }
     Ok(id)
+}
+
+/// The manifest that is pushed, and its text. What it needs is claimed: the registry may take as long as it likes, and must
+/// not keep others from collecting.
+fn prepared(store: &ImageStore, image: &Image, extras: &PushExtras) -> Result<(Vec<u8>, Manifest, Claim), ImageError> {
+    let _adding = store.blobs.adding()?;
+    let mut text = store.blobs.read(&image.id, MAX_DOCUMENT_BYTES)?;
+    if !extras.code.is_empty() {
+        text = precompiled::embed(store, image, &text, extras)?;
+    }
+    let manifest = manifest::single(&image.name, &text)?;
+    let blobs = manifest.layers.iter().chain([&manifest.config]).map(|blob| &blob.digest);
+    let claim = store.blobs.claim(&Digest::of(&text), blobs)?;
+    Ok((text, manifest, claim))
+}
+
+/// What [`cosign::sign`] makes, claimed.
+fn signed(
+    store: &ImageStore,
+    target: &ImageName,
+    id: &Digest,
+    key: &SigningKey,
+    claim: &mut Claim,
+) -> Result<(Vec<Digest>, Vec<u8>), ImageError> {
+    let _adding = store.blobs.adding()?;
+    let (payload, text) = cosign::sign(store, target, id, key)?;
+    store.blobs.claim_more(claim, &payload)?;
+    Ok((payload, text))
 }
 
 /// Sends a blob, unless the registry has it.

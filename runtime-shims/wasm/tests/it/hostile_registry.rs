@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_shim_wasm::images::Credentials;
+use coracle_shim_wasm::images::{Credentials, PushExtras};
+use futures::FutureExt;
+use futures::future::{Either, select};
 use tokio::sync::Barrier;
 
 use crate::distribution::{ARTIFACT, bench, publish_hello, publish_layers};
@@ -129,4 +131,29 @@ async fn what_nobody_needs_is_collected_during_a_pull_and_what_the_pull_has_is_n
     assert_eq!(bench.files("claims"), 0);
     bench.store.remove(&name).expect("it can be removed");
     assert_eq!(bench.files("blobs/sha256"), 0);
+}
+
+#[tokio::test]
+async fn what_nobody_needs_is_collected_during_a_push_and_what_the_push_has_is_not() {
+    let bench = bench();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it has an address");
+    let file = |name: &str, content: &[u8]| {
+        let path = bench.dir.path().join(name);
+        std::fs::write(&path, content).expect("it can be written");
+        bench.store.import(&path, None).expect("it is taken in");
+    };
+    file("app.wasm", &hello());
+    file("old.wasm", b"\0asm\x01\0\0\0");
+    let (target, extras) = (format!("{address}/app:v1"), PushExtras::default());
+    let pushing = bench.store.push("app", Some(&target), &Credentials::Anonymous, &bench.registries, &extras).boxed();
+    let asked = listener.accept().boxed();
+    let Either::Right((connection, pushing)) = select(pushing, asked).await else { panic!("nobody answered it") };
+    bench.store.remove("app").expect("it can be removed");
+    bench.store.remove("old").expect("it can be removed");
+    assert_eq!(bench.files("blobs/sha256"), 2, "the layer and the configuration that are pushed");
+    drop((connection, pushing));
+    file("next.wasm", b"\0asm\x01\0\0\0");
+    bench.store.remove("next").expect("it can be removed");
+    assert_eq!((bench.files("blobs/sha256"), bench.files("claims")), (0, 0));
 }
