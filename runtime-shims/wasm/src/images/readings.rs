@@ -1,5 +1,6 @@
-//! Reading the layers of images: minutes of a thread that nobody can stop, if the image means harm. So one image is read at
-//! a time, for as long as its thread runs though its asker may be gone, and what was found is remembered.
+//! Reading the layers of images: minutes of a thread that nobody can stop, if the image means harm. So of those that are
+//! pulled or looked into one is read at a time, for as long as its thread runs though its asker may be gone, and what was
+//! found is remembered. Whoever imports an archive reads it beside these, in its own thread.
 
 use std::collections::VecDeque;
 use std::io;

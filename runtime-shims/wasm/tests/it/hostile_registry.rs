@@ -13,36 +13,38 @@ use crate::images::{hello, publish, tar_of};
 use crate::registry::{Registry, Step, digest};
 use crate::shim::{eventually, within};
 
+/// An image whose layer has so many bytes; its name, and the path of its layer.
+fn publish_large(registry: &Registry, bytes: usize) -> (String, String) {
+    let content = vec![1; bytes];
+    publish(registry, "endless", "v1", ARTIFACT, ("application/wasm", &content));
+    (format!("{}/endless:v1", registry.host), format!("/v2/endless/blobs/{}", digest(&content)))
+}
+
 #[tokio::test]
 async fn who_breaks_off_far_on_and_goes_on_with_something_else_is_not_asked_for_ever() {
     let bench = bench();
     let registry = Registry::start(None).await;
-    let told = vec![1; 2 << 20];
-    publish(&registry, "endless", "v1", ARTIFACT, ("application/wasm", &told));
-    registry.put_lie("endless", &digest(&told), &vec![2; 2 << 20]);
-    let blob = format!("/v2/endless/blobs/{}", digest(&told));
+    let (name, blob) = publish_large(&registry, 2 << 20);
+    registry.put_lie("endless", &digest(&vec![1; 2 << 20]), &vec![2; 2 << 20]);
     let again_and_again = std::iter::repeat_n([Step::Cut(3 << 19), Step::AsAsked], 20).flatten();
     registry.script(&blob, again_and_again);
-    let error = bench.pull(&format!("{}/endless:v1", registry.host)).await.expect_err("it is something else");
+    let error = bench.pull(&name).await.expect_err("it is something else");
     assert!(error.to_string().contains("its digest is"), "{error}");
     let asked = [format!("GET {blob}"), format!("GET {blob} bytes={}-", 3 << 19)];
     assert_eq!(registry.requests(&blob), asked, "all that came is its own");
 }
 
-/// The same, where what came before is somebody else's.
+/// What was thrown away and comes again is no progress, however much it is: only what goes further than ever is.
 #[tokio::test]
-async fn who_goes_on_with_something_else_each_time_is_not_asked_for_ever() {
+async fn who_begins_anew_each_time_is_not_asked_for_ever() {
     let bench = bench();
     let registry = Registry::start(None).await;
-    let told = vec![1; 4 << 20];
-    publish(&registry, "endless", "v1", ARTIFACT, ("application/wasm", &told));
-    registry.put_lie("endless", &digest(&told), &vec![2; 4 << 20]);
-    let blob = format!("/v2/endless/blobs/{}", digest(&told));
-    // Never to the end, and each time another part than was asked for: as if nothing had been sent.
+    let (name, blob) = publish_large(&registry, 4 << 20);
+    // Never to the end, and each time from the beginning, though a later part is asked for.
     registry.script(&blob, [Step::Cut(3 << 20)]);
     let smaller_and_larger = std::iter::repeat_n([Step::WholeCut(1 << 19), Step::WholeCut(2 << 20)], 20).flatten();
     registry.script(&blob, smaller_and_larger);
-    bench.pull(&format!("{}/endless:v1", registry.host)).await.expect_err("it never comes to an end");
+    bench.pull(&name).await.expect_err("it never comes to an end");
     assert!(registry.requests(&blob).len() < 10, "{:?}", registry.requests(&blob));
 }
 
