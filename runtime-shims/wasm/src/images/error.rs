@@ -29,7 +29,7 @@ pub enum ImageError {
     Registry { verb: &'static str, name: String, why: String },
 
     /// What the user says about registries or signatures makes no sense, so nothing is fetched.
-    #[error("failed to reach the registry of image {name:?}: {why}")]
+    #[error("the settings for image {name:?} cannot be used: {why}")]
     Settings { name: String, why: String },
 
     /// The policy does not accept it.

@@ -134,8 +134,19 @@ impl Pull<'_> {
     }
 
     async fn fetch(&self, wanted: &Descriptor, limit_bytes: u64) -> Result<(), ImageError> {
-        download::fetch(&self.store.blobs, &self.store.downloads, &self.session, wanted, limit_bytes).await
+        let fetching = download::fetch(&self.store.blobs, &self.store.downloads, &self.session, wanted, limit_bytes);
+        fetching.await.map_err(|error| missing(self.session.name(), error))
     }
+}
+
+/// Whoever was given the manifest may have what it names: a registry that has not is at fault, and may have it later.
+fn missing(name: &str, error: ImageError) -> ImageError {
+    let why = match error {
+        ImageError::NotFound { .. } => "something that its manifest names is not in the registry".to_owned(),
+        ImageError::Unauthorized { why, .. } => why,
+        other => return other,
+    };
+    ImageError::Registry { verb: "pull", name: name.to_owned(), why }
 }
 
 /// What is wrong with an image before it is known of what kind that is, is no fault of one of this kind: the registry, or

@@ -426,6 +426,23 @@ async fn mirrors_are_asked_in_turn_and_the_registry_last() {
 }
 
 #[tokio::test]
+async fn a_registry_that_lacks_what_a_manifest_names_may_have_it_later() {
+    let bench = bench();
+    let registry = Registry::start(None).await;
+    let layer = publish_hello(&registry, "app");
+    let name = format!("{}/app:v1", registry.host);
+    for path in [format!("/v2/app/blobs/{}", digest(b"{}")), layer] {
+        registry.script(&path, [Step::Status(404)]);
+        let error = bench.pull(&name).await.expect_err("something is missing");
+        assert!(matches!(error, ImageError::Registry { .. }), "{error}");
+        let told =
+            expect!["failed to pull image \"HOST/app:v1\": something that its manifest names is not in the registry"];
+        check(error, &[(&registry.host, "HOST")], told);
+    }
+    bench.pull(&name).await.expect("now it has all");
+}
+
+#[tokio::test]
 async fn a_mirror_that_is_down_or_lies_is_passed_over() {
     let mut bench = bench();
     let (lying, own) = (Registry::start(None).await, Registry::start(None).await);
@@ -586,11 +603,11 @@ async fn settings_that_make_no_sense_are_named() {
         told.push('\n');
     }
     expect![[r#"
-        failed to reach the registry of image "127.0.0.1:1/app:v1": DIR/registries.yaml: unknown field `mirror`, expected `mirrors` or `configs`
-        failed to reach the registry of image "127.0.0.1:1/app:v1": DIR/registries.yaml: mirrors.docker.io: unknown field `endpoints`, expected `endpoint` or `rewrite` at line 1 column 23
-        failed to reach the registry of image "127.0.0.1:1/app:v1": mirror "ftp://a" of 127.0.0.1:1: it is no HTTP or HTTPS address
-        failed to reach the registry of image "127.0.0.1:1/app:v1": rewrite: pattern "(": found open group without closing ')'
-        failed to reach the registry of image "127.0.0.1:1/app:v1": auth: is not the base64 of USER:PASSWORD
+        the settings for image "127.0.0.1:1/app:v1" cannot be used: DIR/registries.yaml: unknown field `mirror`, expected `mirrors` or `configs`
+        the settings for image "127.0.0.1:1/app:v1" cannot be used: DIR/registries.yaml: mirrors.docker.io: unknown field `endpoints`, expected `endpoint` or `rewrite` at line 1 column 23
+        the settings for image "127.0.0.1:1/app:v1" cannot be used: mirror "ftp://a" of 127.0.0.1:1: it is no HTTP or HTTPS address
+        the settings for image "127.0.0.1:1/app:v1" cannot be used: rewrite: pattern "(": found open group without closing ')'
+        the settings for image "127.0.0.1:1/app:v1" cannot be used: auth: is not the base64 of USER:PASSWORD
     "#]].assert_eq(&told);
     bench.registries.file = ConfigFile::at("/nowhere/registries.yaml");
     let error = bench.pull("127.0.0.1:1/app:v1").await.expect_err("a file that was named must be there");

@@ -79,7 +79,7 @@ async fn only_what_the_right_key_signed_is_pulled() {
         Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: it has no signature, and one by DIR/good.pub is required
         Unknown: SignatureValidationFailed: image "HOST/team/hello:v1" is refused by the signature policy: no signature by DIR/good.pub is valid: one is by another key
         Unknown: SignatureValidationFailed: image "HOST/elsewhere:v1" is refused by the signature policy: no rule names HOST/elsewhere, and the default is to reject
-        Unknown: failed to reach the registry of image "HOST/team/hello:v1": DIR/policy.yaml: the rule for "ghcr.io" has neither keys nor an action
+        Unknown: the settings for image "HOST/team/hello:v1" cannot be used: DIR/policy.yaml: the rule for "ghcr.io" has neither keys nor an action
     "#]].assert_eq(&told);
 }
 
