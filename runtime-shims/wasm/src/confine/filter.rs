@@ -166,6 +166,8 @@ pub(super) fn program(calls: Calls) -> Result<BpfProgram, BackendError> {
             for call in [libc::SYS_sched_getattr, libc::SYS_sched_setattr] {
                 rules.insert(call, vec![rule(vec![equal(0, 0)?])?]);
             }
+            // A thread may go elsewhere without the others, and into no namespace.
+            rules.insert(libc::SYS_unshare, vec![rule(vec![equal64(0, libc::CLONE_FS as u64)?])?]);
             let family = |family: i32| rule(vec![equal(0, family as u64)?]);
             rules.insert(libc::SYS_socket, vec![family(libc::AF_INET)?, family(libc::AF_INET6)?]);
             rules.insert(libc::SYS_socketpair, vec![family(libc::AF_UNIX)?]);

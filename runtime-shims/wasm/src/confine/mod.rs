@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 pub(crate) use binds::{Bind, detached_with};
 pub(crate) use filter::Calls;
@@ -127,6 +127,14 @@ pub(crate) fn die_with_parent() -> io::Result<()> {
 /// No program started from here can have more rights than this one; also what makes a filter possible without root.
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// From now on this thread has a working directory of its own: where it goes, no other goes along.
+#[allow(unsafe_code)]
+pub(crate) fn own_working_dir() -> io::Result<()> {
+    // SAFETY: descriptors stay shared, and no memory depends on where a thread is.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS)? };
     Ok(())
 }
 

@@ -61,7 +61,17 @@ fn child_worker() {
         "waiting for a socket that is closed",
         rustix::net::sockopt::set_socket_linger(&socket, Some(std::time::Duration::from_secs(9))).map_err(Into::into),
     );
+    let both = UnshareFlags::FS | UnshareFlags::NEWUSER;
+    #[allow(unsafe_code)]
+    // SAFETY: descriptors stay shared.
+    let namespace = unsafe { rustix::thread::unshare_unsafe(both) };
+    refused("a namespace", namespace.map_err(Into::into));
     // And what it needs works.
+    let here = std::env::current_dir().expect("it is somewhere");
+    let elsewhere = std::fs::File::open("/").expect("it may read what it can reach");
+    let gone = std::thread::spawn(move || own_working_dir().and_then(|()| Ok(rustix::process::fchdir(elsewhere)?)));
+    gone.join().expect("it does not panic").expect("a thread may go elsewhere");
+    assert_eq!(std::env::current_dir().expect("it is somewhere"), here, "by itself");
     rustix::net::sockopt::set_socket_keepalive(&socket, true).expect("an option of all sockets");
     rustix::net::sockopt::set_ip_ttl(&socket, 9).expect("one of some");
     policy_of(0).expect("it may see how it is run");

@@ -193,9 +193,11 @@ impl Pods {
             Ok(Answer::Nothing | Answer::Descriptor | Answer::Stats(_)) => Ok(Placed::Runs),
             Err(OrderError::Refused(why)) => Err(StartFailure::Failed(why)),
             Err(gone @ OrderError::Gone) => Err(StartFailure::Failed(gone.to_string())),
-            Err(stuck @ OrderError::Stuck) => {
-                link.kill();
-                Err(StartFailure::Failed(stuck.to_string()))
+            Err(OrderError::Stuck) => {
+                // It must not start when its volume is back. A worker that does not answer this either is killed.
+                link.forget(id, 0).await;
+                let why = "one of its volumes, or the Wasm worker process, does not answer";
+                Err(StartFailure::Failed(why.to_owned()))
             }
         }
     }

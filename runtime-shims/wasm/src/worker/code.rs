@@ -2,17 +2,14 @@
 //! the last.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Engine, InstancePre, Linker, Module};
-use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder, p3};
+use wasmtime_wasi::p3;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -20,7 +17,6 @@ use super::guest::Instance;
 use super::{config, files, files3, host_memory, keyvalue, sockets, sockets3};
 use crate::compile::GuestKind;
 use crate::engine::Profile;
-use crate::wire::VolumeSpec;
 
 /// Code with its imports resolved, ready to be instantiated.
 pub(super) enum Code {
@@ -47,15 +43,13 @@ pub(super) struct Loader {
     http: OnceLock<ComponentLinker<Instance>>,
     concurrents: OnceLock<ComponentLinker<Instance>>,
     loaded: Mutex<HashMap<PathBuf, Weak<Code>>>,
-    /// The directory of machine code, which is this process's working directory.
-    code: OwnedFd,
-    /// The working directory is the whole process's, so whoever changes it for a moment must be alone.
-    working_dir: Mutex<()>,
+    /// Held by who reads what it may be that another has read meanwhile.
+    reading: Mutex<()>,
 }
 
 impl Loader {
-    /// `code` is the directory of machine code; it must be the working directory already.
-    pub(super) fn new(profile: Profile, code: OwnedFd) -> wasmtime::Result<Loader> {
+    /// The directory of machine code must be the working directory.
+    pub(super) fn new(profile: Profile) -> wasmtime::Result<Loader> {
         Ok(Loader {
             commands: profile.commands()?,
             requests: profile.requests()?,
@@ -65,8 +59,7 @@ impl Loader {
             http: OnceLock::new(),
             concurrents: OnceLock::new(),
             loaded: Mutex::default(),
-            code,
-            working_dir: Mutex::default(),
+            reading: Mutex::default(),
         })
     }
 
@@ -110,7 +103,7 @@ impl Loader {
         if let Some(beside) = code.beside.get() {
             return Ok(beside);
         }
-        let _here = self.working_dir.lock();
+        let _reading = self.reading.lock();
         let beside = match code.beside.get() {
             None => self.read_beside(path)?,
             Some(made_meanwhile) => return Ok(made_meanwhile),
@@ -136,7 +129,6 @@ impl Loader {
 
     #[allow(unsafe_code)]
     fn read(&self, kind: GuestKind, path: &Path) -> wasmtime::Result<Code> {
-        let _here = self.working_dir.lock();
         match kind {
             GuestKind::Module => {
                 // SAFETY: only the compiler process and the front write to this directory; the front checked that the
@@ -175,40 +167,6 @@ impl Loader {
         }
     }
 
-    /// Opens volumes as a guest sees them. `relative` is where relative paths lead, if that lies in a volume: the C
-    /// library of WASI 0.1, which knows no working directory, looks for them in a directory called `.`. wasmtime opens
-    /// directories by path only, and this process has no paths: so each is "here" for a moment.
-    pub(super) fn volumes(
-        &self,
-        volumes: &[VolumeSpec],
-        dirs: &[OwnedFd],
-        relative: Option<&str>,
-    ) -> wasmtime::Result<WasiFilesystemCtx> {
-        // Where there is a root directory, relative paths lead there.
-        let relative = relative.filter(|_| volumes.iter().all(|volume| volume.guest_path != "/"));
-        let mut builder = WasiCtxBuilder::new();
-        let _here = self.working_dir.lock();
-        let opened = volumes.iter().try_for_each(|volume| {
-            let dir =
-                dirs.get(volume.dir).ok_or_else(|| wasmtime::format_err!("a volume came without its directory"))?;
-            rustix::process::fchdir(dir)?;
-            let perms = if volume.readonly { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            builder.preopened_dir(".", &volume.guest_path, perms)?;
-            let below = relative.and_then(|path| path.strip_prefix(&volume.guest_path));
-            if let Some(below) = below.filter(|below| below.is_empty() || below.starts_with('/')) {
-                let below = format!(".{below}");
-                // The directory need not be there, and must not be outside; then there is none.
-                if is_directory_within(dir, &below) {
-                    builder.preopened_dir(&below, ".", perms)?;
-                }
-            }
-            wasmtime::error::Ok(())
-        });
-        rustix::process::fchdir(self.code.as_fd())?;
-        opened?;
-        Ok(builder.build().filesystem().clone())
-    }
-
     /// Components of 0.3 import interfaces of 0.2 too: their language's library may not have moved.
     fn concurrent_linker(&self) -> wasmtime::Result<&ComponentLinker<Instance>> {
         if let Some(linker) = self.concurrents.get() {
@@ -232,13 +190,6 @@ impl Loader {
         files::add_to_module_linker(&mut linker)?;
         Ok(self.modules.get_or_init(|| linker))
     }
-}
-
-/// Links on the way do not count as being within.
-fn is_directory_within(dir: &OwnedFd, path: &str) -> bool {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve).is_ok()
 }
 
 fn component_linker<'a>(

@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 
 use super::Worker;
@@ -94,25 +96,48 @@ impl Worker {
                 }
             }
         };
+        // Orders that wait for something outside, beside those that come after them.
+        let (wait, mut slow) = mpsc::channel(ANSWERS);
         let receiving = async {
             while let Some(message) = front.receive().await? {
-                // Bounded, and the other half of this task empties it.
-                if answers.send(self.carry_out(message)?).await.is_err() {
+                let mut carried = Box::pin(self.carry_out(message));
+                // Both are bounded, and other parts of this task empty them.
+                let is_taken = match carried.as_mut().now_or_never() {
+                    Some(parcel) => answers.send(parcel?).await.is_ok(),
+                    None => wait.send(carried).await.is_ok(),
+                };
+                if !is_taken {
                     break;
                 }
             }
             Ok(())
         };
+        let waiting = async {
+            let mut all = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(parcel) = all.next() => {
+                        if answers.send(parcel?).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    Some(carried) = slow.recv() => all.push(carried),
+                    else => return Ok(()),
+                }
+            }
+        };
         tokio::select! {
             biased;
             sent = sending => sent,
             received = receiving => received,
+            waited = waiting => waited,
         }
     }
 
-    fn carry_out(&self, message: Message) -> io::Result<Parcel> {
+    async fn carry_out(&self, message: Message) -> io::Result<Parcel> {
         let (number, outcome) = match message.parse::<Order>() {
-            Ok(Order { number, what }) => (number, self.obey(what, message.fds.take())),
+            Ok(Order { number, what }) => (number, self.obey(what, message.fds.take()).await),
             Err(error) => {
                 let why = format!("the Wasm worker process is of build {} and does not know this: {error}", self.build);
                 (Command::number_of(&message)?, Err(why))
@@ -149,10 +174,10 @@ impl Worker {
         self.retiring.load(Ordering::Relaxed)
     }
 
-    /// Neither a guest nor news of one.
+    /// Neither a guest, nor one to come, nor news of one.
     fn is_idle(&self) -> bool {
         let running = self.running.lock();
-        running.is_empty() && self.ends.is_empty()
+        running.is_empty() && self.opening.is_empty() && self.ends.is_empty()
     }
 
     /// Returns when it was told to end and is empty.

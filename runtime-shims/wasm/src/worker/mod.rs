@@ -9,6 +9,7 @@
 //! busy-guests     those that need more than one epoch, or much while others run (`busy`)
 //! epoch           advances the epoch while guests run (`cpu`)
 //! log-writer      buffers to files (`log`)
+//! volumes         one for each container that starts, until its volumes are open (`volumes`)
 //! ```
 //!
 //! It knows nothing of CRI, of images or of sandboxes.
@@ -40,6 +41,7 @@ mod keyvalue;
 mod lately;
 mod log;
 mod memory;
+mod opening;
 mod outgoing;
 mod pipes;
 mod pod;
@@ -58,6 +60,7 @@ mod stdin;
 mod stopwatch;
 mod tap;
 mod traffic;
+mod volumes;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -78,6 +81,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use crate::clock::Clock;
 use crate::confine::{self, Calls, Limits};
@@ -93,6 +97,7 @@ use kept::{Kept, Program};
 use keyvalue::Stores;
 use log::{Log, LogWriter};
 use memory::Budget;
+use opening::Opening;
 use pod::PodNet;
 use reports::Ends;
 use roots::{Roots, Trust};
@@ -161,8 +166,9 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
     let bundle = fds.next();
     give_up_rights(&code, &empty).map_err(WorkerError::Confine)?;
     drop(empty);
+    drop(code);
 
-    let loader = Loader::new(setup.profile, code).map_err(WorkerError::Engine)?;
+    let loader = Loader::new(setup.profile).map_err(WorkerError::Engine)?;
     let threads = setup.threads.max(2);
     let cpu = Cpu::start(
         vec![loader.commands.clone(), loader.requests.clone(), loader.concurrent.clone()],
@@ -180,6 +186,7 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
         .enable_all()
         .build()?;
     start_blocking_threads(guests.handle());
+    let ends: Arc<Ends> = Arc::default();
     let worker = Worker {
         shared: Arc::new(Shared {
             loader,
@@ -196,7 +203,8 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
         guests: guests.handle().clone(),
         running: Arc::default(),
         tasks: TaskTracker::new(),
-        ends: Arc::default(),
+        opening: Opening::new(ends.clone()),
+        ends,
         build: setup.build,
         retiring: AtomicBool::new(false),
     };
@@ -276,6 +284,7 @@ struct Worker {
     running: Running,
     tasks: TaskTracker,
     ends: Arc<Ends>,
+    opening: Opening,
     build: String,
     retiring: AtomicBool,
 }
@@ -284,11 +293,13 @@ struct Worker {
 type Outcome = Result<(Answer, Option<OwnedFd>), String>;
 
 impl Worker {
-    fn obey(&self, what: Command, fds: Vec<OwnedFd>) -> Outcome {
+    /// Only what waits for a volume takes long.
+    async fn obey(&self, what: Command, fds: Vec<OwnedFd>) -> Outcome {
         let nothing = Ok((Answer::Nothing, None));
         match what {
-            Command::Start(spec) => self.start(*spec, fds).map(|answer| (answer, None)),
+            Command::Start(spec) => self.start(*spec, fds).await.map(|answer| (answer, None)),
             Command::Stop { id, grace_ms } => {
+                self.opening.call_off(&id);
                 self.tell(&id, |handle| handle.stop(grace_ms));
                 nothing
             }
@@ -320,6 +331,7 @@ impl Worker {
             }
             Command::Lend { id } => self.lend(&id).map(|listener| (Answer::Descriptor, Some(listener))),
             Command::Forget { id, grace_ms } => {
+                self.opening.call_off(&id);
                 self.tell(&id, |handle| {
                     handle.forgotten = true;
                     handle.stop(grace_ms);
@@ -377,20 +389,39 @@ impl Worker {
         stats.collect()
     }
 
-    fn start(&self, mut spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
+    async fn start(&self, spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
         if self.is_retiring() {
             return Err("this Wasm worker process takes no containers any more".to_owned());
         }
         if self.running.lock().contains_key(&spec.id) {
             return Ok(Answer::Nothing);
         }
+        let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
+        let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
+        let begun = self.opening.begin(&spec.id);
+        let files = tokio::select! {
+            biased;
+            () = begun.called_off.cancelled() => return Err("it was stopped before it had started".to_owned()),
+            opened = volumes::open(&spec, &fds) => opened.map_err(failed)?,
+        };
+        // While it waited, the same may have been ordered again.
+        if self.running.lock().contains_key(&spec.id) {
+            return Ok(Answer::Nothing);
+        }
+        self.start_opened(spec, fds, code, files)
+    }
+
+    fn start_opened(
+        &self,
+        mut spec: GuestSpec,
+        fds: Vec<OwnedFd>,
+        code: Arc<Code>,
+        files: WasiFilesystemCtx,
+    ) -> Result<Answer, String> {
         // It is kept as long as the container runs, and was read without knowing how long its lists would be.
         let env = Environment::new(&std::mem::take(&mut spec.env));
         spec.args.shrink_to_fit();
         spec.volumes.shrink_to_fit();
-        let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
-        let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
-        let files = self.shared.loader.volumes(&spec.volumes, &fds, spec.working_dir.as_deref()).map_err(failed)?;
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         // A volume is opened once more, as the directory a guest is given.
         let descriptors = fds.len() + spec.volumes.len();

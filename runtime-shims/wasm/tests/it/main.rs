@@ -18,6 +18,7 @@ mod pods;
 mod registry;
 mod restarts;
 mod shim;
+mod silent;
 mod state;
 mod streaming;
 mod tls;

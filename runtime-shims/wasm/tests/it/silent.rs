@@ -1,0 +1,104 @@
+//! Volumes whose server does not answer any more: a file system of this process that is asked and says nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tokio::sync::mpsc;
+
+use crate::shim::{Shim, get, guest, refusal, within};
+
+/// What the kernel asks, of `linux/fuse.h`.
+const GETATTR: u32 = 3;
+const INIT: u32 = 26;
+const ACCESS: u32 = 34;
+/// Newer than GETATTR, and not known here.
+const STATX: u32 = 52;
+
+/// A file system that knows what its root directory is, and no more.
+struct Silent {
+    dir: PathBuf,
+    asked: mpsc::UnboundedReceiver<u32>,
+}
+
+impl Silent {
+    /// None where that is not possible.
+    fn mount(dir: &Path) -> Option<Silent> {
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?;
+        std::fs::create_dir(dir).expect("it can be made");
+        let mounted = Command::new("mount")
+            .args(["-i", "-t", "fuse", "-o", "fd=0,rootmode=40000,user_id=0,group_id=0,allow_other", "silent"])
+            .arg(dir)
+            .stdin(Stdio::from(device.try_clone().expect("it can be had twice")))
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let (tell, asked) = mpsc::unbounded_channel();
+        std::thread::spawn(move || answer(device, &tell));
+        Some(Silent { dir: dir.to_owned(), asked })
+    }
+
+    async fn is_asked(&mut self, what: u32) {
+        within("it is asked", async { while self.asked.recv().await.expect("it is mounted") != what {} }).await;
+    }
+
+    /// Nobody waits for it any more.
+    fn end(&self) {
+        let ended = Command::new("umount").args(["-i", "-f", "-l"]).arg(&self.dir).status();
+        assert!(ended.is_ok_and(|status| status.success()));
+    }
+}
+
+fn answer(mut device: File, tell: &mpsc::UnboundedSender<u32>) {
+    let mut request = vec![0; 1 << 20];
+    while let Ok(length) = device.read(&mut request) {
+        assert!(length >= 40, "a whole head");
+        let what = u32::from_ne_bytes(request[4..8].try_into().expect("four bytes"));
+        // In words of 32 bits.
+        let said: Vec<u32> = match what {
+            INIT => [&[7, 31, 0, 0, 0, 4096, 0, 0][..], &[0; 8]].concat(),
+            GETATTR => {
+                let (hour, root, mode) = (3600, 1, 0o40_777);
+                [&[hour, 0, 0, 0, root][..], &[0; 14], &[mode, 2], &[0; 5]].concat()
+            }
+            _ => Vec::new(),
+        };
+        if what == STATX || !said.is_empty() {
+            let length = u32::try_from(16 + 4 * said.len()).expect("it is short");
+            let error = if what == STATX { -libc::ENOSYS } else { 0 };
+            let mut reply = [length.to_ne_bytes(), error.to_ne_bytes()].concat();
+            reply.extend_from_slice(&request[8..16]);
+            reply.extend(said.iter().flat_map(|word| word.to_ne_bytes()));
+            device.write_all(&reply).expect("the kernel takes it");
+        }
+        let _ = tell.send(what);
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_does_not_answer_holds_up_its_own_container_only() {
+    let shim = Shim::start().await;
+    let Some(mut silent) = Silent::mount(&shim.dir.path().join("silent")) else {
+        return eprintln!("no file system of a process can be mounted here");
+    };
+    let hello = shim.run("hello", guest("hello:dev")).await;
+    let worker = shim.worker_pid();
+    let sandbox = shim.sandbox("waits", &[8080], &[]).await;
+    let waits = guest("hello:dev").mount(&silent.dir, "/data", false);
+    let waits = within("it is made", shim.create(&sandbox, "main", waits)).await.expect("it is made");
+    let others = async {
+        silent.is_asked(ACCESS).await;
+        let other = shim.run("other", guest("hello:dev")).await;
+        assert_eq!(get(&other.ip, "/").await.0, 200);
+        shim.stop(&hello.container, 5).await;
+        assert_eq!(shim.ending(&hello.container).await, r#"0 Completed """#);
+        silent.end();
+    };
+    let both = async { tokio::join!(biased; shim.start_container(&waits), others) };
+    let (started, ()) = within("all is over", both).await;
+    let refused = refusal(started);
+    assert!(refused.starts_with("Unknown: cannot start default/waits/main: "), "{refused}");
+    assert_eq!(shim.worker_pid(), worker, "it is the same");
+}
