@@ -43,11 +43,12 @@ impl Silent {
     async fn is_asked(&mut self, what: u32) {
         within("it is asked", async { while self.asked.recv().await.expect("it is mounted") != what {} }).await;
     }
+}
 
-    /// Nobody waits for it any more.
-    fn end(&self) {
-        let ended = Command::new("umount").args(["-i", "-f", "-l"]).arg(&self.dir).status();
-        assert!(ended.is_ok_and(|status| status.success()));
+/// Nobody waits for it any more, also not who removes the directory it is in.
+impl Drop for Silent {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-i", "-f", "-l"]).arg(&self.dir).status();
     }
 }
 
@@ -88,13 +89,14 @@ async fn a_volume_that_does_not_answer_holds_up_its_own_container_only() {
     let sandbox = shim.sandbox("waits", &[8080], &[]).await;
     let waits = guest("hello:dev").mount(&silent.dir, "/data", false);
     let waits = within("it is made", shim.create(&sandbox, "main", waits)).await.expect("it is made");
-    let others = async {
+    let (shim, hello) = (&shim, &hello);
+    let others = async move {
         silent.is_asked(ACCESS).await;
         let other = shim.run("other", guest("hello:dev")).await;
         assert_eq!(get(&other.ip, "/").await.0, 200);
         shim.stop(&hello.container, 5).await;
         assert_eq!(shim.ending(&hello.container).await, r#"0 Completed """#);
-        silent.end();
+        drop(silent);
     };
     let both = async { tokio::join!(biased; shim.start_container(&waits), others) };
     let (started, ()) = within("all is over", both).await;
