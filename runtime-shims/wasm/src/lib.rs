@@ -21,5 +21,6 @@ pub mod engine;
 pub mod front;
 pub mod images;
 mod listed;
+mod turns;
 mod wire;
 pub mod worker;

@@ -1,15 +1,15 @@
 //! Looks at volumes and what is opened there, which may take for ever: the kernel answers for a server that is gone only
 //! when it is back. So they are taken on threads beside, of which there are not endlessly many.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinError;
+
+use crate::turns::Turns;
 
 /// None if nothing is there.
 pub(super) fn is_dir(path: &Path) -> Option<bool> {
@@ -29,21 +29,17 @@ pub(super) fn is_known_dir(path: &Path) -> Option<bool> {
 /// Of the front's 512 threads for what takes long the others are for what does not hang.
 const THREADS: usize = 256;
 
-/// A sandbox and a container's name.
-type Key = (String, String);
-type Turn = Arc<AsyncMutex<()>>;
-
 /// One look at a time for each container of a sandbox, by its name: callers give up and come again, the thread of a look
 /// that hangs stays.
 #[derive(Debug)]
 pub(super) struct Looks {
-    turns: Mutex<HashMap<Key, Turn>>,
+    turns: Turns<(String, String)>,
     threads: Arc<Semaphore>,
 }
 
 impl Default for Looks {
     fn default() -> Looks {
-        Looks { turns: Mutex::default(), threads: Arc::new(Semaphore::new(THREADS)) }
+        Looks { turns: Turns::default(), threads: Arc::new(Semaphore::new(THREADS)) }
     }
 }
 
@@ -55,12 +51,7 @@ impl Looks {
         container: &str,
         look: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = {
-            let mut turns = self.turns.lock();
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry((sandbox.to_owned(), container.to_owned())).or_default().clone()
-        };
-        let turn = turn.lock_owned().await;
+        let turn = self.turns.take((sandbox.to_owned(), container.to_owned())).await;
         let thread = self.threads.clone().acquire_owned().await;
         tokio::task::spawn_blocking(move || {
             let _held = (turn, thread);
@@ -73,7 +64,6 @@ impl Looks {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use futures::FutureExt;
 
@@ -107,13 +97,5 @@ mod tests {
         assert_eq!(looks.threads.available_permits(), THREADS - 1);
         drop(server);
         again.await.expect("it does not panic").expect("somebody listens");
-        let forgotten = async {
-            // The thread that hung lets its turn go before it has let go of it all.
-            while looks.turns.lock().len() != 1 {
-                looks.take("pod", "other", || ()).await.expect("it does not panic");
-            }
-        };
-        looks.take("pod", "other", || ()).await.expect("it does not panic");
-        tokio::time::timeout(Duration::from_secs(60), forgotten).await.expect("what is over is forgotten");
     }
 }

@@ -105,6 +105,7 @@ impl Pods {
         let spec = GuestSpec {
             id: record.id.clone(),
             title: convert::title(sandbox, record),
+            place: (sandbox.id.clone(), config.metadata.clone().unwrap_or_default().name),
             kind: compiled.kind,
             code: compiled.path.clone(),
             args,

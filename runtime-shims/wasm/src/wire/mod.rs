@@ -150,6 +150,8 @@ pub(crate) struct GuestSpec {
     pub(crate) id: String,
     /// For logs of the worker itself: namespace/pod/container.
     pub(crate) title: String,
+    /// The sandbox and the container's name, which each attempt has.
+    pub(crate) place: (String, String),
     pub(crate) kind: GuestKind,
     /// Relative to the directory of machine code.
     pub(crate) code: PathBuf,

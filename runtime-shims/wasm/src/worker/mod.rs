@@ -389,7 +389,7 @@ impl Worker {
         stats.collect()
     }
 
-    async fn start(&self, spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
+    async fn start(&self, mut spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
         if self.is_retiring() {
             return Err("this Wasm worker process takes no containers any more".to_owned());
         }
@@ -399,10 +399,12 @@ impl Worker {
         let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
         let begun = self.opening.begin(&spec.id);
+        let place = std::mem::take(&mut spec.place);
+        let opening = async { volumes::open(&spec, &fds, self.opening.turns.take(place).await).await };
         let files = tokio::select! {
             biased;
             () = begun.called_off.cancelled() => return Err("it was stopped before it had started".to_owned()),
-            opened = volumes::open(&spec, &fds) => opened.map_err(failed)?,
+            opened = opening => opened.map_err(failed)?,
         };
         // While it waited, the same may have been ordered again.
         if self.running.lock().contains_key(&spec.id) {

@@ -7,10 +7,13 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::reports::Ends;
+use crate::turns::Turns;
 
 #[derive(Debug, Default)]
 pub(super) struct Opening {
     all: Mutex<All>,
+    /// One attempt of a container opens volumes at a time: the thread of one that hangs stays.
+    pub(super) turns: Turns<(String, String)>,
     /// Told when there is one less.
     ends: Arc<Ends>,
 }
@@ -23,7 +26,7 @@ struct All {
 
 impl Opening {
     pub(super) fn new(ends: Arc<Ends>) -> Opening {
-        Opening { all: Mutex::default(), ends }
+        Opening { ends, ..Opening::default() }
     }
 
     pub(super) fn begin(&self, id: &str) -> Begun<'_> {

@@ -8,15 +8,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::confine;
 use crate::wire::{self, GuestSpec, VolumeSpec};
 
-/// Opens the volumes of a container, whose directories are among `fds`.
-pub(super) async fn open(spec: &GuestSpec, fds: &[OwnedFd]) -> wasmtime::Result<WasiFilesystemCtx> {
+/// Opens the volumes of a container, whose directories are among `fds`. The thread keeps `turn` for as long as it takes.
+pub(super) async fn open(
+    spec: &GuestSpec,
+    fds: &[OwnedFd],
+    turn: OwnedMutexGuard<()>,
+) -> wasmtime::Result<WasiFilesystemCtx> {
     if spec.volumes.is_empty() {
         return Ok(WasiCtxBuilder::new().build().filesystem().clone());
     }
@@ -29,8 +33,10 @@ pub(super) async fn open(spec: &GuestSpec, fds: &[OwnedFd]) -> wasmtime::Result<
     let relative = spec.working_dir.clone();
     let (done, opened) = oneshot::channel();
     thread::Builder::new().name("volumes".to_owned()).spawn(move || {
+        let opened = open_here(&volumes, relative.as_deref());
+        drop(turn);
         // Who waited may have left.
-        let _ = done.send(open_here(&volumes, relative.as_deref()));
+        let _ = done.send(opened);
     })?;
     opened.await?
 }
