@@ -194,6 +194,9 @@ impl Refusals {
 #[derive(Clone)]
 pub(crate) struct Compiler(Arc<Inner>);
 
+/// Whoever asks meanwhile waits for the same.
+type Running = Shared<BoxFuture<'static, Outcome>>;
+
 struct Inner {
     code: PathBuf,
     reexec: Reexec,
@@ -207,7 +210,7 @@ struct Inner {
     portable: OnceCell<String>,
     /// Names the directory below `code`. Asked of the compiler process, because working it out needs the compiler.
     settings: OnceCell<String>,
-    running: Mutex<HashMap<Digest, Shared<BoxFuture<'static, Outcome>>>>,
+    running: Mutex<HashMap<Digest, Running>>,
     refused: Mutex<Refusals>,
     /// One compiler at a time: it is as large as everything else here together.
     turn: Semaphore,
@@ -261,23 +264,31 @@ impl Compiler {
         if let Some(compiled) = self.0.cached(settings, store, image) {
             return Ok(compiled);
         }
-        let outcome = {
-            let mut running = self.0.running.lock();
-            match running.get(&image.wasm) {
-                Some(outcome) => outcome.clone(),
-                None => {
-                    let task = self.0.clone().work(settings.to_owned(), store.clone(), image.clone());
-                    let task = self.0.tasks.spawn(task);
-                    let outcome = task
-                        .map(|joined| joined.unwrap_or_else(|error| Err(CompileError::Failed(error.to_string()))))
-                        .boxed()
-                        .shared();
-                    running.insert(image.wasm.clone(), outcome.clone());
-                    outcome
-                }
-            }
+        let (outcome, is_joined) = self.begin(settings, store, image);
+        let outcome = match outcome.await {
+            // What was joined may have been of another image, without the machine code that came with this one.
+            Err(error) if is_joined && error.is_final() => self.begin(settings, store, image).0.await,
+            outcome => outcome,
         };
-        outcome.await.map_err(|error| error.about(&image.name))
+        outcome.map_err(|error| error.about(&image.name))
+    }
+
+    /// The work, and whether somebody else began it.
+    fn begin(&self, settings: &str, store: &ImageStore, image: &Image) -> (Running, bool) {
+        let mut running = self.0.running.lock();
+        match running.get(&image.wasm) {
+            Some(outcome) => (outcome.clone(), true),
+            None => {
+                let task = self.0.clone().work(settings.to_owned(), store.clone(), image.clone());
+                let task = self.0.tasks.spawn(task);
+                let outcome = task
+                    .map(|joined| joined.unwrap_or_else(|error| Err(CompileError::Failed(error.to_string()))))
+                    .boxed()
+                    .shared();
+                running.insert(image.wasm.clone(), outcome.clone());
+                (outcome, false)
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::scratch::make_private;
 use crate::confine::{self, Purpose};
 
 /// Opens the store's directory for a worker; makes it first if need be.
@@ -19,9 +20,7 @@ pub(super) fn open(root: &Path, namespace: &str) -> io::Result<OwnedFd> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     let all = root.join("keyvalue");
-    fs::create_dir_all(&all)?;
-    // Nobody else on this host gets in; workers, who are another user, come by descriptor.
-    fs::set_permissions(&all, fs::Permissions::from_mode(0o700))?;
+    make_private(&all)?;
     let dir = all.join(namespace);
     match fs::create_dir(&dir) {
         Ok(()) => fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?,

@@ -124,7 +124,11 @@ async fn orders_that_were_never_sent_wait_for_no_answer() {
     // The worker reads nothing, until there is no room for more.
     let ids = vec!["x".repeat(20_000)];
     let order = || link.order(Command::Acknowledge { ids: ids.clone() }, &[]);
-    for _ in 0..1000 {
+    for number in 0..1000 {
+        if number % 64 == 0 {
+            // It is found out here whether there is room.
+            tokio::task::yield_now().await;
+        }
         assert!(order().now_or_never().is_none(), "it was given up");
     }
     assert!(matches!(order().await, Err(OrderError::Stuck)));
@@ -132,6 +136,6 @@ async fn orders_that_were_never_sent_wait_for_no_answer() {
     while tokio::time::timeout(PATIENCE, theirs.receive()).await.is_ok() {
         sent += 1;
     }
-    assert!((1..1000).contains(&sent));
+    assert!((2..1000).contains(&sent), "{sent}");
     assert_eq!(link.waiting.lock().len(), sent);
 }

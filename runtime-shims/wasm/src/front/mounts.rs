@@ -2,7 +2,7 @@
 //!
 //! WASI opens directories only, so single files (a subPath, `/etc/hosts`, the termination log) get a directory made for
 //! them, with the files linked in, or bound where they lie on another mount than the runtime's own directory, or copied
-//! where only their owner may read them. Guests write into these files, but make no others beside them: nobody would
+//! where workers, who are another user, may not read them. Guests write into these files, but make no others beside them: nobody would
 //! bound what they take.
 
 use std::fs;
@@ -225,8 +225,8 @@ fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
     for file in &made.files {
         let path = dir.join(&file.name);
         let host = fs::canonicalize(&file.host_path)?;
-        // Where something may be written, a link would let a read-only file be written through. And workers are nobody.
-        if file.readonly && (!made.readonly() || fs::metadata(&host)?.permissions().mode() & READ_BY_OTHERS == 0) {
+        // Where something may be written, a link would let a read-only file be written through.
+        if file.readonly && (!made.readonly() || is_closed_to_workers(&host)?) {
             copy(&host, &path)?;
             continue;
         }
@@ -242,6 +242,11 @@ fn fill(dir: &Path, made: &MadeDir) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Those that root started are nobody.
+fn is_closed_to_workers(host: &Path) -> io::Result<bool> {
+    Ok(rustix::process::geteuid().is_root() && fs::metadata(host)?.permissions().mode() & READ_BY_OTHERS == 0)
 }
 
 /// Over nothing that is there: it may be a link to somebody's file.

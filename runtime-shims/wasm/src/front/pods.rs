@@ -123,6 +123,7 @@ impl Pods {
             streams: OnceLock::new(),
             config,
         };
+        pods.make_scratch().map_err(io(&pods.config.root))?;
         pods.read_records().map_err(io(&dir))?;
         pods.hold_images()?;
         Ok(Arc::new(pods))

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
@@ -20,7 +20,18 @@ pub(super) struct Taken {
     pub(super) inodes: u64,
 }
 
+/// Makes a directory of the front's own, in which there is what others on this host may not see. Workers, who are another
+/// user, come by descriptor.
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
 impl Pods {
+    pub(super) fn make_scratch(&self) -> io::Result<()> {
+        make_private(&self.all_scratch())
+    }
+
     fn all_scratch(&self) -> PathBuf {
         self.config.root.join("run")
     }

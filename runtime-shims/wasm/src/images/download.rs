@@ -1,40 +1,25 @@
 //! Fetches a blob: one download of it at a time however many ask, continued where an earlier one broke off (also one of
 //! a process that is gone), verified before it gets its name.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use super::blobs::Blobs;
 use super::layout::Descriptor;
 use super::registry::{Fault, Place, Session};
 use super::{Digest, ImageError};
+use crate::turns::Turns;
 
 /// An attempt that got this far is no failed one.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// Who fetches what in this process, by the partial file. Between processes a lock on that does the same. A registry that
 /// takes its time holds up nobody who asks another for the same blob.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Downloads(Arc<Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>>);
-
-impl Downloads {
-    fn gate(&self, partial: &Path) -> Arc<tokio::sync::Mutex<()>> {
-        let mut gates = self.0.lock();
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        if let Some(gate) = gates.get(partial).and_then(Weak::upgrade) {
-            return gate;
-        }
-        let gate = Arc::default();
-        gates.insert(partial.to_owned(), Arc::downgrade(&gate));
-        gate
-    }
-}
+pub(super) type Downloads = Arc<Turns<PathBuf>>;
 
 /// Makes sure the blob is in the store.
 pub(super) async fn fetch(
@@ -52,8 +37,7 @@ pub(super) async fn fetch(
         return Err(ImageError::TooLarge { what, limit_bytes });
     }
     let path = blobs.partial_path(&wanted.digest, session.registry());
-    let gate = downloads.gate(&path);
-    let _turn = gate.lock().await;
+    let _turn = downloads.take(path.clone()).await;
     if is_there(blobs, wanted, &what)? {
         return Ok(());
     }

@@ -103,7 +103,7 @@ use reports::Ends;
 use roots::{Roots, Trust};
 use running::Guest;
 use scheduling::Role;
-use share::PodShares;
+use share::{PodShare, PodShares};
 use slots::Slots;
 use stdin::Stdin;
 use traffic::Traffic;
@@ -309,9 +309,18 @@ impl Worker {
                 }
                 nothing
             }
-            Command::AttachStdin { id } => self.attach_stdin(&id, fds.into_iter().next()).and(nothing),
-            Command::Exec(spec) => self.exec(*spec, fds).and(nothing),
-            Command::AttachOutput(spec) => self.attach(&spec, fds).and(nothing),
+            Command::AttachStdin { id } => {
+                self.opening.over(&id).await;
+                self.attach_stdin(&id, fds.into_iter().next()).and(nothing)
+            }
+            Command::Exec(spec) => {
+                self.opening.over(&spec.container).await;
+                self.exec(*spec, fds).and(nothing)
+            }
+            Command::AttachOutput(spec) => {
+                self.opening.over(&spec.container).await;
+                self.attach(&spec, fds).and(nothing)
+            }
             Command::SetMemoryLimit { id, bytes } => {
                 self.tell(&id, |handle| handle.budget.set_limit(bytes));
                 nothing
@@ -399,6 +408,8 @@ impl Worker {
         let failed = |error: wasmtime::Error| format!("cannot start {}: {}", spec.title, exit::text(&error));
         let code = self.shared.loader.load(spec.kind, &spec.code).map_err(failed)?;
         let begun = self.opening.begin(&spec.id);
+        // Now, so that it hears of the pod's new limits while it waits.
+        let share = spec.pod.as_ref().map(|pod| self.pods.of(&pod.limits));
         let place = std::mem::take(&mut spec.place);
         let opening = async { volumes::open(&spec, &fds, self.opening.turns.take(place).await).await };
         let files = tokio::select! {
@@ -410,7 +421,7 @@ impl Worker {
         if self.running.lock().contains_key(&spec.id) {
             return Ok(Answer::Nothing);
         }
-        self.start_opened(spec, fds, code, files)
+        self.start_opened(spec, fds, code, files, share)
     }
 
     fn start_opened(
@@ -419,6 +430,7 @@ impl Worker {
         fds: Vec<OwnedFd>,
         code: Arc<Code>,
         files: WasiFilesystemCtx,
+        share: Option<Arc<PodShare>>,
     ) -> Result<Answer, String> {
         // It is kept as long as the container runs, and was read without knowing how long its lists would be.
         let env = Environment::new(&std::mem::take(&mut spec.env));
@@ -436,9 +448,9 @@ impl Worker {
             Err(full @ NoRoom::Full { .. }) => return Ok(Answer::Full(full.to_string())),
             Err(never @ NoRoom::Never { .. }) => return Err(never.to_string()),
         };
-        let share = spec.pod.as_ref().map(|pod| (pod, self.pods.of(&pod.limits)));
-        let pod_memory = share.as_ref().filter(|(pod, _)| pod.memory);
-        let pod_cpu = share.as_ref().filter(|(pod, _)| pod.cpu);
+        let bound = share.as_ref().zip(spec.pod.as_ref());
+        let pod_memory = bound.filter(|(_, pod)| pod.memory).map(|(share, _)| share.memory.clone());
+        let pod_cpu = bound.filter(|(_, pod)| pod.cpu).map(|(share, _)| share.cpu.clone());
         let config = spec.config.map(&mut take).transpose()?.map(|dir| Arc::new(Config::new(dir)));
         let keyvalue = spec.keyvalue.as_ref().map(|spec| take(spec.dir).map(|dir| (dir, spec))).transpose()?;
         let keyvalue = keyvalue.map(|(dir, spec)| {
@@ -450,15 +462,15 @@ impl Worker {
         let service_account = spec.volumes.iter().find(|volume| volume.guest_path == roots::SERVICE_ACCOUNT);
         let service_account = service_account.map(|volume| volume.dir);
         let container = Arc::new(Container {
-            budget: Budget::new(spec.memory_bytes, pod_memory.map(|(_, share)| share.memory.clone())),
-            used: Used::new(&self.cpu, spec.limits.cpu, pod_cpu.map(|(_, share)| share.cpu.clone())),
+            budget: Budget::new(spec.memory_bytes, pod_memory),
+            used: Used::new(&self.cpu, spec.limits.cpu, pod_cpu),
             cpu: self.cpu.clone(),
             log,
             net: Arc::new(PodNet::new(spec.net.clone())),
             stdin: Stdin::new(spec.stdin),
             allowance,
             traffic: Arc::default(),
-            _share: share.map(|(_, share)| share),
+            _share: share,
             config,
             keyvalue,
             files,

@@ -21,7 +21,14 @@ pub(super) struct Opening {
 #[derive(Debug, Default)]
 struct All {
     last: u64,
-    ids: BTreeMap<u64, (String, CancellationToken)>,
+    under_way: BTreeMap<u64, Start>,
+}
+
+#[derive(Debug)]
+struct Start {
+    id: String,
+    called_off: CancellationToken,
+    over: CancellationToken,
 }
 
 impl Opening {
@@ -34,18 +41,27 @@ impl Opening {
         let mut all = self.all.lock();
         all.last += 1;
         let number = all.last;
-        all.ids.insert(number, (id.to_owned(), called_off.clone()));
+        let start = Start { id: id.to_owned(), called_off: called_off.clone(), over: CancellationToken::new() };
+        all.under_way.insert(number, start);
         Begun { opening: self, number, called_off }
     }
 
     pub(super) fn call_off(&self, id: &str) {
-        for (_, called_off) in self.all.lock().ids.values().filter(|(other, _)| other == id) {
-            called_off.cancel();
+        for start in self.all.lock().under_way.values().filter(|start| start.id == id) {
+            start.called_off.cancel();
+        }
+    }
+
+    /// Returns when no start of it is under way: orders for what is to run there wait for that.
+    pub(super) async fn over(&self, id: &str) {
+        let next = || self.all.lock().under_way.values().find(|start| start.id == id).map(|start| start.over.clone());
+        while let Some(over) = next() {
+            over.cancelled().await;
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.all.lock().ids.is_empty()
+        self.all.lock().under_way.is_empty()
     }
 }
 
@@ -58,13 +74,17 @@ pub(super) struct Begun<'a> {
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        self.opening.all.lock().ids.remove(&self.number);
+        if let Some(start) = self.opening.all.lock().under_way.remove(&self.number) {
+            start.over.cancel();
+        }
         self.opening.ends.changed();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -75,7 +95,13 @@ mod tests {
         opening.call_off("a");
         assert!(first.called_off.is_cancelled() && second.called_off.is_cancelled());
         assert!(!other.called_off.is_cancelled());
-        drop((first, second));
+        assert!(opening.over("none").now_or_never().is_some());
+        assert!(opening.over("a").now_or_never().is_none());
+        let mut over = Box::pin(opening.over("a"));
+        drop(first);
+        assert!((&mut over).now_or_never().is_none());
+        drop(second);
+        assert!(over.now_or_never().is_some());
         assert!(!opening.begin("a").called_off.is_cancelled(), "it may be ordered again");
         assert!(!opening.is_empty());
         drop(other);

@@ -111,6 +111,7 @@ async fn what_containers_left_behind_goes_with_the_next_front() {
     shim.start_front().await;
     eventually("it is removed", || async { (!left.exists()).then_some(()) }).await;
     assert!(run.join(&pod.container).join("0/file").exists(), "what is of a container stays");
+    assert_eq!(fs::metadata(&run).expect("it is there").permissions().mode() & 0o777, 0o700, "copies of secrets too");
     shim.remove_pod(&pod.sandbox).await;
     assert_eq!(fs::read_dir(run).expect("it is there").count(), 0);
 }
