@@ -196,7 +196,8 @@ impl Pods {
             Err(OrderError::Stuck) => {
                 // It must not start when its volume is back. A worker that does not answer this either is killed.
                 link.forget(id, 0).await;
-                let why = "one of its volumes, or the Wasm worker process, does not answer";
+                let why = "one of its volumes, or the Wasm worker process, does not answer: see whether the servers of the \
+                           volumes can be reached from the node";
                 Err(StartFailure::Failed(why.to_owned()))
             }
         }

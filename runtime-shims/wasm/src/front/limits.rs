@@ -74,8 +74,9 @@ pub(super) fn plan_pod(id: &str, sandbox: &PodSandboxConfig, config: &ContainerC
 
 /// The limits of a sandbox with its overhead.
 pub(super) fn pod_limits(id: &str, sandbox: &PodSandboxConfig) -> PodLimits {
-    let linux = sandbox.linux.clone().unwrap_or_default();
-    let (all, overhead) = (linux.resources.unwrap_or_default(), linux.overhead.unwrap_or_default());
+    let linux = sandbox.linux.as_ref();
+    let all = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    let overhead = linux.and_then(|linux| linux.overhead.clone()).unwrap_or_default();
     let period_us = positive(all.cpu_period).unwrap_or(PERIOD_US);
     let over_us = positive(overhead.cpu_quota)
         .map_or(0, |quota| quota.saturating_mul(period_us) / positive(overhead.cpu_period).unwrap_or(PERIOD_US));

@@ -17,7 +17,7 @@ use crate::images::Image;
 use crate::wire::{Command, GuestSpec, KeyvalueSpec};
 
 /// A container and what it is made of: everything that decides what its guest is given.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Made {
     pub(super) sandbox: SandboxRecord,
     pub(super) record: ContainerRecord,
@@ -60,8 +60,9 @@ impl Pods {
     /// of the pod may have changed while everything was opened.
     pub(super) fn start_order(&self, made: &Made, prepared: &Prepared, link: &Link) -> Command {
         let mut spec = prepared.spec.clone();
-        let now = self.state.lock().sandboxes.get(&made.sandbox.id).cloned();
-        if let Some(now) = now.filter(|now| now.config != made.sandbox.config) {
+        let has_changed = |now: &&SandboxRecord| now.config != made.sandbox.config;
+        let changed = self.state.lock().sandboxes.get(&made.sandbox.id).filter(has_changed).cloned();
+        if let Some(now) = changed {
             spec.pod = plan_pod(&now.id, &now.config.read(), &made.record.config.read());
             self.limit_worker(link, &now);
         }
