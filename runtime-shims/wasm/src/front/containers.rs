@@ -381,3 +381,7 @@ pub(super) fn order_failed(error: OrderError) -> Status {
         OrderError::Gone | OrderError::Stuck => Status::unavailable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "containers_tests.rs"]
+mod tests;

@@ -273,4 +273,4 @@ fn server(text: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

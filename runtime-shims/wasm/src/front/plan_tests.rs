@@ -7,7 +7,7 @@ use super::*;
 use crate::images::Digest;
 
 /// An image whose configuration says nothing.
-fn bare_image() -> Image {
+pub(in crate::front) fn bare_image() -> Image {
     let digest = Digest::of(b"");
     Image {
         name: "docker.io/library/hello:dev".to_owned(),

@@ -420,4 +420,4 @@ pub(super) async fn kill_left_behind(dir: &Path) -> io::Result<usize> {
 
 #[cfg(test)]
 #[path = "workers_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -13,7 +13,7 @@ use crate::images::Digest;
 use crate::wire::{Answer, Channel, Command, Ended, Exit, Order, Report};
 
 /// A front that can start nothing.
-fn front() -> (TempDir, Arc<Pods>) {
+pub(in crate::front) fn front() -> (TempDir, Arc<Pods>) {
     let dir = tempfile::tempdir().expect("a directory can be made");
     let nothing = || Reexec { program: "/nowhere".into(), args: Vec::new() };
     let config = FrontConfig::under(dir.path(), nothing(), nothing());
@@ -21,22 +21,26 @@ fn front() -> (TempDir, Arc<Pods>) {
     (dir, Pods::open(config).expect("it is open"))
 }
 
-/// A worker of an earlier build in which a container runs, and the worker's end of what they speak over.
-fn worker_with(pods: &Arc<Pods>, id: &str) -> (Arc<Link>, Channel) {
-    let (link, child, theirs) = pair();
-    let link = pods.take_in(link, Some(child));
+pub(in crate::front) fn container(id: &str, phase: Phase, worker: Option<&Link>) -> ContainerRecord {
     let image = Digest::of(b"image");
-    let record = ContainerRecord {
+    ContainerRecord {
         id: id.to_owned(),
         sandbox: "sandbox".to_owned(),
         created_at: 0,
         image: ImageRecord { name: "image".to_owned(), repo_digest: image.to_string(), id: image },
         program: Program::Own,
         http: None,
-        phase: Phase::Running { started_at: 0 },
-        worker: Some(link.record.id.clone()),
+        phase,
+        worker: worker.map(|link| link.record.id.clone()),
         config: Packed::new(&ContainerConfig::default()),
-    };
+    }
+}
+
+/// A worker of an earlier build in which a container runs, and the worker's end of what they speak over.
+fn worker_with(pods: &Arc<Pods>, id: &str) -> (Arc<Link>, Channel) {
+    let (link, child, theirs) = pair();
+    let link = pods.take_in(link, Some(child));
+    let record = container(id, Phase::Running { started_at: 0 }, Some(&link));
     let mut state = pods.state.lock();
     state.add_container(record);
     state.containers.get_mut(id).expect("it was added").generation = Some(link.generation);

@@ -139,7 +139,7 @@ async fn a_quota_holds_and_can_be_changed_while_the_guest_runs() {
     shim.stop(&spin, 0).await;
 }
 
-async fn limit_pod(shim: &Shim, sandbox: &str, resources: LinuxContainerResources) {
+pub async fn limit_pod(shim: &Shim, sandbox: &str, resources: LinuxContainerResources) {
     let pod_sandbox_id = sandbox.to_owned();
     let update = UpdatePodSandboxResourcesRequest { pod_sandbox_id, overhead: None, resources: Some(resources) };
     shim.runtime().update_pod_sandbox_resources(update).await.expect("it is changed");

@@ -4,22 +4,35 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
+use coracle_cri::v1::LinuxContainerResources;
 use tokio::sync::mpsc;
 
+use crate::limits::limit_pod;
 use crate::shim::{Shim, get, guest, refusal, within};
 
 /// What the kernel asks, of `linux/fuse.h`.
+const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const INIT: u32 = 26;
+const OPENDIR: u32 = 27;
 const ACCESS: u32 = 34;
+const INTERRUPT: u32 = 36;
 /// Newer than GETATTR, and not known here.
 const STATX: u32 = 52;
 
-/// A file system that knows what its root directory is, and no more.
+/// A file system that knows what its root directory is, and no more until it is told to.
 struct Silent {
     dir: PathBuf,
     asked: mpsc::UnboundedReceiver<u32>,
+    server: Arc<Mutex<Server>>,
+}
+
+struct Server {
+    device: File,
+    /// What has not been answered; None once everything is.
+    unanswered: Option<Vec<(u32, [u8; 8])>>,
 }
 
 impl Silent {
@@ -36,8 +49,19 @@ impl Silent {
             return None;
         }
         let (tell, asked) = mpsc::unbounded_channel();
-        std::thread::spawn(move || answer(device, &tell));
-        Some(Silent { dir: dir.to_owned(), asked })
+        let answers = device.try_clone().expect("it can be had twice");
+        let server = Arc::new(Mutex::new(Server { device: answers, unanswered: Some(Vec::new()) }));
+        let serving = server.clone();
+        std::thread::spawn(move || serve(device, &serving, &tell));
+        Some(Silent { dir: dir.to_owned(), asked, server })
+    }
+
+    /// From now on everything is answered, and what was asked before.
+    fn speak(&self) {
+        let mut server = self.server.lock().expect("nobody panics");
+        for (what, id) in server.unanswered.take().unwrap_or_default() {
+            server.answer(what, id);
+        }
     }
 
     async fn is_asked(&mut self, what: u32) {
@@ -52,11 +76,23 @@ impl Drop for Silent {
     }
 }
 
-fn answer(mut device: File, tell: &mpsc::UnboundedSender<u32>) {
+fn serve(mut device: File, server: &Mutex<Server>, tell: &mpsc::UnboundedSender<u32>) {
     let mut request = vec![0; 1 << 20];
     while let Ok(length) = device.read(&mut request) {
         assert!(length >= 40, "a whole head");
         let what = u32::from_ne_bytes(request[4..8].try_into().expect("four bytes"));
+        let id = request[8..16].try_into().expect("eight bytes");
+        let mut server = server.lock().expect("nobody panics");
+        match &mut server.unanswered {
+            Some(unanswered) if ![INIT, GETATTR, STATX].contains(&what) => unanswered.push((what, id)),
+            Some(_) | None => server.answer(what, id),
+        }
+        let _ = tell.send(what);
+    }
+}
+
+impl Server {
+    fn answer(&mut self, what: u32, id: [u8; 8]) {
         // In words of 32 bits.
         let said: Vec<u32> = match what {
             INIT => [&[7, 31, 0, 0, 0, 4096, 0, 0][..], &[0; 8]].concat(),
@@ -64,17 +100,17 @@ fn answer(mut device: File, tell: &mpsc::UnboundedSender<u32>) {
                 let (hour, root, mode) = (3600, 1, 0o40_777);
                 [&[hour, 0, 0, 0, root][..], &[0; 14], &[mode, 2], &[0; 5]].concat()
             }
+            OPENDIR => vec![0; 4],
+            FORGET | INTERRUPT => return,
             _ => Vec::new(),
         };
-        if what == STATX || !said.is_empty() {
-            let length = u32::try_from(16 + 4 * said.len()).expect("it is short");
-            let error = if what == STATX { -libc::ENOSYS } else { 0 };
-            let mut reply = [length.to_ne_bytes(), error.to_ne_bytes()].concat();
-            reply.extend_from_slice(&request[8..16]);
-            reply.extend(said.iter().flat_map(|word| word.to_ne_bytes()));
-            device.write_all(&reply).expect("the kernel takes it");
-        }
-        let _ = tell.send(what);
+        let length = u32::try_from(16 + 4 * said.len()).expect("it is short");
+        let error = if what == STATX { -libc::ENOSYS } else { 0 };
+        let mut reply = [length.to_ne_bytes(), error.to_ne_bytes()].concat();
+        reply.extend_from_slice(&id);
+        reply.extend(said.iter().flat_map(|word| word.to_ne_bytes()));
+        // Who asked may have given up.
+        let _ = self.device.write_all(&reply);
     }
 }
 
@@ -106,4 +142,28 @@ async fn a_volume_that_does_not_answer_holds_up_its_own_container_only() {
         ["Unknown: cannot start default/waits/main: ", "Unknown: one of its volumes, or the Wasm worker process, "];
     assert!(told.iter().any(|told| refused.starts_with(told)), "{refused}");
     assert_eq!(shim.worker_pid(), worker, "it is the same");
+}
+
+/// Its worker has the order by then, and the limits as they were.
+#[tokio::test]
+async fn a_limit_of_a_pod_holds_for_what_waits_for_its_volumes_in_the_worker() {
+    let shim = Shim::start().await;
+    let Some(mut silent) = Silent::mount(&shim.dir.path().join("silent")) else {
+        return eprintln!("no file system of a process can be mounted here");
+    };
+    let page = 64 << 10;
+    let sandbox = shim.sandbox("pod", &[], &[("coracle.dev/at-memory-limit", "refuse")]).await;
+    let before = LinuxContainerResources { memory_limit_in_bytes: 32 * page, ..Default::default() };
+    limit_pod(&shim, &sandbox, before).await;
+    let grower = guest("grower").memory(64 * page).mount(&silent.dir, "/data", false);
+    let grower = shim.create(&sandbox, "grower", grower).await.expect("it is made");
+    let limiting = async {
+        silent.is_asked(ACCESS).await;
+        let after = LinuxContainerResources { memory_limit_in_bytes: 16 * page, ..Default::default() };
+        limit_pod(&shim, &sandbox, after).await;
+        silent.speak();
+    };
+    let (started, ()) = within("it starts", async { tokio::join!(shim.start_container(&grower), limiting) }).await;
+    started.expect("it starts");
+    assert_eq!(shim.ending(&grower).await, r#"16 Error """#);
 }
