@@ -1,8 +1,8 @@
 //! Threads for guests that compute for long, so that those who do not are answered at once.
 //!
-//! A guest begins on the threads that serve the network. One that is interrupted there, or whose container takes much
-//! while others run ([`super::lately`]), is carried over to these, which the kernel lets behind the others. Who
-//! runs next here is decided in [`super::fair`].
+//! A guest begins on the threads that serve the network. One that is interrupted there, or whose container takes much, or
+//! is not known yet, while others run ([`super::lately`]), is carried over to these, which the kernel lets behind the
+//! others. Who runs next here is decided in [`super::fair`].
 //!
 //! ```text
 //!   network's threads ── slice over, or in the way ────────▶ queue ──▶ busy thread ──┐

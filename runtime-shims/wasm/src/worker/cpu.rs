@@ -38,7 +38,7 @@ pub(super) struct Cpu {
     state: Arc<State>,
     ticker: Thread,
     busy: Arc<Busy>,
-    company: Company,
+    company: Arc<Company>,
     members: AtomicU64,
     guest_threads: usize,
     on_idle: fn(),
@@ -155,6 +155,9 @@ impl Cpu {
         let outcome = Pin::new(guest).poll(cx);
         let interrupted = SLICE_OVER.take();
         let ns = polled.done();
+        if !interrupted {
+            used.lately.gave_back();
+        }
         // Time in which the kernel or the host ran somebody else is not held against it.
         if ns >= PERIOD_NS && matches!(lane, Lane::Network) {
             let now = Instant::now();
@@ -166,7 +169,7 @@ impl Cpu {
         Slice { outcome, interrupted }
     }
 
-    /// Whether a container is to make room for others: it has used much lately, and they run too.
+    /// Whether a container is to make room for others: it has used much lately or is not known, and they run too.
     pub(super) fn is_in_the_way(&self, used: &Used) -> bool {
         let tick = self.tick();
         let is_much = used.lately.is_much(Instant::now());
@@ -257,6 +260,7 @@ pub(super) struct Used {
     lately: Lately,
     member: Member,
     busy: Arc<Busy>,
+    company: Arc<Company>,
     own: Throttle,
     pod: Option<Arc<Throttle>>,
 }
@@ -268,7 +272,8 @@ impl Used {
         let own = Throttle::default();
         own.set(spec.quota_us, spec.period_us);
         let lately = Lately::new(spec.weight);
-        Arc::new(Used { ns: AtomicU64::new(0), lately, member, busy: cpu.busy.clone(), own, pod })
+        let (busy, company) = (cpu.busy.clone(), cpu.company.clone());
+        Arc::new(Used { ns: AtomicU64::new(0), lately, member, busy, company, own, pod })
     }
 
     pub(super) fn member(&self) -> Member {
@@ -305,6 +310,7 @@ impl Used {
 impl Drop for Used {
     fn drop(&mut self) {
         self.busy.leave(self.member);
+        self.company.leaves(self.member);
     }
 }
 
@@ -412,7 +418,11 @@ mod tests {
     #[tokio::test]
     async fn who_computes_for_a_slice_is_in_the_way_of_others_at_once() {
         let cpu = Cpu::start(Vec::new(), 2, || ()).unwrap();
-        let used = || Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
+        let used = || {
+            let used = Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
+            used.lately.gave_back();
+            used
+        };
         let run = |used: &Used, compute_ns| {
             let mut guest = Box::pin(async move {
                 let watch = Stopwatch::exact();
@@ -425,7 +435,7 @@ mod tests {
         };
         let is_in_the_way = |compute_ns| {
             let (modest, interrupted) = (used(), used());
-            run(&modest, 0);
+            assert!(!cpu.is_in_the_way(&modest));
             run(&interrupted, compute_ns);
             cpu.is_in_the_way(&interrupted)
         };
@@ -439,8 +449,13 @@ mod tests {
         let cpu = Cpu::start(Vec::new(), 2, || ()).unwrap();
         let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
         let [greedy, modest] = [(), ()].map(|()| Used::new(&cpu, spec, None));
+        assert!(!cpu.is_in_the_way(&greedy), "it is alone, and not known");
+        assert!(cpu.is_in_the_way(&modest), "it is not known");
+        for used in [&greedy, &modest] {
+            used.lately.gave_back();
+        }
+        assert!(!cpu.is_in_the_way(&modest));
         greedy.add(10_000_000);
-        assert!(!cpu.is_in_the_way(&greedy), "it is alone");
         assert!(!cpu.is_in_the_way(&modest), "it takes little");
         assert!(cpu.is_in_the_way(&greedy));
         assert!(!cpu.is_in_the_way(&modest));

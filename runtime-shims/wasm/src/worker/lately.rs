@@ -1,7 +1,9 @@
 //! Who takes much of the threads that serve while others run, by what it has used or because one of its guests did not end
-//! in a slice: such a container goes on elsewhere ([`super::busy`]). One that is alone may have them for itself.
+//! in a slice: such a container goes on elsewhere ([`super::busy`]). So does one that nothing is known of yet: who is
+//! started again and again would else have a slice of the others' threads each time. One that is alone may have them for
+//! itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,7 +31,11 @@ const COMPANY_TICKS: u64 = 100;
 /// What a container has used lately. What it may have is taken off as time passes, its request or half a thread: who
 /// needs less takes little, however often it comes.
 #[derive(Debug)]
-pub(super) struct Lately(Mutex<Recent>);
+pub(super) struct Lately {
+    recent: Mutex<Recent>,
+    /// Some guest of it has given back a thread before its slice was over.
+    known: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Recent {
@@ -44,39 +50,48 @@ struct Recent {
 
 impl Lately {
     pub(super) fn new(weight: u64) -> Lately {
-        Lately(Mutex::new(Recent { share: weight.max(LEAST_SHARE), ns: 0, at: None, much: false, until: None }))
+        let share = weight.max(LEAST_SHARE);
+        let recent = Mutex::new(Recent { share, ns: 0, at: None, much: false, until: None });
+        Lately { recent, known: AtomicBool::new(false) }
     }
 
     pub(super) fn set_weight(&self, weight: u64) {
-        self.0.lock().share = weight.max(LEAST_SHARE);
+        self.recent.lock().share = weight.max(LEAST_SHARE);
     }
 
     pub(super) fn add(&self, ns: u64) {
-        let mut recent = self.0.lock();
+        let mut recent = self.recent.lock();
         recent.ns = recent.ns.saturating_add(ns).min(MOST_NS);
+    }
+
+    /// One of its guests gave a thread back by itself.
+    pub(super) fn gave_back(&self) {
+        if !self.known.load(Ordering::Relaxed) {
+            self.known.store(true, Ordering::Relaxed);
+        }
     }
 
     /// One of its guests computed for a slice and did not end: the others are not tried one after another, for a while.
     pub(super) fn interrupted(&self, now: Instant) {
-        self.0.lock().keep_until(now + INTERRUPTED);
+        self.recent.lock().keep_until(now + INTERRUPTED);
     }
 
     /// One of its guests had a thread for so long at once.
     pub(super) fn held(&self, ns: u64, now: Instant) {
         if ns >= HELD_NS {
-            self.0.lock().keep_until(now + HELD_TIMES * Duration::from_nanos(ns));
+            self.recent.lock().keep_until(now + HELD_TIMES * Duration::from_nanos(ns));
         }
     }
 
     pub(super) fn is_much(&self, now: Instant) -> bool {
-        let mut recent = self.0.lock();
+        let mut recent = self.recent.lock();
         let before = recent.at.unwrap_or(now);
         // Another thread may have looked at the clock later and come first.
         recent.at = Some(before.max(now));
         let forgotten = now.saturating_duration_since(before).as_nanos() * u128::from(recent.share) / 1024;
         recent.ns = recent.ns.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         recent.much = recent.ns > if recent.much { LITTLE_NS } else { MUCH_NS };
-        recent.much || recent.until.is_some_and(|until| now < until)
+        !self.known.load(Ordering::Relaxed) || recent.much || recent.until.is_some_and(|until| now < until)
     }
 }
 
@@ -102,6 +117,11 @@ impl Company {
         }
         tick < self.met.load(Ordering::Relaxed)
     }
+
+    /// `member` is no more: who comes next does not meet it.
+    pub(super) fn leaves(&self, member: Member) {
+        let _was_another = self.last.compare_exchange(member, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 /// No container has this number.
@@ -111,9 +131,17 @@ const NOBODY: Member = 0;
 mod tests {
     use super::*;
 
+    /// Of a container that is known.
+    fn lately(weight: u64) -> Lately {
+        let lately = Lately::new(weight);
+        assert!(lately.is_much(Instant::now()), "nothing is known of it yet");
+        lately.gave_back();
+        lately
+    }
+
     #[test]
     fn who_asked_for_more_may_take_more() {
-        let lately = Lately::new(1536);
+        let lately = lately(1536);
         let start = Instant::now();
         for millisecond in 0..100 {
             assert!(!lately.is_much(start + Duration::from_millis(millisecond)));
@@ -128,7 +156,7 @@ mod tests {
 
     #[test]
     fn half_of_the_time_that_passes_is_forgotten() {
-        let lately = Lately::new(2);
+        let lately = lately(2);
         let start = Instant::now();
         let after = |ns| start + Duration::from_nanos(ns);
         assert!(!lately.is_much(start));
@@ -145,7 +173,7 @@ mod tests {
 
     #[test]
     fn who_does_not_end_in_a_slice_takes_much_for_a_while() {
-        let lately = Lately::new(1024);
+        let lately = lately(1024);
         let start = Instant::now();
         assert!(!lately.is_much(start));
         lately.interrupted(start);
@@ -155,7 +183,7 @@ mod tests {
 
     #[test]
     fn who_holds_a_thread_in_one_call_is_kept_from_it_for_long() {
-        let lately = Lately::new(1024);
+        let lately = lately(1024);
         let start = Instant::now();
         lately.held(HELD_NS - 1, start);
         assert!(!lately.is_much(start));
@@ -175,5 +203,11 @@ mod tests {
         assert!(company.meets(2, 10 + COMPANY_TICKS - 1));
         assert!(!company.meets(2, 10 + COMPANY_TICKS));
         assert!(company.meets(1, 500));
+        let company = Company::default();
+        assert!(!company.meets(1, 7));
+        company.leaves(1);
+        assert!(!company.meets(2, 8), "it came when the other was gone");
+        company.leaves(1);
+        assert!(company.meets(3, 9));
     }
 }

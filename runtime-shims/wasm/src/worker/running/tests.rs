@@ -97,6 +97,7 @@ async fn who_takes_much_runs_elsewhere_while_others_are_served() {
     // As much as is remembered: also on a slow machine it is still much when it is looked at.
     greedy.add(1_000_000_000);
     assert!(!is_elsewhere(&greedy).await, "it is alone");
+    assert!(is_elsewhere(&modest).await, "nothing is known of it");
     greedy.add(1_000_000_000);
     assert!(!is_elsewhere(&modest).await);
     assert!(is_elsewhere(&greedy).await);
