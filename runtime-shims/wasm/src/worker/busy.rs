@@ -1,7 +1,7 @@
 //! Threads for guests that compute for long, so that those who do not are answered at once.
 //!
-//! A guest begins on the threads that serve the network. One that is interrupted there, or whose container takes much, or
-//! is not known yet, while others run ([`super::lately`]), is carried over to these, which the kernel lets behind the
+//! A guest begins on the threads that serve the network. One that is interrupted there, or whose container takes much
+//! while others run or comes again and again ([`super::lately`]), is carried over to these, which the kernel lets behind the
 //! others. Who runs next here is decided in [`super::fair`].
 //!
 //! ```text

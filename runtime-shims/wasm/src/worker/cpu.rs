@@ -169,7 +169,7 @@ impl Cpu {
         Slice { outcome, interrupted }
     }
 
-    /// Whether a container is to make room for others: it has used much lately or is not known, and they run too.
+    /// Whether a container is to make room for others: it has used much lately or is on trial, and they run too.
     pub(super) fn is_in_the_way(&self, used: &Used) -> bool {
         let tick = self.tick();
         let is_much = used.lately.is_much(Instant::now());
@@ -274,6 +274,11 @@ impl Used {
         let lately = Lately::new(spec.weight);
         let (busy, company) = (cpu.busy.clone(), cpu.company.clone());
         Arc::new(Used { ns: AtomicU64::new(0), lately, member, busy, company, own, pod })
+    }
+
+    /// Of a container that follows at once on one that ended by itself.
+    pub(super) fn comes_again(&self) {
+        self.lately.comes_again();
     }
 
     pub(super) fn member(&self) -> Member {
@@ -418,11 +423,7 @@ mod tests {
     #[tokio::test]
     async fn who_computes_for_a_slice_is_in_the_way_of_others_at_once() {
         let cpu = Cpu::start(Vec::new(), 2, || ()).unwrap();
-        let used = || {
-            let used = Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
-            used.lately.gave_back();
-            used
-        };
+        let used = || Used::new(&cpu, CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 }, None);
         let run = |used: &Used, compute_ns| {
             let mut guest = Box::pin(async move {
                 let watch = Stopwatch::exact();
@@ -449,13 +450,8 @@ mod tests {
         let cpu = Cpu::start(Vec::new(), 2, || ()).unwrap();
         let spec = CpuSpec { weight: 1024, quota_us: None, period_us: 100_000 };
         let [greedy, modest] = [(), ()].map(|()| Used::new(&cpu, spec, None));
-        assert!(!cpu.is_in_the_way(&greedy), "it is alone, and not known");
-        assert!(cpu.is_in_the_way(&modest), "it is not known");
-        for used in [&greedy, &modest] {
-            used.lately.gave_back();
-        }
-        assert!(!cpu.is_in_the_way(&modest));
         greedy.add(10_000_000);
+        assert!(!cpu.is_in_the_way(&greedy), "it is alone");
         assert!(!cpu.is_in_the_way(&modest), "it takes little");
         assert!(cpu.is_in_the_way(&greedy));
         assert!(!cpu.is_in_the_way(&modest));

@@ -1,8 +1,9 @@
 //! Who takes much of the threads that serve while others run, by what it has used or because one of its guests did not end
-//! in a slice: such a container goes on elsewhere ([`super::busy`]). So does one that nothing is known of yet: who is
-//! started again and again would else have a slice of the others' threads each time. One that is alone may have them for
-//! itself.
+//! in a slice: such a container goes on elsewhere ([`super::busy`]). So does one that follows at once on one that ended by
+//! itself, until it has shown that it is no such thing: it would else have a slice of the others' threads each time it is
+//! started. One that is alone may have them for itself.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const INTERRUPTED: Duration = Duration::from_millis(8);
 const HELD_NS: u64 = 5_000_000;
 /// and is taken for such for so many times as long: others may have it again, for that part of the time.
 const HELD_TIMES: u32 = 50;
+/// Who follows on another after more than this does not come again and again: an agent makes such pauses.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Half a thread, whatever a container asked for.
 const LEAST_SHARE: u64 = 512;
 /// Who ran so many ticks ago, a tenth of a second in which guests run, is still thought of.
@@ -33,8 +36,8 @@ const COMPANY_TICKS: u64 = 100;
 #[derive(Debug)]
 pub(super) struct Lately {
     recent: Mutex<Recent>,
-    /// Some guest of it has given back a thread before its slice was over.
-    known: AtomicBool,
+    /// It follows on one that ended by itself, and none of its guests has given back a thread yet before its slice was over.
+    on_trial: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl Lately {
     pub(super) fn new(weight: u64) -> Lately {
         let share = weight.max(LEAST_SHARE);
         let recent = Mutex::new(Recent { share, ns: 0, at: None, much: false, until: None });
-        Lately { recent, known: AtomicBool::new(false) }
+        Lately { recent, on_trial: AtomicBool::new(false) }
     }
 
     pub(super) fn set_weight(&self, weight: u64) {
@@ -64,10 +67,16 @@ impl Lately {
         recent.ns = recent.ns.saturating_add(ns).min(MOST_NS);
     }
 
+    /// The container before it in its place ended by itself a moment ago.
+    pub(super) fn comes_again(&self) {
+        self.on_trial.store(true, Ordering::Relaxed);
+    }
+
     /// One of its guests gave a thread back by itself.
     pub(super) fn gave_back(&self) {
-        if !self.known.load(Ordering::Relaxed) {
-            self.known.store(true, Ordering::Relaxed);
+        // Nearly always it is so already.
+        if self.on_trial.load(Ordering::Relaxed) {
+            self.on_trial.store(false, Ordering::Relaxed);
         }
     }
 
@@ -91,13 +100,29 @@ impl Lately {
         let forgotten = now.saturating_duration_since(before).as_nanos() * u128::from(recent.share) / 1024;
         recent.ns = recent.ns.saturating_sub(u64::try_from(forgotten).unwrap_or(u64::MAX));
         recent.much = recent.ns > if recent.much { LITTLE_NS } else { MUCH_NS };
-        !self.known.load(Ordering::Relaxed) || recent.much || recent.until.is_some_and(|until| now < until)
+        self.on_trial.load(Ordering::Relaxed) || recent.much || recent.until.is_some_and(|until| now < until)
     }
 }
 
 impl Recent {
     fn keep_until(&mut self, until: Instant) {
         self.until = self.until.max(Some(until));
+    }
+}
+
+/// Where containers ended by themselves a moment ago: a sandbox, and the container's name in it.
+#[derive(Debug, Default)]
+pub(super) struct Predecessors(Mutex<HashMap<(String, String), Instant>>);
+
+impl Predecessors {
+    pub(super) fn add(&self, place: &(String, String), now: Instant) {
+        let mut ended = self.0.lock();
+        ended.retain(|_, at| now < *at + AGAIN);
+        ended.insert(place.clone(), now);
+    }
+
+    pub(super) fn has(&self, place: &(String, String), now: Instant) -> bool {
+        self.0.lock().get(place).is_some_and(|at| now < *at + AGAIN)
     }
 }
 
@@ -112,7 +137,9 @@ pub(super) struct Company {
 impl Company {
     /// `member` is here; were others, lately?
     pub(super) fn meets(&self, member: Member, tick: u64) -> bool {
-        if self.last.load(Ordering::Relaxed) != member && self.last.swap(member, Ordering::Relaxed) != NOBODY {
+        let before = || self.last.swap(member, Ordering::Relaxed);
+        // Another thread may have noted the same member meanwhile.
+        if self.last.load(Ordering::Relaxed) != member && ![NOBODY, member].contains(&before()) {
             self.met.store(tick + COMPANY_TICKS, Ordering::Relaxed);
         }
         tick < self.met.load(Ordering::Relaxed)
@@ -131,17 +158,27 @@ const NOBODY: Member = 0;
 mod tests {
     use super::*;
 
-    /// Of a container that is known.
-    fn lately(weight: u64) -> Lately {
-        let lately = Lately::new(weight);
-        assert!(lately.is_much(Instant::now()), "nothing is known of it yet");
+    #[test]
+    fn who_comes_again_is_kept_from_the_others_threads_until_it_gives_one_back() {
+        let (ended, start) = (Predecessors::default(), Instant::now());
+        let place = |name: &str| ("sandbox".to_owned(), name.to_owned());
+        ended.add(&place("a"), start);
+        assert!(ended.has(&place("a"), start + AGAIN - Duration::from_nanos(1)));
+        assert!(!ended.has(&place("a"), start + AGAIN));
+        assert!(!ended.has(&place("b"), start));
+        ended.add(&place("b"), start + AGAIN);
+        assert_eq!(ended.0.lock().len(), 1, "what is long ago is forgotten");
+        let lately = Lately::new(1024);
+        assert!(!lately.is_much(start));
+        lately.comes_again();
+        assert!(lately.is_much(start));
         lately.gave_back();
-        lately
+        assert!(!lately.is_much(start));
     }
 
     #[test]
     fn who_asked_for_more_may_take_more() {
-        let lately = lately(1536);
+        let lately = Lately::new(1536);
         let start = Instant::now();
         for millisecond in 0..100 {
             assert!(!lately.is_much(start + Duration::from_millis(millisecond)));
@@ -156,7 +193,7 @@ mod tests {
 
     #[test]
     fn half_of_the_time_that_passes_is_forgotten() {
-        let lately = lately(2);
+        let lately = Lately::new(2);
         let start = Instant::now();
         let after = |ns| start + Duration::from_nanos(ns);
         assert!(!lately.is_much(start));
@@ -173,7 +210,7 @@ mod tests {
 
     #[test]
     fn who_does_not_end_in_a_slice_takes_much_for_a_while() {
-        let lately = lately(1024);
+        let lately = Lately::new(1024);
         let start = Instant::now();
         assert!(!lately.is_much(start));
         lately.interrupted(start);
@@ -183,7 +220,7 @@ mod tests {
 
     #[test]
     fn who_holds_a_thread_in_one_call_is_kept_from_it_for_long() {
-        let lately = lately(1024);
+        let lately = Lately::new(1024);
         let start = Instant::now();
         lately.held(HELD_NS - 1, start);
         assert!(!lately.is_much(start));

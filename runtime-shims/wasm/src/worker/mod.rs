@@ -95,6 +95,7 @@ use guest::Container;
 use http::Serve;
 use kept::{Kept, Program};
 use keyvalue::Stores;
+use lately::Predecessors;
 use log::{Log, LogWriter};
 use memory::Budget;
 use opening::Opening;
@@ -205,6 +206,7 @@ fn work(control: OwnedFd, on_idle: fn()) -> Result<(), WorkerError> {
         tasks: TaskTracker::new(),
         opening: Opening::new(ends.clone()),
         ends,
+        predecessors: Arc::default(),
         build: setup.build,
         retiring: AtomicBool::new(false),
     };
@@ -284,6 +286,7 @@ struct Worker {
     running: Running,
     tasks: TaskTracker,
     ends: Arc<Ends>,
+    predecessors: Arc<Predecessors>,
     opening: Opening,
     build: String,
     retiring: AtomicBool,
@@ -398,7 +401,7 @@ impl Worker {
         stats.collect()
     }
 
-    async fn start(&self, mut spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
+    async fn start(&self, spec: GuestSpec, fds: Vec<OwnedFd>) -> Result<Answer, String> {
         if self.is_retiring() {
             return Err("this Wasm worker process takes no containers any more".to_owned());
         }
@@ -410,8 +413,7 @@ impl Worker {
         let begun = self.opening.begin(&spec.id);
         // Now, so that it hears of the pod's new limits while it waits.
         let share = spec.pod.as_ref().map(|pod| self.pods.of(&pod.limits));
-        let place = std::mem::take(&mut spec.place);
-        let opening = async { volumes::open(&spec, &fds, self.opening.turns.take(place).await).await };
+        let opening = async { volumes::open(&spec, &fds, self.opening.turns.take(spec.place.clone()).await).await };
         let files = tokio::select! {
             biased;
             () = begun.called_off.cancelled() => return Err("it was stopped before it had started".to_owned()),
@@ -461,9 +463,13 @@ impl Worker {
         let dirs = Arc::new(fds);
         let service_account = spec.volumes.iter().find(|volume| volume.guest_path == roots::SERVICE_ACCOUNT);
         let service_account = service_account.map(|volume| volume.dir);
+        let used = Used::new(&self.cpu, spec.limits.cpu, pod_cpu);
+        if self.predecessors.has(&spec.place, Instant::now()) {
+            used.comes_again();
+        }
         let container = Arc::new(Container {
             budget: Budget::new(spec.memory_bytes, pod_memory),
-            used: Used::new(&self.cpu, spec.limits.cpu, pod_cpu),
+            used,
             cpu: self.cpu.clone(),
             log,
             net: Arc::new(PodNet::new(spec.net.clone())),
@@ -511,6 +517,7 @@ impl Worker {
         };
         self.running.lock().insert(container.spec.id.clone(), handle);
         let (running, ends, clock) = (self.running.clone(), self.ends.clone(), self.clock.clone());
+        let predecessors = self.predecessors.clone();
         // Behind a pointer: within the task it would be there twice, and there are thousands.
         let guest = Box::pin(guest(self.shared.clone(), container.clone(), code, listener, stopping));
         let task = async move {
@@ -524,6 +531,9 @@ impl Worker {
             // With both in hand: whoever looks sees it run or ended, never neither.
             match running.remove(&container.spec.id) {
                 Some(handle) if !handle.forgotten => {
+                    if *handle.stop.borrow() == Stop::Run {
+                        predecessors.add(&container.spec.place, Instant::now());
+                    }
                     ends.add(Ended { id: container.spec.id.clone(), at: clock.now(), exit });
                 }
                 Some(_) | None => ends.changed(),

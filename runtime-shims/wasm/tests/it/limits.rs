@@ -1,6 +1,7 @@
 //! What a container may use, and what it is seen to use.
 
 use std::path::Path;
+use std::time::Duration;
 
 use coracle_cri::v1::*;
 
@@ -280,4 +281,52 @@ async fn what_a_pod_uses_is_told() {
     assert!(disk.fs_id.is_some());
     let images = shim.images().image_fs_info(ImageFsInfoRequest {}).await.expect("images").into_inner();
     assert!(images.image_filesystems[0].used_bytes.is_some_and(|bytes| bytes.value > 0));
+}
+
+/// How often the worker's threads for guests that compute have had their turn.
+fn turns_of_those_who_compute(worker: u32) -> u64 {
+    let mut turns = 0;
+    for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
+        let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
+        if status.starts_with("Name:\tbusy-guests\n") {
+            let told = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            turns += told.and_then(|told| told.trim().parse::<u64>().ok()).expect("the kernel tells");
+        }
+    }
+    turns
+}
+
+#[tokio::test]
+async fn what_follows_at_once_on_a_container_that_ended_by_itself_begins_behind_others() {
+    let shim = Shim::start().await;
+    // As quick as can be: one that needs a slice goes on behind others anyway.
+    let quick = || guest("http-silent");
+    let neighbour = shim.run("neighbour", quick()).await.ip;
+    let worker = shim.worker_pid().expect("a worker runs");
+    let sandbox = shim.sandbox("again", &[8080], &[]).await;
+    let again = shim.ip(&sandbox).await;
+    let remove = async |container_id: String| {
+        let request = RemoveContainerRequest { container_id };
+        shim.runtime().remove_container(request).await.expect("it is removed");
+    };
+    for _ in 0..5 {
+        let ends = shim.create(&sandbox, "main", guest("exit")).await.expect("it is made");
+        shim.start_container(&ends).await.expect("it starts");
+        shim.exit(&ends).await;
+        remove(ends).await;
+        let follows = shim.create(&sandbox, "main", quick()).await.expect("it is made");
+        shim.start_container(&follows).await.expect("it starts");
+        assert_eq!(get(&neighbour, "/").await.0, 500, "it says nothing");
+        let before = turns_of_those_who_compute(worker);
+        assert_eq!(get(&again, "/").await.0, 500, "it says nothing");
+        // Not for long: such a thread also looks up when it has had nothing to do for a second.
+        let mut looks = 0;
+        while turns_of_those_who_compute(worker) == before {
+            looks += 1;
+            assert!(looks < 30, "it did not run there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        shim.stop(&follows, 0).await;
+        remove(follows).await;
+    }
 }
