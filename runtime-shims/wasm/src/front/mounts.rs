@@ -2,8 +2,8 @@
 //!
 //! WASI opens directories only, so single files (a subPath, `/etc/hosts`, the termination log) get a directory made for
 //! them, with the files linked in, or bound where they lie on another mount than the runtime's own directory, or copied
-//! where workers, who are another user, may not read them. Guests write into these files, but make no others beside them: nobody would
-//! bound what they take.
+//! where workers, who are another user, may not read them. Guests write into these files, but make no others beside them:
+//! nobody would bound what they take.
 
 use std::fs;
 use std::io;

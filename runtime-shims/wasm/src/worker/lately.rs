@@ -137,10 +137,12 @@ pub(super) struct Company {
 impl Company {
     /// `member` is here; were others, lately?
     pub(super) fn meets(&self, member: Member, tick: u64) -> bool {
-        let before = || self.last.swap(member, Ordering::Relaxed);
-        // Another thread may have noted the same member meanwhile.
-        if self.last.load(Ordering::Relaxed) != member && ![NOBODY, member].contains(&before()) {
-            self.met.store(tick + COMPANY_TICKS, Ordering::Relaxed);
+        if self.last.load(Ordering::Relaxed) != member {
+            let before = self.last.swap(member, Ordering::Relaxed);
+            // Another thread may have noted the same member meanwhile.
+            if before != NOBODY && before != member {
+                self.met.store(tick + COMPANY_TICKS, Ordering::Relaxed);
+            }
         }
         tick < self.met.load(Ordering::Relaxed)
     }

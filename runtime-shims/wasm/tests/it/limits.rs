@@ -1,6 +1,6 @@
 //! What a container may use, and what it is seen to use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coracle_cri::v1::*;
@@ -185,16 +185,24 @@ async fn a_limit_of_a_pod_holds_for_what_runs_and_for_what_is_just_being_started
     assert_eq!(shim.ending(&grower).await, r#"16 Error """#);
 }
 
+/// A process's threads of one name: where the kernel tells of each, and the fields of its `stat` behind the name.
+fn threads(process: u32, name: &str) -> Vec<(PathBuf, Vec<String>)> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs").flatten() {
+        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
+        let (start, fields) = stat.rsplit_once(')').expect("a name");
+        if start.ends_with(&format!("({name}")) {
+            found.push((task.path(), fields.split_whitespace().map(str::to_owned).collect()));
+        }
+    }
+    found
+}
+
 /// Processor time of a worker's threads that run guests, in seconds, as the kernel counts it.
 fn cpu_of_guests(worker: u32) -> f64 {
     let mut ticks = 0.0;
-    for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
-        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
-        let (name, fields) = stat.rsplit_once(')').expect("a name");
-        if name.ends_with("guests") {
-            ticks +=
-                fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>();
-        }
+    for (_, stat) in ["guests", "busy-guests"].iter().flat_map(|name| threads(worker, name)) {
+        ticks += stat[11..13].iter().filter_map(|field| field.parse::<f64>().ok()).sum::<f64>();
     }
     // Programs are told of hundredths of a second, whatever the kernel's own ticks are.
     ticks / 100.0
@@ -219,15 +227,10 @@ async fn a_guest_that_spins_gets_its_tenth_of_a_processor_by_the_kernels_count()
 /// What the kernel knows of the worker's threads of one name: nice value and, where it tells, the slice in nanoseconds.
 fn scheduling(worker: u32, name: &str) -> Vec<(i64, Option<u64>)> {
     let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
-        let Ok(stat) = std::fs::read_to_string(task.path().join("stat")) else { continue };
-        let (start, fields) = stat.rsplit_once(')').expect("a name");
-        if !start.ends_with(&format!("({name}")) {
-            continue;
-        }
-        let nice = fields.split_whitespace().nth(16).and_then(|field| field.parse().ok()).expect("a nice value");
+    for (task, stat) in threads(worker, name) {
+        let nice = stat[16].parse().expect("a nice value");
         // Not where CONFIG_SCHED_DEBUG is off.
-        let told = std::fs::read_to_string(task.path().join("sched")).unwrap_or_default();
+        let told = std::fs::read_to_string(task.join("sched")).unwrap_or_default();
         let slice = told.lines().find_map(|line| line.strip_prefix("se.slice")?.split(':').nth(1)?.trim().parse().ok());
         found.push((nice, slice));
     }
@@ -286,12 +289,10 @@ async fn what_a_pod_uses_is_told() {
 /// How often the worker's threads for guests that compute have had their turn.
 fn turns_of_those_who_compute(worker: u32) -> u64 {
     let mut turns = 0;
-    for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
-        let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
-        if status.starts_with("Name:\tbusy-guests\n") {
-            let told = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            turns += told.and_then(|told| told.trim().parse::<u64>().ok()).expect("the kernel tells");
-        }
+    for (task, _) in threads(worker, "busy-guests") {
+        let status = std::fs::read_to_string(task.join("status")).expect("such a thread does not end");
+        let told = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        turns += told.and_then(|told| told.trim().parse::<u64>().ok()).expect("the kernel tells");
     }
     turns
 }
